@@ -1,6 +1,7 @@
 """Where and in what precision a model runs."""
 
 import ctypes
+import os
 import sys
 
 import torch
@@ -19,13 +20,18 @@ def pick_device(local_rank: int = -1) -> torch.device:
 
 
 def prepare_process() -> None:
-    """What every entry point does first: no progress bars of libraries, and memory that stays once it is got.
+    """What every entry point does first: no progress bars of libraries, its share of the cores, memory that stays.
 
-    By default glibc maps every large block anew and trims the heap after large frees; the activations of a training
+    By default each of several ranks on a CPU takes every core, and they wait for one another; and glibc maps every large block anew and trims the heap after large frees; the activations of a training
     step on the CPU then cost a page fault a page, each step.
     """
     disable_progress_bar()
-    if sys.platform == "linux" and get_accelerator().device_name() == "cpu":
+    if get_accelerator().device_name() != "cpu":
+        return
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
+    if ranks > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // ranks))
+    if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):
             libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
