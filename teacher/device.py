@@ -22,8 +22,9 @@ def pick_device(local_rank: int = -1) -> torch.device:
 def prepare_process() -> None:
     """What every entry point does first: no progress bars of libraries, its share of the cores, memory that stays.
 
-    By default each of several ranks on a CPU takes every core, and they wait for one another; and glibc maps every large block anew and trims the heap after large frees; the activations of a training
-    step on the CPU then cost a page fault a page, each step.
+    By default each of several ranks on a CPU takes every core, and they wait for one another. And glibc maps every
+    large block anew and trims the heap after large frees: the activations of a training step on the CPU then cost a
+    page fault a page, each step.
     """
     disable_progress_bar()
     if get_accelerator().device_name() != "cpu":
