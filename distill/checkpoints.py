@@ -9,7 +9,8 @@ from data.errors import InputError
 from data.manifest import Row
 from data.paths import resolve, written_whole
 from distill.recipe import Recipe
-from teacher.build import folder_hash, weights_hash
+from teacher.build import weights_hash
+from teacher.weights import folder_hash
 
 LOGS = ("steps.jsonl", "validation.jsonl")
 

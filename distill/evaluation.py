@@ -13,8 +13,9 @@ from distill.examples import read_rows
 from distill.models import load_for_scoring, parameter_counts, student_folder
 from distill.recipe import Recipe
 from distill.scoring import score_asr, score_captions
-from teacher.build import folder_hash, weights_hash
+from teacher.build import weights_hash
 from teacher.hypotheses import write_hypotheses
+from teacher.weights import folder_hash
 
 EXAMPLES = 6
 

@@ -10,7 +10,7 @@ from data.batches import batches_by_length
 from data.cache import CachedRow
 from data.cache_reader import CacheReader
 from data.errors import InputError
-from data.features import log_mel
+from data.features import Features
 from data.manifest import Row, read_annotation
 from data.paths import resolve
 from data.progress import Progress
@@ -18,6 +18,7 @@ from data.prompts import instruction
 from distill.objective import Example
 from distill.recipe import LossWeights, Recipe
 from distill.signals import SparseSignal
+from teacher.connector import AudioStates
 from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import SalmonnProcessor
 
@@ -35,28 +36,33 @@ class Examples:
         processor: The student's (its layout is the teacher's).
         rows: Training rows.
         cache: The teacher's cache, where distillation uses it.
+        teacher: The teacher's processor, where features are matched and it hears the clips otherwise.
     """
 
     def __init__(
-        self, recipe: Recipe, processor: SalmonnProcessor, rows: list[Row], cache: CacheReader | None = None
+        self,
+        recipe: Recipe,
+        processor: SalmonnProcessor,
+        rows: list[Row],
+        cache: CacheReader | None = None,
+        teacher: SalmonnProcessor | None = None,
     ) -> None:
+        self.teacher = teacher
         self.recipe, self.processor, self.rows, self.cache = recipe, processor, rows, cache
         self._lock = Lock()
-        self._kept: list[torch.Tensor] | None = None
+        self._kept: list[AudioStates] | None = None
 
     @torch.no_grad()
     def keep_encoded(self, model: SalmonnForConditionalGeneration, *, max_seconds: float, quiet: bool = False) -> None:
         """Computes the frozen encoder's states of all rows once, in bf16 (1.0 kB a frame at width 512)."""
-        self._kept = [torch.empty(0)] * len(self.rows)
+        kept: dict[int, AudioStates] = {}
         progress = Progress("encoder states", len(self.rows), quiet=quiet)
         for batch in batches_by_length(self.processor.seconds(self.rows), max_seconds):
-            mel_BMT, mel_frames_B = self.processor.features([load_audio(self.rows[i].path) for i in batch])
-            states_BTD = model.encoder(mel_BMT.to(model.device), mel_frames_B.to(model.device)).to(
-                "cpu", torch.bfloat16
-            )
-            for i, states_TD, frames in zip(batch, states_BTD, mel_frames_B.tolist(), strict=True):
-                self._kept[i] = states_TD[: frames // 2].clone()
+            features = self.processor.features([load_audio(self.rows[i].path) for i in batch])
+            states = model.encode(features.to(model.device)).to("cpu", torch.bfloat16)
+            kept |= zip(batch, states.split(), strict=True)
             progress.add(len(batch))
+        self._kept = [kept[i] for i in range(len(self.rows))]
 
     def __call__(self, indices: list[int], losses: LossWeights) -> Example:
         """The example of these rows, with what the stage's losses need of the teacher."""
@@ -68,20 +74,18 @@ class Examples:
         if self.recipe.train.kd.target == "hypothesis" and with_signal:
             texts = [entry.hypothesis for entry in cached]
         instructions = [instruction(self.recipe.data.prompts, row.task, row.id) for row in rows]
-        states_BTD = None
+        states = None
         if self._kept is not None:
-            kept = [self._kept[i] for i in indices]
-            states_BTD = torch.nn.utils.rnn.pad_sequence(kept, batch_first=True)
-            mel_BMT, mel_frames_B = torch.empty(0), torch.tensor([2 * len(states) for states in kept])
+            states = AudioStates.collate([self._kept[i] for i in indices])
+            features = Features(torch.empty(0), 2 * states.frames_B)
         else:
             waves = [load_audio(row.path) for row in rows]
-            mel_BMT, mel_frames_B = self.processor.features(waves)
-            margin_s = self.recipe.teacher.margin_s
-            if (losses.encoder or losses.audio_tokens) and margin_s != self.processor.config.margin_s:
-                heard = log_mel(waves, mel_bins=mel_BMT.shape[1], margin_s=margin_s)
-        batch = self.processor.lay_out(mel_BMT, mel_frames_B, instructions, texts)
+            features = self.processor.features(waves)
+            if (losses.encoder or losses.audio_tokens) and self.teacher is not None:
+                heard = self.teacher.features(waves)
+        batch = self.processor.lay_out(features, instructions, texts)
         signal = self._signal(cached, texts) if with_signal else None
-        return Example(batch, signal, states_BTD, heard)
+        return Example(batch, signal, states, heard)
 
     def _cached(self, rows: list[Row]) -> list[CachedRow]:
         # Batches are made in threads, and the cache's reader is for one at a time.

@@ -28,9 +28,9 @@ from distill.objective import UNITS, Example, Objective
 from distill.recipe import PARTS, Recipe, StageSettings
 from distill.validation import validate
 from student.shrink import set_trainable
-from teacher.build import save_trained_part
 from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import SalmonnProcessor
+from teacher.weights import save_trained_part
 
 
 def learning_rate(peak: float, stage: StageSettings, step: int) -> float:
@@ -85,7 +85,10 @@ class Trainer:
         rows = read_rows(recipe, recipe.data.train)
         if cache is not None:
             rows = _cached_rows(rows, cache, recipe.cache.folder)
-        self.examples = Examples(recipe, processor, rows, cache)
+        hearing = None
+        if teacher is not None and not processor.hears_like(teacher.config):
+            hearing = SalmonnProcessor(processor.tokenizer, teacher.config)
+        self.examples = Examples(recipe, processor, rows, cache, hearing)
         self.valid = {Path(path).stem: read_rows(recipe, path) for path in recipe.data.valid}
 
         trained = {part for part in PARTS if any(getattr(stage.lr, part) for stage in stages)}

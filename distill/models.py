@@ -7,10 +7,11 @@ import torch
 
 from data.errors import InputError
 from distill.recipe import Recipe
-from teacher.build import build_teacher, load_pretrained
+from teacher.build import build_teacher
 from teacher.device import DTYPES, pick_device
 from teacher.model import SalmonnForConditionalGeneration, merge_lora
 from teacher.processor import SalmonnProcessor
+from teacher.weights import load_pretrained
 
 
 def student_folder(recipe: Recipe, folder: Path | None = None) -> Path:

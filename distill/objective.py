@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from data.features import Features
 from distill.ctc import CtcHead, has_room
 from distill.losses import fused_loss
 from distill.recipe import KdSettings, LossWeights
 from distill.signals import TeacherSignal
+from teacher.connector import AudioStates, within
 from teacher.encoder import encoder_frames
 from teacher.model import Batch, SalmonnForConditionalGeneration, supervised
 
@@ -26,23 +28,22 @@ class Example:
     Args:
         batch: The clips as the student gets them.
         signal: The teacher's word on their supervised positions, where a stage distils.
-        states_BTD: The student's encoder states, where they are kept in memory.
-        heard: Features (B, M, T) and frames (B) as the teacher hears the clips, where it hears another margin.
+        states: The student's encoder states, where they are kept in memory.
+        heard: The clips as the teacher hears them, where it hears them otherwise.
     """
 
     batch: Batch
     signal: TeacherSignal | None = None
-    states_BTD: Tensor | None = None
-    heard: tuple[Tensor, Tensor] | None = None
+    states: AudioStates | None = None
+    heard: Features | None = None
 
     def to(self, device: torch.device | str) -> "Example":
         """The same example on another device."""
-        move = [None if x is None else x.to(device) for x in (self.batch, self.signal, self.states_BTD)]
-        return Example(*move, None if self.heard is None else (self.heard[0].to(device), self.heard[1].to(device)))
+        return Example(*[None if x is None else x.to(device) for x in vars(self).values()])
 
     def counts(self, model: SalmonnForConditionalGeneration) -> dict[str, int]:
         """Units of this micro-batch, known before any computation: the losses' denominators are sums of these."""
-        frames_B = encoder_frames(self.batch.mel_frames_B)
+        frames_B = encoder_frames(self.batch.features.mel_frames_B)
         windows_B = model.connector.windows(frames_B)
         texts = [row[row != -100][:-1] for row in self.batch.labels_BT]
         return {
@@ -89,28 +90,25 @@ class Objective(nn.Module):
             The weighted loss, and each loss's undivided sum.
         """
         batch, student = example.batch, self.student
-        frames_B = encoder_frames(batch.mel_frames_B)
-        states_BTD = example.states_BTD
-        if states_BTD is None:
-            states_BTD = student.encoder(batch.mel_BMT, batch.mel_frames_B)
+        states = example.states or student.encode(batch.features)
         terms: dict[str, Tensor] = {}
         sums: dict[str, Tensor] = {}
-        teacher_BTD = self._teacher_states(example) if weights.encoder or weights.audio_tokens else None
+        teacher_states = self._teacher_states(example, states) if weights.encoder or weights.audio_tokens else None
         if weights.encoder:
-            real_BT = torch.arange(states_BTD.shape[1], device=frames_B.device) < frames_B[:, None]
-            terms["encoder"] = relative_error(states_BTD[real_BT], teacher_BTD[real_BT])
+            real_BT = within(states.frames_B, states.speech_BTD.shape[1])
+            terms["encoder"] = relative_error(states.speech_BTD[real_BT], teacher_states.speech_BTD[real_BT])
         if weights.ce or weights.kd or weights.ctc or weights.audio_tokens:
-            audio_NH = student.connector(states_BTD, frames_B)
+            audio_NH = student.connector(states)
             if weights.audio_tokens:
                 with torch.no_grad():
-                    teacher_NH = self._teacher[0].connector(teacher_BTD, frames_B)
+                    teacher_NH = self._teacher[0].connector(teacher_states)
                 terms["audio_tokens"] = relative_error(audio_NH, teacher_NH)
             if weights.ctc:
                 texts = [row[row != -100][:-1] for row in batch.labels_BT]
-                terms["ctc"] = self.ctc(audio_NH, student.connector.windows(frames_B), texts)
+                terms["ctc"] = self.ctc(audio_NH, student.connector.windows(states.frames_B), texts)
             if weights.ce or weights.kd:
                 terms["lm"] = self._language(example, audio_NH, weights, counts, sums)
-        loss = terms.pop("lm", torch.zeros((), device=frames_B.device))
+        loss = terms.pop("lm", torch.zeros((), device=states.speech_BTD.device))
         for name, value in terms.items():
             sums[name] = value.detach().float()
             loss = loss + getattr(weights, name) * value / max(counts[UNITS[name]], 1)
@@ -142,11 +140,11 @@ class Objective(nn.Module):
         return out.loss / max(counts["tokens"], 1)
 
     @torch.no_grad()
-    def _teacher_states(self, example: Example) -> Tensor:
+    def _teacher_states(self, example: Example, states: AudioStates) -> AudioStates:
         """The teacher's encoder states, cut to the frames that the student has."""
-        mel_BMT, frames_B = example.heard or (example.batch.mel_BMT, example.batch.mel_frames_B)
-        states_BTD = self._teacher[0].encoder(mel_BMT, frames_B)
-        return states_BTD[:, : encoder_frames(example.batch.mel_BMT.shape[-1])]
+        heard = self._teacher[0].encode(example.heard or example.batch.features)
+        heard.speech_BTD, heard.frames_B = heard.speech_BTD[:, : states.speech_BTD.shape[1]], states.frames_B
+        return heard
 
 
 def relative_error(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from data.prompts import instruction
 from distill.objective import Example, Objective
 from distill.recipe import LossWeights, Recipe
 from distill.scoring import score_asr
-from teacher.encoder import encoder_frames
 from teacher.hypotheses import write_hypotheses
 from teacher.processor import Clip, SalmonnProcessor
 
@@ -57,9 +56,8 @@ def _ctc_texts(objective: Objective, processor: SalmonnProcessor, rows: list[Row
     model = objective.student
     texts: dict[int, str] = {}
     for batch in batches_by_length(processor.seconds(rows), 120.0):
-        mel_BMT, mel_frames_B = processor.features([load_audio(rows[i].path) for i in batch])
-        frames_B = encoder_frames(mel_frames_B).to(model.device)
-        states_BTD = model.encoder(mel_BMT.to(model.device), mel_frames_B.to(model.device))
-        paths = objective.ctc.decode(model.connector(states_BTD, frames_B), model.connector.windows(frames_B))
+        features = processor.features([load_audio(rows[i].path) for i in batch])
+        states = model.encode(features.to(model.device))
+        paths = objective.ctc.decode(model.connector(states), model.connector.windows(states.frames_B))
         texts |= {i: processor.tokenizer.decode(ids) for i, ids in zip(batch, paths, strict=True)}
     return [texts[i] for i in range(len(rows))]

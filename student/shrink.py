@@ -10,9 +10,10 @@ from torch import nn
 from data.errors import InputError
 from data.paths import resolve
 from data.settings import Settings
-from teacher.build import LoraSettings, QFormerSettings, load_exactly, load_pretrained
+from teacher.build import LoraSettings, QFormerSettings
 from teacher.config import SalmonnConfig
 from teacher.model import SalmonnForConditionalGeneration, merge_lora
+from teacher.weights import load_exactly, load_pretrained
 
 
 class StudentSettings(Settings):
@@ -22,6 +23,7 @@ class StudentSettings(Settings):
     llm_layers: tuple[int, ...] = Field(description="LLM layers kept, counted from 0")
     qformer: QFormerSettings = Field(description="sizes of the student's Q-Former")
     qformer_layers: tuple[int, ...] = Field((), description="Q-Former layers copied where shapes allow")
+    beats: bool = Field(False, description="keep the teacher's BEATs; false: sounds are heard by Whisper alone")
     margin_s: float | None = Field(0.5, ge=0, description="silence heard after a clip, seconds; null: pad to 30 s")
     lora: LoraSettings | None = Field(None, description="LoRA on the LLM; null: its layers are trained in full")
     weights: str | None = Field(
@@ -78,6 +80,9 @@ def shrink(
         values["llm_config"]["layer_types"] = [kinds[i] for i in settings.llm_layers]
     values["qformer"] = settings.qformer.model_dump()
     values["margin_s"] = settings.margin_s
+    values["reference_padding"] = False
+    if not settings.beats:
+        values["beats_config"] = None
     values["lora"] = None
     if settings.lora:
         values["lora"] = settings.lora.model_dump() | {"target_modules": list(settings.lora.target_modules)}
@@ -86,7 +91,12 @@ def shrink(
         student = SalmonnForConditionalGeneration(SalmonnConfig(**values)).to(teacher.dtype)
     _copy_where_shapes_allow(student.encoder, source.encoder.state_dict())
     _copy_where_shapes_allow(student.llm, source.llm.state_dict())
-    _copy_where_shapes_allow(student.connector, _renumbered(source.connector.state_dict(), settings.qformer_layers))
+    if student.beats is not None:
+        student.beats.load_state_dict(source.beats.state_dict())
+    connector = _renumbered(source.connector.state_dict(), settings.qformer_layers)
+    if student.beats is None and source.beats is not None:
+        connector = _for_speech_alone(connector, student.connector.ln_speech.weight.numel())
+    _copy_where_shapes_allow(student.connector, connector)
     if settings.weights:
         _start_from(student, resolve(settings.weights))
     return student
@@ -121,6 +131,12 @@ def _renumbered(tensors: dict[str, torch.Tensor], kept: tuple[int, ...]) -> dict
         else:
             out[key] = value
     return out
+
+
+def _for_speech_alone(tensors: dict[str, torch.Tensor], speech_width: int) -> dict[str, torch.Tensor]:
+    """The connector's tensors where keys and values see Whisper's states, the first columns, and no more BEATs'."""
+    seen = (".crossattention.attention.key.weight", ".crossattention.attention.value.weight")
+    return {key: value[:, :speech_width] if key.endswith(seen) else value for key, value in tensors.items()}
 
 
 @torch.no_grad()

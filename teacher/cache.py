@@ -114,10 +114,10 @@ def _cache_batch(
     generation: GenerationSettings,
 ) -> list[CachedRow]:
     wordings = [instruction(prompts, row.task, row.id) for row in rows]
-    mel_BMT, mel_frames_B = processor.features(waves)
+    features = processor.features(waves)
 
     def lay_out(texts: list[str | None]) -> Batch:
-        return processor.lay_out(mel_BMT, mel_frames_B, wordings, texts).to(model.device)
+        return processor.lay_out(features, wordings, texts).to(model.device)
 
     prompt = lay_out([None] * len(rows))
     audio_NH = model.audio_tokens(prompt)

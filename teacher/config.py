@@ -8,11 +8,14 @@ class SalmonnConfig(PretrainedConfig):
 
     Args:
         encoder_config: The Whisper encoder's shape (a `WhisperConfig` or its dictionary).
+        beats_config: The BEATs encoder's shape (see `BeatsSettings`), or None where there is none.
         llm_config: The language model's shape (any decoder-only transformers configuration).
         qformer: Q-Former sizes: `layers`, `width`, `heads`, `feed_forward`.
         window_frames: Encoder frames (20 ms each) heard by one query; 17 in SALMONN (0.33 s).
         window_stride: Encoder frames between the starts of neighbouring windows.
         margin_s: Seconds of silence the encoder hears after the clip; None pads to Whisper's 30 s window.
+        reference_padding: Exactly as the released SALMONN computes: all 30 s become audio tokens, and in a batch BEATs
+            is heard past a clip's end. Else only the clip becomes tokens, whatever it is batched with.
         lora: peft LoRA settings of the LLM (`r`, `lora_alpha`, `lora_dropout`, `target_modules`), or None.
         pad_token_id: The `[PAD]` row added to the tokenizer; where attended, it is a place for an audio token.
         eos_token_id: The end symbol that closes every supervised text.
@@ -26,10 +29,12 @@ class SalmonnConfig(PretrainedConfig):
         self,
         encoder_config: WhisperConfig | dict | None = None,
         llm_config: PretrainedConfig | dict | None = None,
+        beats_config: dict | None = None,
         qformer: dict | None = None,
         window_frames: int = 17,
         window_stride: int = 17,
         margin_s: float | None = None,
+        reference_padding: bool = False,
         lora: dict | None = None,
         pad_token_id: int | None = None,
         eos_token_id: int | None = None,
@@ -42,10 +47,12 @@ class SalmonnConfig(PretrainedConfig):
             llm_config = AutoConfig.for_model(**llm_config)
         self.encoder_config = encoder_config or WhisperConfig()
         self.llm_config = llm_config or AutoConfig.for_model("llama")
+        self.beats_config = beats_config
         self.qformer = qformer or {"layers": 2, "width": 768, "heads": 12, "feed_forward": 3072}
         self.window_frames = window_frames
         self.window_stride = window_stride
         self.margin_s = margin_s
+        self.reference_padding = reference_padding
         self.lora = lora
         self.prompt = prompt or {"template": "USER: {}\nASSISTANT:", "audio": "<Speech><SpeechHere></Speech> {}"}
         super().__init__(pad_token_id=pad_token_id, eos_token_id=eos_token_id, **kwargs)

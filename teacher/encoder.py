@@ -21,8 +21,15 @@ class SpeechEncoder(nn.Module):
     and padding is masked after the first convolution and in attention, so a clip's states do not depend on the batch.
     """
 
-    def __init__(self, config: WhisperConfig) -> None:
+    def __init__(self, config: WhisperConfig, *, masked: bool = True) -> None:
+        """Makes an untrained encoder.
+
+        Args:
+            config: Its shape.
+            masked: Whether what follows a clip is masked; Whisper itself hears the silence up to 30 s.
+        """
         super().__init__()
+        self.masked = masked
         # Standing alone, a layer does not learn from a parent model which attention it runs; masks here are boolean.
         config._attn_implementation = "sdpa"
         width = config.d_model
@@ -43,6 +50,8 @@ class SpeechEncoder(nn.Module):
             States (B, T, D) at 50 frames a second; those past `encoder_frames(mel_frames)` mean nothing.
         """
         device = mel_BMT.device
+        if not self.masked:
+            mel_frames_B = torch.full_like(mel_frames_B, mel_BMT.shape[-1])
         within_BT = torch.arange(mel_BMT.shape[-1], device=device) < mel_frames_B[:, None]
         hidden = nn.functional.gelu(self.conv1(mel_BMT.to(self.conv1.weight.dtype)))
         # Alone, the second convolution sees zeros beyond the clip; in a batch it must see the same.

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
+from data.features import Features
+from teacher.beats import BeatsEncoder, BeatsSettings
 from teacher.config import SalmonnConfig
-from teacher.connector import Connector
+from teacher.connector import AudioStates, Connector
 from teacher.encoder import SpeechEncoder, encoder_frames
 
 
@@ -22,26 +24,24 @@ class Batch:
     """Clips with their prompts and, in training, texts.
 
     Args:
-        mel_BMT: Log-mel features, zeros past each clip's end.
-        mel_frames_B: Real mel frames.
+        features: What the encoders hear.
         input_ids_BT: Token ids; an attended `[PAD]` is a place for one audio token.
         attention_mask_BT: 1 at real positions (right-padded in training, left-padded for generation).
         labels_BT: Ids to be predicted *at* their own position (shifted by the loss), -100 elsewhere; None to generate.
     """
 
-    mel_BMT: Tensor
-    mel_frames_B: Tensor
+    features: Features
     input_ids_BT: Tensor
     attention_mask_BT: Tensor
     labels_BT: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
-        return Batch(**{k: v if v is None else v.to(device, non_blocking=True) for k, v in vars(self).items()})
+        return Batch(*[None if x is None else x.to(device) for x in vars(self).values()])
 
 
 class SalmonnForConditionalGeneration(PreTrainedModel):
-    """Hears mono 16 kHz audio and writes text (Tang et al. 2024, "SALMONN"), without BEATs in this version."""
+    """Hears mono 16 kHz audio and writes text (Tang et al. 2024, "SALMONN")."""
 
     config_class = SalmonnConfig
     base_model_prefix = ""
@@ -49,16 +49,29 @@ class SalmonnForConditionalGeneration(PreTrainedModel):
     _supports_sdpa = True
     _supports_attention_backend = True
 
-    def __init__(self, config: SalmonnConfig) -> None:
+    def __init__(self, config: SalmonnConfig, llm: PreTrainedModel | None = None) -> None:
+        """Makes a model.
+
+        Args:
+            config: Its shape.
+            llm: The pretrained language model, taken as it is; None makes an untrained one.
+        """
         super().__init__(config)
-        self.encoder = SpeechEncoder(config.encoder_config)
-        self.llm = AutoModelForCausalLM.from_config(config.llm_config)
+        # In 30 s of which the clip is a part Whisper hears the silence too, as it was trained.
+        self.encoder = SpeechEncoder(config.encoder_config, masked=config.margin_s is not None)
+        beats = BeatsSettings(**config.beats_config) if config.beats_config else None
+        self.beats = BeatsEncoder(beats) if beats else None
+        self.llm = llm or AutoModelForCausalLM.from_config(config.llm_config)
+        if llm is not None:
+            for module in llm.modules():
+                module._is_hf_initialized = True  # post_init below makes up the weights of every other module
         self.connector = Connector(
             config.encoder_config.d_model,
             config.llm_config.hidden_size,
             config.qformer,
             config.window_frames,
             config.window_stride,
+            sound_width=beats.encoder_embed_dim if beats else 0,
         )
         self.post_init()
         if config.lora:
@@ -73,10 +86,27 @@ class SalmonnForConditionalGeneration(PreTrainedModel):
         """The LLM's token embeddings."""
         return self.llm.get_input_embeddings()
 
+    def encode(self, features: Features) -> AudioStates:
+        """The encoders' states of a batch of clips."""
+        speech_BTD = self.encoder(features.mel_BMT, features.mel_frames_B)
+        frames_B = encoder_frames(features.mel_frames_B)
+        if self.beats is None:
+            return AudioStates(speech_BTD, frames_B)
+        _, length, bins = features.fbank_BTF.shape
+        sound_frames_B = self.beats.frames(features.fbank_frames_B, bins)
+        if self.config.reference_padding:
+            whole = self.beats.frames(length, bins)
+            part = length // whole
+            sound_frames_B = ((features.fbank_frames_B + part - 1) // part).clamp(max=whole)
+        sound_BTD = self.beats(features.fbank_BTF, sound_frames_B)
+        if self.config.reference_padding:
+            # What BEATs says past a clip's end is heard.
+            sound_frames_B = torch.full_like(sound_frames_B, whole)
+        return AudioStates(speech_BTD, frames_B, sound_BTD, sound_frames_B)
+
     def audio_tokens(self, batch: Batch) -> Tensor:
         """The connector's tokens (N, H) of all clips, one clip after the other."""
-        states_BTD = self.encoder(batch.mel_BMT, batch.mel_frames_B)
-        return self.connector(states_BTD, encoder_frames(batch.mel_frames_B))
+        return self.connector(self.encode(batch.features))
 
     def embed(self, batch: Batch, audio_NH: Tensor) -> Tensor:
         """Token embeddings (B, T, H) with the audio tokens in their places."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from data.features import WINDOW_S, log_mel
+from data.features import HOP, WINDOW_S, Features, fbank, log_mel
 from data.manifest import Row
 from teacher.config import SalmonnConfig
 from teacher.connector import windows_of
@@ -73,22 +73,40 @@ class SalmonnProcessor:
         ids += [self.config.pad_token_id] * slots
         return ids + self.tokenizer(after, add_special_tokens=False).input_ids
 
-    def features(self, waves: list[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Log-mel features (B, M, T) and their frames (B) for this model's encoder."""
-        mel_bins = self.config.encoder_config.num_mel_bins
-        return log_mel(waves, mel_bins=mel_bins, margin_s=self.config.margin_s)
+    def features(self, waves: list[np.ndarray]) -> Features:
+        """What this model's encoders hear of mono 16 kHz clips."""
+        config = self.config
+        mel_bins = config.encoder_config.num_mel_bins
+        features = Features(*log_mel(waves, mel_bins=mel_bins, margin_s=config.margin_s))
+        if config.margin_s is None and not config.reference_padding:
+            frames_B = torch.tensor([self._heard_frames(len(wave)) for wave in waves])
+            features.mel_frames_B = frames_B.minimum(features.mel_frames_B)
+        if config.beats_config:
+            features.fbank_BTF, features.fbank_frames_B = fbank(waves, reference_padding=config.reference_padding)
+        return features
+
+    def hears_like(self, other: SalmonnConfig) -> bool:
+        """Whether the features of a clip are those that another model hears."""
+        names = ("margin_s", "reference_padding", "beats_config", "window_frames", "window_stride")
+        same = all(getattr(self.config, name) == getattr(other, name) for name in names)
+        return same and self.config.encoder_config.num_mel_bins == other.encoder_config.num_mel_bins
+
+    def _heard_frames(self, samples: int) -> int:
+        """Mel frames of a clip, filled up to whole windows from the silence after it."""
+        window, stride = self.config.window_frames, self.config.window_stride
+        frames = encoder_frames(-(-samples // HOP))
+        return 2 * (window + max(-(-(frames - window) // stride), 0) * stride)
 
     def __call__(self, clips: list[Clip]) -> Batch:
         """A batch: right-padded with labels where the clips have texts, left-padded for generation where not."""
-        mel_BMT, mel_frames_B = self.features([clip.wave for clip in clips])
-        texts = [clip.text for clip in clips]
-        return self.lay_out(mel_BMT, mel_frames_B, [clip.instruction for clip in clips], texts)
+        features = self.features([clip.wave for clip in clips])
+        return self.lay_out(features, [clip.instruction for clip in clips], [clip.text for clip in clips])
 
-    def lay_out(self, mel_BMT: Tensor, mel_frames_B: Tensor, instructions: list[str], texts: list[str | None]) -> Batch:
+    def lay_out(self, features: Features, instructions: list[str], texts: list[str | None]) -> Batch:
         """The batch of clips whose features are already there."""
         prompts = [
             self.prompt_ids(instruction, self.audio_slots(frames))
-            for instruction, frames in zip(instructions, mel_frames_B.tolist(), strict=True)
+            for instruction, frames in zip(instructions, features.mel_frames_B.tolist(), strict=True)
         ]
         training = texts[0] is not None
         endings = [self.text_ids(text) if training else [] for text in texts]
@@ -103,7 +121,7 @@ class SalmonnProcessor:
             mask_BT[row, at] = 1
             if training:
                 labels_BT[row, len(prompt) : real] = torch.tensor(ending)
-        return Batch(mel_BMT, mel_frames_B, ids_BT, mask_BT, labels_BT if training else None)
+        return Batch(features, ids_BT, mask_BT, labels_BT if training else None)
 
     def decode(self, ids_BT: Tensor) -> list[str]:
         """Texts of generated ids: cut at the end symbol, specials dropped, lower-case."""

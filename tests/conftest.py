@@ -105,7 +105,8 @@ def tiny_weights(tmp_path_factory) -> Path:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, WhisperConfig, WhisperModel
 
-    from teacher.build import ModelSettings, build_teacher, save_trained_part
+    from teacher.build import ModelSettings, build_teacher
+    from teacher.weights import save_trained_part
 
     folder = tmp_path_factory.mktemp("tiny_weights")
     with torch.random.fork_rng():
@@ -229,6 +230,26 @@ def tiny_teacher(tiny_recipe):
     from teacher.build import build_teacher
 
     return build_teacher(read_recipe(tiny_recipe).teacher)
+
+
+@pytest.fixture
+def tiny_salmonn(tiny_recipe, tmp_path):
+    """A function that builds the tiny teacher with a BEATs, untrained, under overrides of its settings."""
+    import torch
+
+    from distill.recipe import read_recipe
+    from teacher.beats import BeatsEncoder, BeatsSettings
+    from teacher.build import build_teacher
+    from tests.released import CFG, SIZES, released_beats
+
+    def build(*overrides: str):
+        torch.manual_seed(0)
+        beats = released_beats(BeatsEncoder(BeatsSettings(**SIZES)))
+        torch.save({"cfg": CFG, "model": beats}, tmp_path / "beats.pt")
+        own = ["teacher.weights=null", f"teacher.beats={tmp_path}/beats.pt", *overrides]
+        return build_teacher(read_recipe(tiny_recipe, own).teacher)
+
+    return build
 
 
 @pytest.fixture

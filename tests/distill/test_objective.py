@@ -69,8 +69,8 @@ def test_the_losses_are_those_of_plain_pytorch(objective, example, student, tiny
     rows, labels_N = supervised(batch.labels_BT)
     logits_NV = student(batch).logits.flatten(0, 1)[rows]
     p_NV = (example.signal.logits_NV / 2).softmax(-1)
-    frames_B = (batch.mel_frames_B + 1) // 2
-    own, theirs = (m.encoder(batch.mel_BMT, batch.mel_frames_B) for m in (student, teacher))
+    frames_B = (batch.features.mel_frames_B + 1) // 2
+    own, theirs = (m.encoder(batch.features.mel_BMT, batch.features.mel_frames_B) for m in (student, teacher))
     audio_NH = student.audio_tokens(batch)
     texts = [torch.tensor(tiny_teacher[1].text_ids(text)[:-1]) for text in TEXTS]
 
@@ -131,8 +131,8 @@ def test_micro_batches_add_up_to_the_batch(objective, student, tiny_teacher, wav
 
 def test_kept_states_stand_for_the_encoder(objective, example, student):
     weights, counts = LossWeights(ce=1.0), example.counts(student)
-    states_BTD = student.encoder(example.batch.mel_BMT, example.batch.mel_frames_B).detach()
-    kept = Example(example.batch, None, states_BTD)
+    with torch.no_grad():
+        kept = Example(example.batch, None, student.encode(example.batch.features))
     torch.testing.assert_close(objective(kept, weights, counts)[0], objective(example, weights, counts)[0])
 
 

@@ -1,5 +1,4 @@
 import copy
-import dataclasses
 
 import pytest
 import torch
@@ -40,6 +39,25 @@ def test_nothing_left_out_is_the_teacher(tiny_teacher, batch):
     assert not has_lora(student)
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
     assert teacher.config.llm_config.num_hidden_layers == 4 and teacher.config.lora
+
+
+@torch.no_grad()
+def test_beats_is_kept_or_its_columns_are_left_out(tiny_salmonn, waves, tmp_path):
+    teacher, processor = tiny_salmonn()
+    batch = processor([Clip(wave, "transcribe", "press one") for wave in waves])
+    kept = shrink(teacher, some(beats=True)).eval()
+    torch.testing.assert_close(kept(batch).logits, teacher(batch).logits, atol=1e-4, rtol=1e-4)
+    kept.save_pretrained(tmp_path)
+    again = SalmonnForConditionalGeneration.from_pretrained(tmp_path).eval()
+    assert torch.equal(again(batch).logits, kept(batch).logits)
+
+    deaf = shrink(teacher, EVERYTHING).eval()
+    assert deaf.beats is None and deaf.connector.ln_audio is None and deaf.config.beats_config is None
+    name = "qformer.encoder.layer.0.crossattention.attention.key.weight"
+    width = teacher.config.encoder_config.d_model
+    own, whole = (model.connector.get_parameter(name) for model in (deaf, teacher))
+    assert torch.equal(own, whole[:, :width]) and whole.shape[1] > width
+    assert deaf(batch).logits.isfinite().all()
 
 
 def test_the_layers_that_are_named_are_kept_in_order(tiny_teacher):
@@ -161,5 +179,5 @@ def test_the_student_may_hear_another_margin(tiny_teacher, waves):
     teacher, processor = tiny_teacher
     student = shrink(copy.deepcopy(teacher), some(margin_s=0.5))
     own = SalmonnProcessor(processor.tokenizer, student.config)
-    frames = [dataclasses.astuple(p([Clip(waves[0], "transcribe")]))[1].item() for p in (processor, own)]
+    frames = [p([Clip(waves[0], "transcribe")]).features.mel_frames_B.item() for p in (processor, own)]
     assert frames == [110, 150]

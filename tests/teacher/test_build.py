@@ -6,7 +6,8 @@ from safetensors.torch import load_file, save_file
 
 from data.errors import InputError
 from distill.recipe import read_recipe
-from teacher.build import build_teacher, load_trained_part, missing_parts, save_trained_part, trained_part
+from teacher.build import build_teacher, missing_parts
+from teacher.weights import load_trained_part, save_trained_part, trained_part
 
 
 def settings_of(recipe, *overrides):

@@ -99,7 +99,7 @@ def test_a_killed_run_goes_on_with_what_is_missing(fill_tiny_cache, tiny_teacher
     shards = {path: path.read_bytes() for path in (tmp_path / "cache").glob("*.parquet")}
     encoded = []
     encode = model.audio_tokens
-    model.audio_tokens = lambda batch: encoded.append(len(batch.mel_frames_B)) or encode(batch)
+    model.audio_tokens = lambda batch: encoded.append(len(batch.features.mel_frames_B)) or encode(batch)
     fill_tiny_cache()
     assert sum(encoded) == 12 - len(begun)
     assert all(path.read_bytes() == content for path, content in shards.items())

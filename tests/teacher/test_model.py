@@ -19,9 +19,12 @@ def clips(waves, texts=TEXTS):
     return [Clip(*clip) for clip in zip(waves, INSTRUCTIONS, texts or [None] * 3, strict=True)]
 
 
+@pytest.mark.parametrize("hearing", ["whisper", "both", "both, in 30 s"])
 @torch.no_grad()
-def test_logits_do_not_depend_on_the_batch(tiny_teacher, waves):
+def test_logits_do_not_depend_on_the_batch(tiny_teacher, tiny_salmonn, waves, hearing):
     model, processor = tiny_teacher
+    if hearing != "whisper":
+        model, processor = tiny_salmonn(f"teacher.margin_s={'null' if '30' in hearing else 0.1}")
     batch = processor(clips(waves))
     together = model(batch).logits
     for row, clip in enumerate(clips(waves)):
@@ -30,6 +33,23 @@ def test_logits_do_not_depend_on_the_batch(tiny_teacher, waves):
         assert len(alone) == length
         assert alone.std() > 0.5  # not flat: a mix-up would show
         torch.testing.assert_close(together[row, :length], alone, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_references_padding_is_heard_on_request(tiny_salmonn, waves):
+    windows = ("teacher.margin_s=null", "teacher.window_frames=17", "teacher.window_stride=17")
+    right, processor = tiny_salmonn(*windows)
+    exact, its_processor = tiny_salmonn(*windows, "teacher.reference_padding=true")
+    counts, audio = [], []
+    for model, own in ((right, processor), (exact, its_processor)):
+        batch = own(clips(waves))
+        states = model.encode(batch.features)
+        counts.append(model.connector.windows(states.frames_B).tolist())
+        audio.append(model.connector(states).split(counts[-1]))
+    # 1.0, 2.7 and 1.64 s of 50 frames a second in windows of 17, the last one filled up.
+    assert counts == [[3, 8, 5], [88, 88, 88]]
+    # Where there is no padding, the two agree.
+    torch.testing.assert_close(audio[0][1][:7], audio[1][1][:7], atol=1e-5, rtol=1e-4)
 
 
 def test_generated_ids_do_not_depend_on_the_batch(tiny_teacher, waves):

@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -33,7 +32,7 @@ def test_training_is_right_padded_with_labels_on_text_and_end(processor, waves):
     texts = ["press one", "the agent is now logged in", ""]
     batch = processor([Clip(wave, "transcribe", text) for wave, text in zip(waves, texts, strict=True)])
     pad, end = processor.config.pad_token_id, processor.config.eos_token_id
-    for row, (text, frames) in enumerate(zip(texts, batch.mel_frames_B.tolist(), strict=True)):
+    for row, (text, frames) in enumerate(zip(texts, batch.features.mel_frames_B.tolist(), strict=True)):
         prompt = processor.prompt_ids("transcribe", processor.audio_slots(frames))
         whole = prompt + ids(processor, text) + [end]
         length = len(whole)
@@ -48,7 +47,7 @@ def test_training_is_right_padded_with_labels_on_text_and_end(processor, waves):
 def test_generation_is_left_padded_without_labels(processor, waves):
     batch = processor([Clip(wave, "transcribe") for wave in waves])
     assert batch.labels_BT is None
-    for row, frames in enumerate(batch.mel_frames_B.tolist()):
+    for row, frames in enumerate(batch.features.mel_frames_B.tolist()):
         prompt = processor.prompt_ids("transcribe", processor.audio_slots(frames))
         padding = batch.input_ids_BT.shape[1] - len(prompt)
         assert batch.input_ids_BT[row, padding:].tolist() == prompt
@@ -88,5 +87,7 @@ def test_a_saved_processor_lays_out_the_same(tiny_teacher, tmp_path, waves):
     processor.save_pretrained(tmp_path)
     again = SalmonnProcessor.from_pretrained(tmp_path)
     clips = [Clip(wave, "transcribe", "press one") for wave in waves]
-    for one, other in zip(vars(processor(clips)).values(), vars(again(clips)).values(), strict=True):
-        assert np.array_equal(one, other)
+    one, other = processor(clips), again(clips)
+    assert torch.equal(one.features.mel_BMT, other.features.mel_BMT)
+    for name in ("input_ids_BT", "attention_mask_BT", "labels_BT"):
+        assert torch.equal(getattr(one, name), getattr(other, name))

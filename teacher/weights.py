@@ -1,0 +1,155 @@
+"""Weights in and out: every key accounted for, nothing half-written.
+
+What others released in formats of their own is read in `teacher/released.py`.
+"""
+
+import re
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from data.cache import hash_of
+from data.errors import InputError
+from data.paths import file_sha256, resolve, written_whole
+from teacher.released import read_checkpoint, salmonn_tensors
+
+
+def locate(name: str) -> Path:
+    """The folder of a pretrained model: a folder's path, or a hub name that was downloaded before."""
+    place = resolve(name)
+    if not place.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        try:
+            return Path(snapshot_download(name, local_files_only=True))
+        except LocalEntryNotFoundError:
+            pass
+    return place
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a model folder's weights: whole or in shards, safetensors before PyTorch's own format."""
+    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
+        if files := sorted(folder.glob(f"{stem}.{suffix}")) or sorted(folder.glob(f"{stem}-*-of-*.{suffix}")):
+            return files
+    return []
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """A weight file's tensors: of safetensors, or of a PyTorch file that is a plain state dictionary.
+
+    Raises:
+        InputError: The file is missing, broken, or holds anything else.
+    """
+    if path.suffix != ".safetensors":
+        return read_checkpoint(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error}); fetch it again") from error
+
+
+def load_encoder(encoder: nn.Module, folder: Path) -> None:
+    """Reads a Whisper's encoder weights; whatever else the checkpoint holds (the decoder) is left alone."""
+    tensors = {}
+    for file in weight_files(folder):
+        for key, tensor in read_tensors(file).items():
+            name = key.removeprefix("model.")
+            if name.startswith("encoder."):
+                tensors[name.removeprefix("encoder.")] = tensor
+    load_exactly(encoder, tensors, str(folder))
+
+
+def load_exactly(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Loads a state dictionary; what is missing, unexpected or of another shape is named.
+
+    Raises:
+        InputError: Any key of the module or of the file is unaccounted for.
+    """
+    copy_exactly(module.state_dict(), tensors, source)
+
+
+@torch.no_grad()
+def copy_exactly(own: dict[str, Tensor], tensors: dict[str, Tensor], source: str) -> None:
+    """Copies tensors into those of the same names, all of which must be there and of the same shapes.
+
+    Raises:
+        InputError: A name on either side is unaccounted for.
+    """
+    faults = [f"missing {key}" for key in own.keys() - tensors.keys()]
+    faults += [f"unexpected {key}" for key in tensors.keys() - own.keys()]
+    faults += [
+        f"{key} is {tuple(tensors[key].shape)}, not {tuple(own[key].shape)}"
+        for key in own.keys() & tensors.keys()
+        if own[key].shape != tensors[key].shape
+    ]
+    if faults:
+        shown = "; ".join(sorted(faults)[:5])
+        raise InputError(f"{source}: not the weights of this model: {shown} ({len(faults)} in all); check the recipe")
+    for key, value in tensors.items():
+        own[key].copy_(value)
+
+
+def load_pretrained(kind: type, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """A model from its Hugging Face folder, all of whose weights are there (transformers would make some up).
+
+    Args:
+        kind: `SalmonnForConditionalGeneration`, or `AutoModelForCausalLM`.
+        folder: What `save_pretrained` wrote.
+        dtype: Of the parameters.
+
+    Raises:
+        InputError: The folder's files are broken, or of another model.
+    """
+    try:
+        model, report = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{folder}: not a model that can be read ({reason}); make or fetch it again") from error
+    if missing := sorted(report["missing_keys"]):
+        raise InputError(f"{folder}: {len(missing)} weights are missing, such as {missing[0]}; make or fetch it again")
+    return model
+
+
+def is_trained_part(key: str) -> bool:
+    """Whether a tensor is what SALMONN's training adds: the connector (with norms) and the LoRA updates."""
+    return key.startswith("connector.") or ".lora_" in key
+
+
+def trained_part(model: nn.Module) -> dict[str, Tensor]:
+    """The connector and the LoRA updates of a model."""
+    return {key: value for key, value in model.state_dict().items() if is_trained_part(key)}
+
+
+def save_trained_part(tensors: dict[str, Tensor], path: Path, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Writes connector and LoRA of a whole model's state dictionary as one safetensors file."""
+    kept = {key: value.detach().to("cpu", dtype).contiguous() for key, value in tensors.items() if is_trained_part(key)}
+    with written_whole(path) as temporary:
+        save_file(kept, temporary)
+
+
+def load_trained_part(model: nn.Module, path: Path) -> None:
+    """Reads connector and LoRA from this project's safetensors, or from a released SALMONN's `.pth`.
+
+    Raises:
+        InputError: The file is broken, or of another model: every key is accounted for.
+    """
+    own = trained_part(model)
+    if path.suffix == ".safetensors":
+        tensors = read_tensors(path)
+    else:
+        tensors = salmonn_tensors(path)
+        # A `.pth` holds shared weights under their second names; they are the model's own as well.
+        whole = model.state_dict()
+        own |= {key: whole[key] for key in tensors if key in whole}
+    copy_exactly(own, tensors, str(path))
+
+
+def folder_hash(folder: Path) -> str:
+    """A hash over a model folder's weights and configuration."""
+    files = sorted([*folder.glob("model*.safetensors"), *folder.glob("config.json")])
+    return hash_of([[path.name, file_sha256(path)] for path in files])
