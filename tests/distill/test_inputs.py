@@ -21,10 +21,11 @@ def test_one_message_names_all_that_is_missing_and_the_mini_recipe(recipe):
     message, weights = str(refused.value), cache_dir() / "weights"
     assert f"hf download openai/whisper-large-v2 config.json model.safetensors --local-dir {weights}" in message
     assert f"--local-dir {weights / 'llama-3.2-3b-instruct'}" in message
-    assert str(weights / "salmonn-3b/trained.safetensors") in message
+    assert str(weights / "salmonn-3b/salmonn_3b_nota.pth") in message
     assert all(str(cache_dir() / "full" / name) in message for name in ("train.json", "valid_asr.json"))
     assert "--config configs/kd_mini.json" in message
-    assert "{place}" not in message and "{cache}" not in message
+    assert f"cpt2.pt --local-dir {weights / 'beats'}" in message
+    assert "{folder}" not in message and "{place}" not in message and "{cache}" not in message
 
 
 def test_what_is_there_is_not_named(recipe, tmp_path):
