@@ -80,7 +80,9 @@ class ModelSettings(Settings):
     )
     # Advice only: it is no part of what was run, so a saved recipe and the cache's identity leave it out.
     sources: dict[Literal["encoder", "beats", "llm", "weights"], str] = Field(
-        {}, exclude=True, description="how to get a part that is missing, told to the person; {place} is where it goes, {folder} its folder"
+        {},
+        exclude=True,
+        description="how to get a missing part, told to the person; {place} is where it goes, {folder} its folder",
     )
     dtype: Literal["fp32", "bf16", "fp16"] = Field("bf16", description="precision of caching and scoring")
     qformer: QFormerSettings = QFormerSettings()
@@ -110,7 +112,8 @@ def missing_parts(settings: ModelSettings) -> list[str]:
             files = " (config.json and *.safetensors)"
         if not there:
             how = settings.sources.get(part, "put it there, or name another place in the recipe")
-            missing.append(f"{part}: {place}{files}\n    {how.replace('{place}', str(place)).replace('{folder}', str(place.parent))}")
+            how = how.replace("{place}", str(place)).replace("{folder}", str(place.parent))
+            missing.append(f"{part}: {place}{files}\n    {how}")
     return missing
 
 

@@ -196,3 +196,22 @@ def test_the_script_reports_a_folder_and_an_ablation(folder):
     assert "| kd | 30.0 | +10.0 |" in out.read_text(encoding="utf-8")
     told = call(folder / "none")
     assert told.returncode == 2 and told.stderr.startswith("error: ") and told.stderr.count("\n") == 1
+
+
+def test_curves_that_should_be_one(tmp_path, command):
+    for name, losses in {"a": [2.0, 1.0], "b": [2.0, 1.001], "short": [2.0]}.items():
+        (tmp_path / name).mkdir()
+        lines = [json.dumps({"step": i, "loss": loss}) for i, loss in enumerate(losses)]
+        (tmp_path / name / "steps.jsonl").write_text("\n".join(lines) + "\n")
+    curves = [f"one={tmp_path}/a", f"two={tmp_path}/b"]
+    status, out, _ = command("scripts/report.py", "--curves", *curves, "--out", tmp_path / "curves.md")
+    assert status == 0 and "difference to `one` is 1.0e-03" in out
+    assert "| 1 | 1.0000000 | 1.0010000 |" in (tmp_path / "curves.md").read_text()
+    for bad, message in (
+        ("two", "write NAME=RUN_FOLDER"),
+        ("x=/no", "train the run first"),
+        (f"x={tmp_path}/short", "the same steps"),
+    ):
+        status, _, err = command("scripts/report.py", "--curves", curves[0], bad, "--out", tmp_path / "no.md")
+        assert status == 2 and message in err
+    assert not (tmp_path / "no.md").exists()
