@@ -26,8 +26,8 @@ class Progress:
         self.done, self.start, self.said = 0, time.monotonic(), 0.0
         self.terminal = sys.stdout.isatty()
 
-    def add(self, units: int, note: str = "") -> None:
-        """Counts finished units, and says so now and then and at the end."""
+    def add(self, units: int, audio_s: float | None = None) -> None:
+        """Counts finished units, and says so now and then and at the end; with the audio heard so far, where known."""
         self.done += units
         now = time.monotonic()
         finished = self.done >= self.total
@@ -37,6 +37,7 @@ class Progress:
         spent = now - self.start
         rate = self.done / max(spent, 1e-9)
         left = f"took {clock(spent)}" if finished else f"{clock((self.total - self.done) / max(rate, 1e-9))} left"
-        line = f"{self.label}: {self.done}/{self.total} {self.unit}, {rate:.1f} {self.unit}/s, {left}{note}"
+        heard = "" if audio_s is None else f", {audio_s / max(spent, 1e-9):.0f} audio-s/s"
+        line = f"{self.label}: {self.done}/{self.total} {self.unit}, {rate:.1f} {self.unit}/s{heard}, {left}"
         end = "\n" if finished or not self.terminal else ""
         print(f"\r\x1b[K{line}" if self.terminal else line, end=end, flush=True)

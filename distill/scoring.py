@@ -5,17 +5,14 @@ by the same code. Intervals are 95% percentile bootstraps over clips (Bisani and
 confidence intervals in ASR performance evaluation"): the clip is what was drawn at random, the word is not.
 """
 
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 
 import jiwer
 import numpy as np
-from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
-from whisper_normalizer.english import EnglishTextNormalizer
 
 from data.errors import InputError
+from data.words import asr_words
 from distill import java_parts
 
 
@@ -59,15 +56,6 @@ class CaptionScore:
     def summary(self) -> dict[str, float | int]:
         """The figures of the whole set, as they stand in metrics.json."""
         return _without(asdict(self), "clip_cider_d") | {"clips": len(self.clip_cider_d)}
-
-
-def asr_words(text: str) -> list[str]:
-    """The words that WER counts: Whisper's English normaliser, sacreBLEU 13a, lower-case, no punctuation.
-
-    A token is punctuation when all its characters are in a Unicode category P*.
-    """
-    tokens = _tokenizer_13a()(_normalizer()(text)).split()
-    return [token.lower() for token in tokens if not all(unicodedata.category(sign)[0] == "P" for sign in token)]
 
 
 def score_asr(
@@ -231,13 +219,3 @@ def _check_captions(references: Sequence[Sequence[str]], hypotheses: Sequence[st
 
 def _without(figures: dict, *names: str) -> dict:
     return {name: value for name, value in figures.items() if name not in names}
-
-
-@cache
-def _normalizer() -> EnglishTextNormalizer:
-    return EnglishTextNormalizer()
-
-
-@cache
-def _tokenizer_13a() -> Tokenizer13a:
-    return Tokenizer13a()

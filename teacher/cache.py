@@ -19,6 +19,7 @@ from data.paths import resolve
 from data.progress import Progress
 from data.prompts import Prompts, instruction
 from data.settings import Settings
+from data.words import word_error_rate
 from teacher.build import ModelSettings, weights_hash
 from teacher.hypotheses import GenerationSettings, generate_texts
 from teacher.model import Batch, SalmonnForConditionalGeneration, supervised
@@ -70,37 +71,49 @@ def fill_cache(
 ) -> None:
     """Caches this rank's share of the rows that are not cached yet.
 
-    Each clip is decoded and encoded once: its audio tokens serve the hypothesis and every teacher-forced text.
+    Each clip is decoded and encoded once: its audio tokens serve the hypothesis and every teacher-forced text. Batches
+    are made of all rows, whatever is done already and however many ranks share them: so a row's numbers, down to the
+    rounding of the batch that it is computed in, do not depend on interruptions or ranks.
 
     Raises:
         InputError: More than `cache.max_failed` of the rows cannot be read, or the folder holds another cache.
     """
     writer = CacheWriter(resolve(cache.folder), identity, rank, world)
-    done = writer.done_ids()
-    share = sorted(rows, key=lambda row: (-row.duration_s, row.id))[rank::world]
-    todo = [row for row in share if row.id not in done]
-    progress = Progress("teacher cache", len(todo), quiet=rank > 0)
-    failed, reason = 0, ""
+    done = frozenset(writer.done_ids())
+    rows = sorted(rows, key=lambda row: (-row.duration_s, row.id))
+    # The longest batches come first, so that dealing them out balances the ranks.
+    batches = [[rows[i] for i in batch] for batch in batches_by_length(processor.seconds(rows), cache.max_seconds)]
+    share = batches[rank::world]
+    missing = [[row for row in batch if row.id not in done] for batch in share]
+    progress = Progress("teacher cache", sum(map(len, missing)), quiet=rank > 0)
+    most_failed = cache.max_failed * sum(map(len, share))
+    failed, heard_s = 0, 0.0
     with writer:
-        for indices in batches_by_length(processor.seconds(todo), cache.max_seconds):
-            batch_rows, waves = [], []
-            for row in (todo[i] for i in indices):
+        for batch, wanted in zip(share, missing, strict=True):
+            waves = {}
+            # Those that are there already are heard again only beside one that is not.
+            for row in sorted(batch, key=lambda row: row.id in done):
+                if row.id in done and not waves:
+                    break
                 try:
-                    waves.append(load_audio(row.path))
-                    batch_rows.append(row)
+                    waves[row.id] = load_audio(row.path)
                 except InputError as error:
-                    reason = str(error)
-                    writer.fail(row.id, reason)
+                    writer.fail(row.id, str(error))
                     failed += 1
-            if failed > cache.max_failed * len(share):
-                raise InputError(
-                    f"{failed} of {len(share)} rows cannot be read, more than cache.max_failed ({cache.max_failed}), "
-                    f"the last of them {reason}; all are in {resolve(cache.folder)}/failed.jsonl"
-                )
-            if batch_rows:
-                for cached in _cache_batch(model, processor, batch_rows, waves, prompts, cache, generation):
-                    writer.add(cached)
-            progress.add(len(indices))
+                    if failed > most_failed:
+                        raise InputError(
+                            f"{failed} of {sum(map(len, share))} rows cannot be read, more than cache.max_failed "
+                            f"({cache.max_failed}), the last of them {error}; "
+                            f"all are in {resolve(cache.folder)}/failed.jsonl"
+                        ) from error
+            heard = [row for row in batch if row.id in waves]
+            if heard:
+                clips = [waves[row.id] for row in heard]
+                for cached in _cache_batch(model, processor, heard, clips, prompts, cache, generation):
+                    if cached.id not in done:
+                        writer.add(cached)
+                heard_s += sum(map(len, clips)) / SAMPLE_RATE
+            progress.add(len(wanted), heard_s)
 
 
 @torch.no_grad()
@@ -134,6 +147,7 @@ def _cache_batch(
             reference=row.text,
             hypothesis=text,
             hypothesis_logp=logp,
+            hypothesis_wer=word_error_rate(row.text, text),
             targets={kind: targets[kind][i] for kind in cache.targets},
         )
         for i, (row, wording, (text, logp)) in enumerate(zip(rows, wordings, written, strict=True))

@@ -8,7 +8,8 @@ from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 from whisper_normalizer.english import EnglishSpellingNormalizer, EnglishTextNormalizer
 
 from data.errors import InputError
-from distill.scoring import asr_words, cider_d_split, score_asr, score_captions
+from data.words import asr_words
+from distill.scoring import cider_d_split, score_asr, score_captions
 
 PAIRS = Path(__file__).resolve().parents[3] / "shared" / "fixtures" / "scoring_pairs.json"
 

@@ -10,6 +10,7 @@ from data.cache_reader import CacheReader
 from data.cache_writer import CacheWriter
 from data.errors import InputError
 from data.manifest import read_annotation
+from data.words import word_error_rate
 from distill.recipe import read_recipe
 from teacher.cache import cache_identity
 from teacher.processor import Clip
@@ -38,25 +39,6 @@ def killed_after(model, batches):
     return lambda: vars(model).pop("audio_tokens")
 
 
-def assert_same(one, other):
-    """Equal but for what another batch's rounding does to the last bit of float16."""
-    assert one.ids() == other.ids()
-    for row_id in one.ids():
-        a, b = one[row_id], other[row_id]
-        for name in ("task", "prompt", "reference", "hypothesis"):
-            assert getattr(a, name) == getattr(b, name)
-        assert a.hypothesis_logp == pytest.approx(b.hypothesis_logp, abs=1e-4)
-        assert set(a.targets) == set(b.targets) == {"reference", "hypothesis"}
-        for kind, target in a.targets.items():
-            assert target.token_ids.tolist() == b.targets[kind].token_ids.tolist()
-            for (logp, tail), (other_logp, other_tail) in zip(
-                distributions(target), distributions(b.targets[kind]), strict=True
-            ):
-                for token in logp.keys() & other_logp.keys():
-                    assert logp[token] == pytest.approx(other_logp[token], rel=2e-3, abs=1e-4)
-                assert tail == pytest.approx(other_tail, abs=0.01)
-
-
 def distributions(targets):
     ends = np.cumsum(targets.counts)
     for start, end, tail in zip(ends - targets.counts, ends, targets.tail, strict=True):
@@ -69,6 +51,7 @@ def test_the_rows_hold_what_the_teacher_says(fill_tiny_cache, tiny_teacher, own_
     model, processor = tiny_teacher
     rows = {row.id: row for row in read_annotation(own_data / "train.json")}
     assert cache.ids() == sorted(rows)
+    assert all(cached.hypothesis_wer == word_error_rate(cached.reference, cached.hypothesis) for cached in cache.rows())
     assert {cache[row_id].prompt for row_id in rows} == {"transcribe", "describe the sound", "what is heard"}
     for row_id in ("train_0", "train_4", "train_5"):
         row, cached = rows[row_id], cache[row_id]
@@ -101,9 +84,10 @@ def test_a_killed_run_goes_on_with_what_is_missing(fill_tiny_cache, tiny_teacher
     encode = model.audio_tokens
     model.audio_tokens = lambda batch: encoded.append(len(batch.features.mel_frames_B)) or encode(batch)
     fill_tiny_cache()
-    assert sum(encoded) == 12 - len(begun)
+    # Whole batches, and only those in which something is missing.
+    assert 12 - len(begun) <= sum(encoded) < 12
     assert all(path.read_bytes() == content for path, content in shards.items())
-    assert_same(CacheReader(tmp_path / "cache", identity), CacheReader(whole, identity))
+    assert CacheReader(tmp_path / "cache").content_sha256() == CacheReader(whole, identity).content_sha256()
     encoded.clear()
     fill_tiny_cache()
     assert encoded == []
@@ -112,10 +96,9 @@ def test_a_killed_run_goes_on_with_what_is_missing(fill_tiny_cache, tiny_teacher
 def test_two_ranks_write_what_one_does(fill_tiny_cache, tmp_path):
     alone, identity = fill_tiny_cache(f"cache.folder={tmp_path}/alone")
     together, _ = fill_tiny_cache(rank=0, world=2)
-    half = len(CacheReader(together, identity))
+    assert 4 <= len(CacheReader(together, identity)) <= 8
     fill_tiny_cache(rank=1, world=2)
-    assert half == 6
-    assert_same(CacheReader(together, identity), CacheReader(alone, identity))
+    assert CacheReader(together).content_sha256() == CacheReader(alone).content_sha256()
 
 
 def silence(own_data, *numbers):
@@ -158,3 +141,13 @@ def test_the_identity_says_what_changed(tiny_recipe, tiny_teacher, own_data):
     changed = [dataclasses.replace(rows[0], text="other"), *rows[1:]]
     assert identity(rows=changed).differences(first) == ["audio"]
     assert identity(rows=rows[1:]).differences(first) == ["audio"]
+
+
+def test_a_clip_that_was_mended_is_cached_by_the_next_run(fill_tiny_cache, tiny_teacher, own_data):
+    whole = (own_data / "sounds" / "train_0.wav").read_bytes()
+    silence(own_data, 0)
+    folder, identity = fill_tiny_cache("cache.max_failed=0.2")
+    (own_data / "sounds" / "train_0.wav").write_bytes(whole)
+    fill_tiny_cache("cache.max_failed=0.2")
+    cache = CacheReader(folder, identity)
+    assert len(cache) == 12 and not cache.failed()
