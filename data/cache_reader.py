@@ -3,6 +3,7 @@
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,33 @@ from data.cache_files import (
 from data.errors import InputError
 
 _OPEN_SHARDS, _HELD_GROUPS = 64, 64
+
+
+@dataclass(frozen=True)
+class CacheStats:
+    """What a cache holds.
+
+    Attributes:
+        rows: Clips.
+        tokens: Supervised positions, of all texts.
+        bytes: Of all shards, texts included.
+        bytes_per_token: On disk.
+        kept_mass_mean: Probability kept at a position; the rest is its tail.
+        kept_mass_p01: Its 1st percentile.
+        ids_per_token: Ids kept at a position.
+        ids_histogram: Positions by ids kept: at most 1, 2, 4, 8, ... (and more than half of that).
+        content_sha256: A hash over the rows in id order: independent of shards, ranks and interruptions.
+    """
+
+    rows: int
+    tokens: int
+    bytes: int
+    bytes_per_token: float
+    kept_mass_mean: float
+    kept_mass_p01: float
+    ids_per_token: float
+    ids_histogram: dict[int, int]
+    content_sha256: str
 
 
 class CacheReader:
@@ -85,27 +113,32 @@ class CacheReader:
 
     def content_sha256(self) -> str:
         """A hash over the rows in id order: independent of shards, ranks and interruptions."""
-        digests = {row.id: row.sha256() for row in self.rows()}
-        return hashlib.sha256(b"".join(digests[row_id] for row_id in sorted(digests))).hexdigest()
+        return self.stats().content_sha256
 
-    def stats(self) -> dict[str, float]:
-        """Rows, tokens, bytes on disk a token, kept mass (mean and 1st percentile), kept ids a token (mean)."""
-        kept_mass, kept = [np.zeros(0, np.float32)], 0
+    def stats(self) -> CacheStats:
+        """What the cache holds, in one pass over it."""
+        tails, counts, digests = [np.zeros(0, np.float32)], [np.zeros(0, np.int32)], {}
         for row in self.rows():
+            digests[row.id] = row.sha256()
             for targets in row.targets.values():
-                kept_mass.append(1 - targets.tail)
-                kept += len(targets.ids)
-        kept_mass_N = np.concatenate(kept_mass)
+                tails.append(targets.tail)
+                counts.append(targets.counts)
+        kept_mass_N, counts_N = 1 - np.concatenate(tails), np.concatenate(counts)
         tokens = len(kept_mass_N)
         size = sum(shard.stat().st_size for shard in self._shards)
-        return {
-            "rows": len(self),
-            "tokens": tokens,
-            "bytes_per_token": size / max(tokens, 1),
-            "kept_mass_mean": float(kept_mass_N.mean(dtype=np.float64)) if tokens else 0.0,
-            "kept_mass_p01": float(np.percentile(kept_mass_N, 1)) if tokens else 0.0,
-            "ids_per_token": kept / max(tokens, 1),
-        }
+        edges = [1, *(2**power + 1 for power in range(16))]
+        histogram = np.histogram(counts_N, bins=[*edges, np.iinfo(np.int32).max])[0]
+        return CacheStats(
+            rows=len(self),
+            tokens=tokens,
+            bytes=size,
+            bytes_per_token=size / max(tokens, 1),
+            kept_mass_mean=float(kept_mass_N.mean(dtype=np.float64)) if tokens else 0.0,
+            kept_mass_p01=float(np.percentile(kept_mass_N, 1)) if tokens else 0.0,
+            ids_per_token=float(counts_N.mean()) if tokens else 0.0,
+            ids_histogram={2**power: int(count) for power, count in enumerate(histogram) if count},
+            content_sha256=hashlib.sha256(b"".join(digests[row_id] for row_id in sorted(digests))).hexdigest(),
+        )
 
     def _group(self, shard: int, group: int) -> pa.RecordBatch:
         """A decoded row group, the latest ones held."""

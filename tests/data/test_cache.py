@@ -150,7 +150,7 @@ def test_round_trip_whatever_the_shards_and_ranks(rows, shard_rows, world, order
             for row in rows:
                 assert_same(reader[row.id], row)
         assert readers[0].content_sha256() == readers[1].content_sha256()
-        assert readers[0].stats()["tokens"] == sum(len(t) for row in rows for t in row.targets.values())
+        assert readers[0].stats().tokens == sum(len(t) for row in rows for t in row.targets.values())
 
 
 def make_row(number, N=3):
@@ -201,15 +201,17 @@ def test_stats(tmp_path):
     targets = [make_row(number).targets["reference"] for number in range(10)]
     mass = 1 - np.concatenate([t.tail for t in targets])
     size = sum(path.stat().st_size for path in tmp_path.glob("*.parquet"))
-    assert reader.stats() == {
-        "rows": 10,
-        "tokens": 30,
-        "bytes_per_token": pytest.approx(size / 30),
-        "kept_mass_mean": pytest.approx(mass.mean()),
-        "kept_mass_p01": pytest.approx(np.percentile(mass, 1)),
-        "ids_per_token": pytest.approx(np.mean(np.concatenate([t.counts for t in targets]))),
-    }
-    assert fill(tmp_path / "empty", []).stats()["rows"] == 0
+    counts = np.concatenate([t.counts for t in targets])
+    stats = reader.stats()
+    assert (stats.rows, stats.tokens, stats.bytes, stats.bytes_per_token) == (10, 30, size, pytest.approx(size / 30))
+    assert stats.kept_mass_mean == pytest.approx(mass.mean())
+    assert stats.kept_mass_p01 == pytest.approx(np.percentile(mass, 1))
+    assert stats.ids_per_token == pytest.approx(counts.mean())
+    assert sum(stats.ids_histogram.values()) == 30
+    for most, count in stats.ids_histogram.items():
+        assert count == ((counts > most // 2) & (counts <= most)).sum()
+    assert stats.content_sha256 == reader.content_sha256()
+    assert fill(tmp_path / "empty", []).stats().rows == 0
 
 
 # ---- killed, started again ----

@@ -110,3 +110,18 @@ def test_a_recipe_without_a_cache_section_has_nothing_to_cache(command, tiny_rec
     settings = [word for override in WITHOUT_CACHE for word in ("--set", override)]
     status, _, err = command("scripts/cache_teacher.py", "--config", tiny_recipe, *settings)
     assert status == 2 and f"{tiny_recipe}: the recipe has no cache section" in err
+
+
+def test_a_cache_is_inspected(command, fill_tiny_cache):
+    folder, _ = fill_tiny_cache()
+    status, out, _ = command("scripts/inspect_cache.py", folder, "--examples", 2, "--clips", 1200)
+    assert status == 0
+    assert "rows 12, tokens" in out and out.count("hypothesis:") == 2
+    size = sum(path.stat().st_size for path in folder.glob("*.parquet"))
+    assert f"estimate for 1,200 clips: {size * 100 / 1e9:,.1f} GB" in out
+    status, out, _ = command("scripts/inspect_cache.py", folder, "--json")
+    told = json.loads(out)
+    keys = ("tokens", "bytes_per_token", "kept_mass_mean", "kept_mass_p01", "ids_per_token", "content_sha256")
+    assert told["rows"] == 12 and all(told[key] for key in keys)
+    status, _, err = command("scripts/inspect_cache.py", folder / "nowhere")
+    assert status == 2 and "nowhere" in err
