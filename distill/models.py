@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
 from data.errors import InputError
 from distill.recipe import Recipe
@@ -66,9 +67,13 @@ def _require_same_recipe(recipe: Recipe, folder: Path) -> None:
     made_by = folder.parent / "recipe.json"
     if not made_by.is_file():
         return
-    then, now = json.loads(made_by.read_text()), json.loads(recipe.model_dump_json())
+    try:
+        then = Recipe.model_validate_json(made_by.read_text())  # keys that came later have their defaults
+    except ValidationError as error:
+        raise InputError(f"{made_by}: cannot be read ({error.error_count()} faults); train the model again") from error
+    then, now = (json.loads(of.model_dump_json()) for of in (then, recipe))
     # Where training starts, and in what precision a model is scored, do not change what it is.
-    passing = {"teacher": ("dtype", "weights"), "student": ("weights",)}
+    passing = {"teacher": ("dtype", "weights", "shapes"), "student": ("weights",)}
     for section, keys in passing.items():
         sides = [dict(tree[section] or {}) for tree in (then, now)]
         for side in sides:
@@ -85,7 +90,8 @@ def parameter_counts(model: torch.nn.Module) -> dict[str, int]:
     embeddings = {
         id(p) for m in (model.get_input_embeddings(), model.llm.get_output_embeddings()) for p in m.parameters()
     }
-    counts = {"encoder": 0, "connector": 0, "llm": 0, "embeddings": 0}
+    counts = {name: 0 for name, part in model.named_children() if any(True for _ in part.parameters())}
+    counts["embeddings"] = 0
     for name, parameter in model.named_parameters():
         counts["embeddings" if id(parameter) in embeddings else name.split(".")[0]] += parameter.numel()
     return counts

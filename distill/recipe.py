@@ -1,5 +1,6 @@
 """One JSON file holds everything about a run. Its sections are described here; each field says its unit."""
 
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,9 +10,9 @@ from data.paths import resolve
 from data.prompts import Prompts
 from data.settings import Settings, read_settings
 from student.shrink import StudentSettings
-from teacher.build import ModelSettings
 from teacher.cache import CacheSettings
 from teacher.hypotheses import GenerationSettings
+from teacher.settings import ModelSettings
 
 PARTS = ("encoder", "connector", "llm")
 
@@ -152,6 +153,23 @@ class Recipe(Settings):
     def total_steps(self) -> int:
         """Steps of all stages."""
         return sum(stage.steps for stage in self.train.stages)
+
+
+def recipe_parser(about: str) -> ArgumentParser:
+    """The arguments that all commands over a recipe share; `recipe_of` reads the recipe from them."""
+    parser = ArgumentParser(description=about)
+    parser.add_argument("--config", default="configs/kd_1b.json", help="the recipe")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="overrides one key of the recipe")
+    parser.add_argument(
+        "--random-weights", action="store_true", help="untrained models of the recipe's shapes: nothing is downloaded"
+    )
+    return parser
+
+
+def recipe_of(arguments: Namespace) -> Recipe:
+    """The recipe that a command was given."""
+    random_weights = ["teacher.random_weights=true"] if arguments.random_weights else []
+    return read_recipe(arguments.config, [*arguments.set, *random_weights])
 
 
 def read_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:

@@ -1,6 +1,5 @@
 """Trains by a recipe: `deepspeed distill/train.py --config configs/kd_mini.json`."""
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from data.paths import resolve
 from distill.examples import read_rows
 from distill.inputs import require_inputs
 from distill.loop import Trainer
-from distill.recipe import read_recipe
+from distill.recipe import recipe_of, recipe_parser
 from student.shrink import shrink
 from teacher.build import build_teacher
 from teacher.cache import cache_identity
@@ -24,12 +23,10 @@ from teacher.processor import SalmonnProcessor
 
 def main() -> None:
     """Reads the recipe, builds the model that it trains, trains it, saves it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", default="configs/kd_1b.json", help="the recipe")
-    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="overrides one key of the recipe")
+    parser = recipe_parser(__doc__)
     parser.add_argument("--local_rank", type=int, default=-1, help="set by the launcher")
     arguments = parser.parse_args()
-    recipe = read_recipe(arguments.config, arguments.set)
+    recipe = recipe_of(arguments)
     require_inputs(recipe, [recipe.data.train, *recipe.data.valid])
 
     prepare_process()

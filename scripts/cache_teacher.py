@@ -1,6 +1,5 @@
 """Runs the frozen teacher over the training rows and caches what it says of them."""
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import os
 from data.errors import InputError, run_cli
 from distill.examples import read_rows
 from distill.inputs import require_inputs
-from distill.recipe import read_recipe
+from distill.recipe import recipe_of, recipe_parser
 from teacher.build import build_teacher
 from teacher.cache import cache_identity, fill_cache
 from teacher.device import DTYPES, pick_device, prepare_process
@@ -19,12 +18,10 @@ from teacher.model import merge_lora
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", default="configs/kd_1b.json", help="the recipe")
-    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="overrides one key of the recipe")
+    parser = recipe_parser(__doc__)
     parser.add_argument("--local_rank", type=int, default=-1, help="set by the launcher")
     arguments = parser.parse_args()
-    recipe = read_recipe(arguments.config, arguments.set)
+    recipe = recipe_of(arguments)
     if recipe.cache is None:
         raise InputError(f"{arguments.config}: the recipe has no cache section; there is nothing to cache")
     require_inputs(recipe, [recipe.data.train])

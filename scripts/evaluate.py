@@ -1,6 +1,5 @@
 """Scores the teacher or the student of a recipe on its held-out sets, and renews the recipe's report."""
 
-import argparse
 import shutil
 import sys
 from pathlib import Path
@@ -11,19 +10,17 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from data.errors import run_cli
 from distill.evaluation import evaluate
 from distill.inputs import require_inputs
-from distill.recipe import read_recipe
+from distill.recipe import recipe_of, recipe_parser
 from distill.report import print_table, write_report
 from teacher.device import prepare_process
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", default="configs/kd_1b.json", help="the recipe")
+    parser = recipe_parser(__doc__)
     parser.add_argument("--model", choices=("teacher", "student"), required=True)
     parser.add_argument("--checkpoint", type=Path, help="a model folder to score instead of the run's own")
-    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="overrides one key of the recipe")
     arguments = parser.parse_args()
-    recipe = read_recipe(arguments.config, arguments.set)
+    recipe = recipe_of(arguments)
     builds_teacher = arguments.model == "teacher" and arguments.checkpoint is None
     require_inputs(recipe, recipe.data.test.values(), teacher=builds_teacher)
     prepare_process()

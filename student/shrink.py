@@ -10,9 +10,9 @@ from torch import nn
 from data.errors import InputError
 from data.paths import resolve
 from data.settings import Settings
-from teacher.build import LoraSettings, QFormerSettings
 from teacher.config import SalmonnConfig
 from teacher.model import SalmonnForConditionalGeneration, merge_lora
+from teacher.settings import LoraSettings, QFormerSettings
 from teacher.weights import load_exactly, load_pretrained
 
 

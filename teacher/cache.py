@@ -20,10 +20,11 @@ from data.progress import Progress
 from data.prompts import Prompts, instruction
 from data.settings import Settings
 from data.words import word_error_rate
-from teacher.build import ModelSettings, weights_hash
+from teacher.build import weights_hash
 from teacher.hypotheses import GenerationSettings, generate_texts
 from teacher.model import Batch, SalmonnForConditionalGeneration, supervised
 from teacher.processor import SalmonnProcessor
+from teacher.settings import ModelSettings
 
 
 class CacheSettings(Settings):

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from data.audio import load_audio
 from data.errors import InputError
-from teacher.build import ModelSettings, build_teacher
+from teacher.build import build_teacher
 from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import Clip, SalmonnProcessor
+from teacher.settings import ModelSettings
 
 TOLERANCES = {
     "spectrogram": 1e-4,

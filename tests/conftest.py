@@ -105,7 +105,8 @@ def tiny_weights(tmp_path_factory) -> Path:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, WhisperConfig, WhisperModel
 
-    from teacher.build import ModelSettings, build_teacher
+    from teacher.build import build_teacher
+    from teacher.settings import ModelSettings
     from teacher.weights import save_trained_part
 
     folder = tmp_path_factory.mktemp("tiny_weights")

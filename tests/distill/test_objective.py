@@ -9,9 +9,9 @@ from distill.objective import Example, Objective, relative_error
 from distill.recipe import KdSettings, LossWeights
 from distill.signals import DenseSignal
 from student.shrink import StudentSettings, shrink
-from teacher.build import QFormerSettings
 from teacher.model import supervised
 from teacher.processor import Clip
+from teacher.settings import QFormerSettings
 
 TEXTS = ["press one", "your call is important to us", "a dog"]
 STUDENT = StudentSettings(

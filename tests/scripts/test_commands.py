@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from data.cache_reader import CacheReader
+from tests.teacher.test_build import SHAPES
+
 COMMANDS = {
     "cache": ["scripts/cache_teacher.py"],
     "train": ["distill/train.py"],
@@ -125,3 +128,15 @@ def test_a_cache_is_inspected(command, fill_tiny_cache):
     assert told["rows"] == 12 and all(told[key] for key in keys)
     status, _, err = command("scripts/inspect_cache.py", folder / "nowhere")
     assert status == 2 and "nowhere" in err
+
+
+def test_a_recipe_is_tried_at_random_weights(command, tiny_recipe, tmp_path):
+    shapes = f"teacher.shapes={json.dumps(SHAPES)}"
+    gone = ["--set", "teacher.llm=/no/llm", "--set", "teacher.encoder=/no/whisper", "--set", "teacher.weights=/no.pth"]
+    arguments = ["--config", tiny_recipe, "--random-weights", "--set", shapes, *gone]
+    status, _, err = command("scripts/cache_teacher.py", *arguments)
+    assert status == 0, err
+    assert CacheReader(tmp_path / "cache").stats().rows == 12
+    status, out, err = command("scripts/evaluate.py", *arguments, "--model", "teacher")
+    assert status == 0, err
+    assert "WER" in out

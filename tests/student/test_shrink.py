@@ -6,9 +6,10 @@ import torch
 from data.errors import InputError
 from distill.recipe import read_recipe
 from student.shrink import StudentSettings, set_trainable, shrink
-from teacher.build import LoraSettings, QFormerSettings, build_teacher
+from teacher.build import build_teacher
 from teacher.model import SalmonnForConditionalGeneration, merge_lora
 from teacher.processor import Clip, SalmonnProcessor
+from teacher.settings import LoraSettings, QFormerSettings
 
 
 def has_lora(model) -> bool:

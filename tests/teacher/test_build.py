@@ -1,13 +1,17 @@
+import json
 import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from data.errors import InputError
 from distill.recipe import read_recipe
-from teacher.build import build_teacher, missing_parts
+from teacher.build import build_teacher, missing_parts, weights_hash
+from teacher.processor import Clip
 from teacher.weights import load_trained_part, save_trained_part, trained_part
+from tests.released import SIZES
 
 
 def settings_of(recipe, *overrides):
@@ -119,3 +123,50 @@ def test_an_end_symbol_that_is_no_token_is_refused(tiny_recipe):
     assert model.config.eos_token_id == 0
     with pytest.raises(InputError, match=r"teacher.end_symbol: '<none>' is no token of"):
         build_teacher(settings_of(tiny_recipe, "teacher.end_symbol=<none>"))
+
+
+SHAPES = {
+    "encoder": {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 48},
+    "beats": SIZES,
+    "llm": {
+        "model_type": "llama",
+        "vocab_size": 300,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    },
+}
+
+
+def test_any_recipe_is_built_at_its_shapes_without_a_download(tiny_recipe, waves):
+    overrides = [
+        *("teacher.encoder=/no/whisper", "teacher.llm=/no/llm", "teacher.weights=/no.pth", "teacher.beats=/no.pt"),
+        *("teacher.random_weights=true", f"teacher.shapes={json.dumps(SHAPES)}"),
+    ]
+    settings = read_recipe(tiny_recipe, overrides).teacher
+    assert missing_parts(settings) == []
+    model, processor = build_teacher(settings, torch.bfloat16)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert len(model.encoder.layers) == 1 and len(model.llm.model.layers) == 2 and len(model.beats.layers) == 2
+    assert model.get_input_embeddings().num_embeddings == 301
+    with torch.no_grad():
+        out = model(processor([Clip(waves[0], "transcribe", "press one")]))
+    assert out.logits.isfinite().all()
+    again, _ = build_teacher(settings, torch.bfloat16)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    other = read_recipe(tiny_recipe, [*overrides, "teacher.shapes.llm.num_hidden_layers=3"]).teacher
+    assert weights_hash(settings) == weights_hash(settings) != weights_hash(other)
+    unknown = json.dumps(SHAPES | {"llm": {"model_type": "no"}})
+    for bad, message in (("null", "states no teacher.shapes"), (unknown, "teacher.shapes: ")):
+        with pytest.raises(InputError, match=message):
+            build_teacher(read_recipe(tiny_recipe, [*overrides, f"teacher.shapes={bad}"]).teacher)
+
+
+def test_a_tokenizer_of_another_model_is_refused(tiny_recipe, tiny_weights, tmp_path):
+    shutil.copytree(tiny_weights / "llm", tmp_path / "llm")
+    config = json.loads((tmp_path / "llm" / "config.json").read_text())
+    small = LlamaForCausalLM(LlamaConfig(**config | {"vocab_size": 100}))
+    small.save_pretrained(tmp_path / "llm")
+    with pytest.raises(InputError, match="its tokenizer has 300 tokens, the model 100"):
+        build_teacher(settings_of(tiny_recipe, f"teacher.llm={tmp_path}/llm", "teacher.weights=null"))

@@ -1,0 +1,92 @@
+"""What a recipe says of its teacher: the parts, their sizes, and how they are put together."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from data.settings import Settings
+from teacher.beats import BeatsSettings
+
+
+class QFormerSettings(Settings):
+    """Sizes of the Q-Former."""
+
+    layers: int = Field(2, ge=1, description="transformer layers, each with cross-attention to the window")
+    width: int = Field(768, ge=1, description="hidden width")
+    heads: int = Field(12, ge=1, description="attention heads; divides width")
+    feed_forward: int = Field(3072, ge=1, description="width of the feed-forward layer")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout probability in training")
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> "QFormerSettings":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class LoraSettings(Settings):
+    """Low-rank updates of the LLM (Hu et al. 2021), by peft."""
+
+    r: int = Field(8, ge=1, description="rank")
+    lora_alpha: int = Field(32, ge=1, description="scale: updates are multiplied by alpha / r")
+    lora_dropout: float = Field(0.1, ge=0, lt=1, description="dropout probability in training")
+    target_modules: tuple[str, ...] = Field(("q_proj", "v_proj"), description="linear layers that get an update")
+
+
+class PromptSettings(Settings):
+    """How audio and instruction are laid out."""
+
+    template: str = Field("USER: {}\nASSISTANT:", description="turn template; {} is the audio and the instruction")
+    audio: str = Field(
+        "<Speech><SpeechHere></Speech> {}", description="<SpeechHere> is the audio, {} the instruction of the task"
+    )
+
+    @model_validator(mode="after")
+    def _has_its_places(self) -> "PromptSettings":
+        for text, place in ((self.template, "{}"), (self.audio, "{}"), (self.audio, "<SpeechHere>")):
+            if text.count(place) != 1:
+                raise ValueError(f"'{text}' must hold {place} once")
+        return self
+
+
+class ShapeSettings(Settings):
+    """Published layer sizes of the parts, from which they are built untrained where nothing was downloaded."""
+
+    encoder: dict[str, Any] = Field(description="keys of a WhisperConfig")
+    beats: BeatsSettings = BeatsSettings()
+    llm: dict[str, Any] = Field(description="keys of the language model's configuration, model_type among them")
+
+
+class ModelSettings(Settings):
+    """The teacher's parts."""
+
+    encoder: str = Field(description="a Whisper: its folder ({cache} is the cache folder) or hub name")
+    beats: str | None = Field(None, description="a BEATs checkpoint (.pt); null: sounds are heard by Whisper alone")
+    llm: str = Field(description="a decoder-only language model with its tokenizer: folder or hub name")
+    weights: str | None = Field(
+        None,
+        description="connector and LoRA: our safetensors, or a released SALMONN's .pth; null: untrained",
+    )
+    # Advice only: it is no part of what was run, so a saved recipe and the cache's identity leave it out.
+    sources: dict[Literal["encoder", "beats", "llm", "weights"], str] = Field(
+        {},
+        exclude=True,
+        description="how to get a missing part, told to the person; {place} is where it goes, {folder} its folder",
+    )
+    shapes: ShapeSettings | None = Field(
+        None, description="the parts' sizes, for --random-weights on a machine without them"
+    )
+    random_weights: bool = Field(
+        False, description="build the parts untrained, to try memory and speed; what --random-weights sets"
+    )
+    dtype: Literal["fp32", "bf16", "fp16"] = Field("bf16", description="precision of caching and scoring")
+    qformer: QFormerSettings = QFormerSettings()
+    window_frames: int = Field(17, ge=1, description="encoder frames (20 ms) heard by one query")
+    window_stride: int = Field(17, ge=1, description="encoder frames between windows")
+    margin_s: float | None = Field(None, ge=0, description="silence heard after a clip, seconds; null: pad to 30 s")
+    reference_padding: bool = Field(
+        False, description="hear all of the 30 s padding, exactly as the released SALMONNs were trained and run"
+    )
+    lora: LoraSettings | None = LoraSettings()
+    prompt: PromptSettings = PromptSettings()
+    end_symbol: str | None = Field(None, description="token that ends a text; null: the tokenizer's end of sequence")
