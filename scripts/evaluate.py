@@ -25,9 +25,9 @@ def main() -> None:
     require_inputs(recipe, recipe.data.test.values(), teacher=builds_teacher)
     prepare_process()
     evaluate(recipe, arguments.model, arguments.checkpoint and arguments.checkpoint.resolve())
-    curve = recipe.run_dir / "steps.jsonl"
-    if arguments.model == "student" and curve.is_file():
-        shutil.copy(curve, recipe.results_dir / "steps.jsonl")
+    for name in ("steps.jsonl", "validation.jsonl"):
+        if arguments.model == "student" and (recipe.run_dir / name).is_file():
+            shutil.copy(recipe.run_dir / name, recipe.results_dir / name)
     print_table(write_report(recipe.results_dir))
     print(f"written: {recipe.results_dir}/report.json, report.md, report.png")
 

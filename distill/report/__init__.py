@@ -35,14 +35,14 @@ def write_report(folder: Path) -> dict:
     metrics = {model: read_metrics(path) for model in MODELS if (path := folder / model / "metrics.json").is_file()}
     if not metrics:
         raise InputError(f"{folder}: no teacher/metrics.json or student/metrics.json; run scripts/evaluate.py first")
-    steps = read_steps(folder / "steps.jsonl")
+    steps, validation = read_steps(folder / "steps.jsonl"), read_validation(folder / "validation.jsonl")
     report = {
         model: {name: entry for name, entry in block.items() if name != "examples"} for model, block in metrics.items()
     }
     teacher, student = (report.get(model, {}) for model in MODELS)
     report |= {"ratio": ratios(teacher, student), "notes": _notes(teacher, student) if teacher and student else []}
     with written_whole(folder / "report.png") as temporary:
-        draw(report, steps, temporary)
+        draw(report, steps, validation, temporary)
     with written_whole(folder / "report.md") as temporary:
         temporary.write_text(page(folder, report, metrics, steps), encoding="utf-8")
     with written_whole(folder / "report.json") as temporary:
@@ -90,6 +90,23 @@ def read_metrics(path: Path) -> dict:
     if not isinstance(metrics, dict):
         raise InputError(f"{path}: not a JSON object; score the model again with scripts/evaluate.py")
     return metrics
+
+
+def read_validation(path: Path) -> list[dict]:
+    """The training's looks at the held-out sets, in order; empty where there are none.
+
+    Raises:
+        InputError: A line is not a JSON object with a step and a set.
+    """
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], start=1):
+        try:
+            row = json.loads(line)
+            row["step"], row["set"]
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{path}, line {number}: not a JSON object with a step and a set: {line[:60]}") from None
+        rows.append(row)
+    return rows
 
 
 def read_steps(path: Path) -> list[dict]:

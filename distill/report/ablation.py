@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from data.errors import InputError
-from distill.report import read_metrics
+from distill.report import read_metrics, read_validation
 from distill.report.table import MISSING, markdown, value
 
 # Name, key in metrics.json, factor to the shown unit, digits.
@@ -31,7 +31,7 @@ def read_arms(arguments: list[str]) -> dict[str, list[dict]]:
             raise InputError(f"--ablation {argument}: write ARM=FOLDER[,FOLDER...]")
         if name in arms:
             raise InputError(f"--ablation {argument}: the arm {name} is given twice")
-        arms[name] = [read_metrics(_metrics_file(Path(folder))) for folder in folders.split(",")]
+        arms[name] = [_read_run(Path(folder)) for folder in folders.split(",")]
     counts = {name: len(runs) for name, runs in arms.items()}
     if len(set(counts.values())) > 1:
         raise InputError(f"--ablation: the arms need the same seeds, so as many runs each, not {counts}")
@@ -45,11 +45,13 @@ def ablation_page(arms: dict[str, list[dict]]) -> str:
         arms: The metrics of each arm's runs; the i-th runs of all arms share a seed. The first arm is the baseline.
     """
     baseline, seeds = next(iter(arms)), len(next(iter(arms.values())))
-    header = ["arm"] + [title for name, *_ in FIGURES for title in (name, f"minus {baseline}")]
+    looks = dict.fromkeys(name for runs in arms.values() for run in runs for name in run.get("validation", {}))
+    figures = [*FIGURES, *((f"cross-entropy, {name}", f"validation.{name}.ce", 1, 3) for name in looks)]
+    header = ["arm"] + [title for name, *_ in figures for title in (name, f"minus {baseline}")]
     summary, every_run = [], []
     for arm, runs in arms.items():
         line = [arm]
-        for name, key, factor, digits in FIGURES:
+        for name, key, factor, digits in figures:
             amounts, first = ([_scaled(run, key, factor) for run in some] for some in (runs, arms[baseline]))
             paired = [None if None in pair else pair[0] - pair[1] for pair in zip(amounts, first, strict=True)]
             line += [_spread(amounts, digits), MISSING if arm == baseline else _spread(paired, digits, sign="+")]
@@ -69,9 +71,12 @@ def ablation_page(arms: dict[str, list[dict]]) -> str:
     )
 
 
-def _metrics_file(folder: Path) -> Path:
-    own = folder / "metrics.json"
-    return own if own.is_file() else folder / "student" / "metrics.json"
+def _read_run(folder: Path) -> dict:
+    """A run's metrics, and under `validation` what it last saw of each held-out set in training."""
+    if not (folder / "metrics.json").is_file():
+        folder = folder / "student"
+    rows = read_validation(folder.parent / "validation.jsonl")
+    return read_metrics(folder / "metrics.json") | {"validation": {row["set"]: row for row in rows}}
 
 
 def _scaled(run: dict, key: str, factor: float) -> float | None:

@@ -1,4 +1,4 @@
-"""report.png: accuracy against memory and latency, and the losses over the training."""
+"""report.png: accuracy against memory and latency, the losses over the training, and what validation saw of it."""
 
 from pathlib import Path
 
@@ -13,12 +13,13 @@ COSTS = [("peak_memory_bytes", 2**20, "peak memory, MiB"), ("ttft_s", 1e-3, "TTF
 LOSSES = {"loss": ("#333333", "loss"), "ce": ("#2a8a57", "cross-entropy"), "kd": ("#8a4fa0", "distillation")}
 
 
-def draw(report: dict, steps: list[dict], path: Path) -> None:
+def draw(report: dict, steps: list[dict], validation: list[dict], path: Path) -> None:
     """Draws the picture of one results folder.
 
     Args:
         report: What report.json holds: a block a model, either of which may be missing.
         steps: The training's log, a row a step; without any the picture has no loss curve.
+        validation: What was seen of the held-out sets at some of the steps; may be empty.
         path: Where the PNG goes.
     """
     figure = Figure(figsize=(10, 9 if steps else 6), layout="constrained")
@@ -28,7 +29,10 @@ def draw(report: dict, steps: list[dict], path: Path) -> None:
         _errors(figure.add_subplot(grid[0, column]), blocks, key, unit, label)
         _captions(figure.add_subplot(grid[1, column]), blocks, key, unit, label)
     if steps:
-        _curves(figure.add_subplot(grid[2, :]), steps)
+        rates = [row for row in validation if value(row, "wer") is not None]
+        _curves(figure.add_subplot(grid[2, : -1 if rates else None]), steps)
+        if rates:
+            _validation(figure.add_subplot(grid[2, -1]), rates)
     handles = {}
     for axes in figure.axes[: 2 * len(COSTS)]:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
@@ -71,18 +75,35 @@ def _finish(axes: Axes, x_label: str, y_label: str) -> None:
 
 
 def _curves(axes: Axes, steps: list[dict]) -> None:
-    """Each loss by step, pale, and its running mean over about a thirtieth of the run."""
+    """Each loss by step, pale, and its running mean over about a thirtieth of the run, stage by stage."""
     for name, (colour, label) in LOSSES.items():
-        points = [(row["step"], amount) for row in steps if (amount := value(row, name)) is not None]
-        if not points:
-            continue
-        x, y = np.array(points, dtype=float).T
-        window = np.ones(2 * (len(y) // 60) + 1)
-        # Dividing by the window's own sum at each place keeps the ends from sagging towards zero.
-        smooth = np.convolve(y, window, "same") / np.convolve(np.ones_like(y), window, "same")
-        axes.plot(x, y, color=colour, alpha=0.25, lw=0.8)
-        axes.plot(x, smooth, color=colour, lw=1.8, label=label)
+        by_stage: dict[str, list[tuple[int, float]]] = {}
+        for row in steps:
+            if (amount := value(row, name)) is not None:
+                by_stage.setdefault(row.get("stage", ""), []).append((row["step"], amount))
+        for points in by_stage.values():
+            x, y = np.array(points, dtype=float).T
+            window = np.ones(2 * (len(steps) // 60) + 1)
+            # Dividing by the window's own sum at each place keeps the ends from sagging towards zero.
+            smooth = np.convolve(y, window, "full") / np.convolve(np.ones_like(y), window, "full")
+            smooth = smooth[len(window) // 2 :][: len(y)]
+            axes.plot(x, y, color=colour, alpha=0.25, lw=0.8)
+            axes.plot(x, smooth, color=colour, lw=1.8, label=label)
+            label = None  # one entry in the legend for all stages
+    axes.set_ylim(0)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss, nats a token")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+
+
+def _validation(axes: Axes, rates: list[dict]) -> None:
+    """Word error rate of the few clips that training looks at now and then."""
+    for name in dict.fromkeys(row["set"] for row in rates):
+        points = [(row["step"], 100 * row["wer"]) for row in rates if row["set"] == name]
+        axes.plot(*zip(*points, strict=True), "o-", color=COLOURS["student"], lw=1.4, ms=4, label=name)
+    axes.set_ylim(0)
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("validation WER, %")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)

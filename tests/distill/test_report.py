@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from data.errors import InputError
-from distill.report import print_table, ratios, read_steps, write_report
+from distill.report import print_table, ratios, read_steps, read_validation, write_report
 from distill.report.ablation import ablation_page, read_arms
 from distill.report.table import markdown, value
 
@@ -215,3 +215,17 @@ def test_curves_that_should_be_one(tmp_path, command):
         status, _, err = command("scripts/report.py", "--curves", curves[0], bad, "--out", tmp_path / "no.md")
         assert status == 2 and message in err
     assert not (tmp_path / "no.md").exists()
+
+
+def test_validation_is_drawn_and_stands_in_the_ablation(folder):
+    rows = [{"step": step, "set": "valid_asr", "ce": 2 / step, "wer": 0.5 / step} for step in (1, 2)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "validation.jsonl").write_text(lines, encoding="utf-8")
+    (folder / "steps.jsonl").write_text('{"step": 1, "loss": 3}\n{"step": 2, "loss": 2}\n', encoding="utf-8")
+    write_report(folder)
+    assert read_validation(folder / "validation.jsonl") == rows
+    page = ablation_page(read_arms([f"ce={folder}", f"kd={folder}"]))
+    assert "cross-entropy, valid_asr" in page and "| kd | cross-entropy, valid_asr | 1.000 |" in page
+    (folder / "validation.jsonl").write_text(lines + "{", encoding="utf-8")
+    with pytest.raises(InputError, match=r"validation.jsonl, line 3: not a JSON object with a step and a set"):
+        write_report(folder)
