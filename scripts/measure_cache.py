@@ -1,0 +1,117 @@
+"""What a teacher cache costs and what it is worth: bytes a token against the gradient that a student gets from it.
+
+python scripts/measure_cache.py [--config configs/kd_mini.json] [--out results/cache_fidelity.md]
+
+Over the held-out clips, for an untrained student and the recipe's trained one: cuts by mass (`top_p`) and by number
+(`top_k`), with the tail bucket and renormalised, and targets drawn at random.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+from torch import Tensor
+
+from data.audio import load_audio
+from data.batches import batches_by_length
+from data.cache import CachedRow, CacheIdentity, SparseTargets
+from data.cache_reader import CacheReader
+from data.cache_writer import CacheWriter
+from data.errors import run_cli
+from data.paths import written_whole
+from data.prompts import instruction
+from distill.examples import read_rows
+from distill.fidelity import compare, exact_gradient, renormalised_gradient, sampled_gradient, tail_gradient
+from distill.inputs import require_inputs
+from distill.models import load_for_scoring
+from distill.recipe import recipe_of, recipe_parser
+from distill.report.table import markdown
+from student.shrink import shrink
+from teacher.device import prepare_process
+from teacher.model import SalmonnForConditionalGeneration, supervised
+from teacher.processor import Clip, SalmonnProcessor
+
+TOP_P, TOP_K, DRAWS = (0.9, 0.99, 0.999, 0.9999), (8, 32, 64, 128), (12, 50)
+
+
+@torch.no_grad()
+def logits_of(model: SalmonnForConditionalGeneration, processor: SalmonnProcessor, rows: list, prompts: dict) -> Tensor:
+    """Logits (N, V) at the supervised positions of all rows."""
+    parts = []
+    for batch_rows in batches_by_length(processor.seconds(rows), 120):
+        clips = [Clip(load_audio(rows[i].path), instruction(prompts, rows[i].task), rows[i].text) for i in batch_rows]
+        batch = processor(clips).to(model.device)
+        positions, _ = supervised(batch.labels_BT)
+        hidden_ND = model.hidden(batch).flatten(0, 1)[positions]
+        parts.append(model.llm.get_output_embeddings()(hidden_ND).float().cpu())
+    return torch.cat(parts)
+
+
+def bytes_a_token(targets: SparseTargets) -> float:
+    """On disk, as the cache is written, without the texts."""
+    identity = CacheIdentity(*["measured"] * 5)
+    with tempfile.TemporaryDirectory() as folder:
+        with CacheWriter(Path(folder), identity, 0, 1) as writer:
+            writer.add(CachedRow("0", "", "", targets={"reference": targets}))
+        return CacheReader(Path(folder), identity).stats().bytes_per_token
+
+
+def main() -> None:
+    parser = recipe_parser(__doc__)
+    parser.set_defaults(config="configs/kd_mini.json")
+    parser.add_argument("--out", type=Path, default=Path("results/cache_fidelity.md"), help="where the table goes")
+    arguments = parser.parse_args()
+    recipe = recipe_of(arguments)
+    require_inputs(recipe, recipe.data.valid)
+    prepare_process()
+    rows = [row for path in recipe.data.valid for row in read_rows(recipe, path)]
+    teacher, processor = load_for_scoring(recipe, "teacher")
+    trained, own = load_for_scoring(recipe, "student")
+    untrained = shrink(teacher, recipe.student, recipe.seed).eval()
+    teacher_NV = logits_of(teacher, processor, rows, recipe.data.prompts)
+    students = {
+        name: logits_of(model, own, rows, recipe.data.prompts)
+        for name, model in (("untrained", untrained), ("trained", trained))
+    }
+    exact = {name: exact_gradient(teacher_NV, student_NV) for name, student_NV in students.items()}
+
+    def shown(gradient_NV: Tensor, name: str) -> str:
+        found = compare(gradient_NV, exact[name])
+        return f"{found.cosine:.4f}, {100 * found.error:.1f}%"
+
+    lines = []
+    for top_p, top_k in [(p, k) for p in (*TOP_P, 1.0) for k in TOP_K]:
+        targets = SparseTargets.from_logits(teacher_NV, torch.zeros(len(teacher_NV)).int(), top_p=top_p, top_k=top_k)
+        ids, mass = len(targets.ids) / len(targets), 1 - targets.tail.mean()
+        line = [f"top_p {top_p}, top_k {top_k}", f"{bytes_a_token(targets):.0f}", f"{ids:.1f}", f"{mass:.4f}"]
+        for name, student_NV in students.items():
+            line += [shown(of(targets, student_NV), name) for of in (tail_gradient, renormalised_gradient)]
+        lines.append(line)
+        print(" | ".join(line), flush=True)
+    for draws in DRAWS:
+        drawn = {name: sampled_gradient(teacher_NV, student_NV, draws) for name, student_NV in students.items()}
+        line = [f"{draws} draws", "", f"{drawn['trained'][1]:.1f}", ""]
+        for name, (gradient_NV, _) in drawn.items():
+            line += [shown(gradient_NV, name), ""]
+        lines.append(line)
+        print(" | ".join(line), flush=True)
+    top1 = float(teacher_NV.softmax(1).amax(1).mean())
+    header = ["kept", "bytes a token", "ids a token", "mass"]
+    header += [f"{name}, {how}" for name in students for how in ("tail bucket", "renormalised")]
+    text = (
+        "# What a cached token is worth\n\n"
+        f"`{recipe.name}`: {len(teacher_NV):,} supervised positions of {len(rows)} held-out clips, on which the "
+        f"teacher's mean top-1 probability is {top1:.2f}. Cosine and relative error of the student's gradient from "
+        "the cache against that from the whole distribution. Bytes are those on disk, without texts.\n\n"
+        f"{markdown(header, lines)}\n"
+    )
+    with written_whole(arguments.out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(f"written: {arguments.out}")
+
+
+if __name__ == "__main__":
+    run_cli(main)
