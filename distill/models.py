@@ -40,7 +40,7 @@ def load_for_scoring(
     """
     dtype = DTYPES[recipe.teacher.dtype]
     if which == "teacher" and folder is None:
-        model, processor = build_teacher(recipe.teacher, dtype)
+        model, processor = build_teacher(recipe.teacher)
     else:
         folder = student_folder(recipe, folder)
         _require_same_recipe(recipe, folder)
@@ -73,7 +73,7 @@ def _require_same_recipe(recipe: Recipe, folder: Path) -> None:
         raise InputError(f"{made_by}: cannot be read ({error.error_count()} faults); train the model again") from error
     then, now = (json.loads(of.model_dump_json()) for of in (then, recipe))
     # Where training starts, and in what precision a model is scored, do not change what it is.
-    passing = {"teacher": ("dtype", "weights", "shapes"), "student": ("weights",)}
+    passing = {"teacher": ("dtype", "precision", "weights", "shapes"), "student": ("weights",)}
     for section, keys in passing.items():
         sides = [dict(tree[section] or {}) for tree in (then, now)]
         for side in sides:

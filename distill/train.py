@@ -31,7 +31,7 @@ def main() -> None:
 
     prepare_process()
     torch.manual_seed(recipe.seed)
-    teacher, processor = build_teacher(recipe.teacher)
+    teacher, processor = build_teacher(recipe.teacher, torch.float32)
     losses = [stage.losses for stage in recipe.train.stages]
     cache = None
     if recipe.student is None:

@@ -13,7 +13,7 @@ from distill.inputs import require_inputs
 from distill.recipe import recipe_of, recipe_parser
 from teacher.build import build_teacher
 from teacher.cache import cache_identity, fill_cache
-from teacher.device import DTYPES, pick_device, prepare_process
+from teacher.device import pick_device, prepare_process
 from teacher.model import merge_lora
 
 
@@ -26,7 +26,7 @@ def main() -> None:
         raise InputError(f"{arguments.config}: the recipe has no cache section; there is nothing to cache")
     require_inputs(recipe, [recipe.data.train])
     prepare_process()
-    model, processor = build_teacher(recipe.teacher, DTYPES[recipe.teacher.dtype])
+    model, processor = build_teacher(recipe.teacher)
     merge_lora(model)
     rows = read_rows(recipe, recipe.data.train)
     settings = (recipe.teacher, recipe.cache, recipe.generation, recipe.data.prompts)

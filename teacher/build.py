@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -24,6 +26,7 @@ from data.errors import InputError
 from data.paths import file_sha256, resolve
 from teacher.beats import BeatsSettings
 from teacher.config import SalmonnConfig
+from teacher.device import DTYPES
 from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import SalmonnProcessor
 from teacher.released import beats_settings, beats_tensors
@@ -86,23 +89,28 @@ def stand_in_tokenizer(end_symbol: str | None, vocab_size: int) -> PreTrainedTok
 
 
 def build_teacher(
-    settings: ModelSettings, dtype: torch.dtype = torch.float32
+    settings: ModelSettings, dtype: torch.dtype | None = None
 ) -> tuple[SalmonnForConditionalGeneration, SalmonnProcessor]:
     """Puts the parts together: pretrained encoders and LLM, connector and LoRA untrained or from `settings.weights`.
 
     Each part is made in its precision at once: the peak of memory is the model and its largest tensor.
 
+    Args:
+        settings: The parts.
+        dtype: Of every part, to train; None: as the settings say, for caching and scoring.
+
     Raises:
-        InputError: A part is missing or does not fit.
+        InputError: A part is missing or does not fit, or this machine cannot run it in its precision.
     """
+    precision = _precision(settings, dtype)
     if settings.random_weights:
-        return _build_untrained(settings, dtype)
+        return _build_untrained(settings, precision)
     if missing := missing_parts(settings):
         raise missing_error(missing)
-    llm = load_pretrained(AutoModelForCausalLM, locate(settings.llm), dtype)
+    llm = _load_llm(settings, precision["llm"])
     encoder = WhisperConfig.from_pretrained(locate(settings.encoder))
     beats = beats_settings(resolve(settings.beats)) if settings.beats else None
-    model, processor = _put_together(settings, encoder, beats, llm, load_tokenizer(settings.llm), dtype)
+    model, processor = _put_together(settings, encoder, beats, llm, load_tokenizer(settings.llm), precision)
     load_encoder(model.encoder, locate(settings.encoder))
     if settings.beats:
         load_exactly(model.beats, beats_tensors(resolve(settings.beats)), settings.beats)
@@ -111,12 +119,37 @@ def build_teacher(
     return model, processor
 
 
+def _precision(settings: ModelSettings, dtype: torch.dtype | None) -> dict[str, torch.dtype | str]:
+    """Of each part; the name of a quantisation stays a name."""
+    stated = {part: name or settings.dtype for part, name in settings.precision}
+    return {part: dtype or DTYPES.get(name, name) for part, name in stated.items()}
+
+
+def _load_llm(settings: ModelSettings, precision: torch.dtype | str) -> PreTrainedModel:
+    if isinstance(precision, torch.dtype):
+        return load_pretrained(AutoModelForCausalLM, locate(settings.llm), precision)
+    if not torch.cuda.is_available() or find_spec("bitsandbytes") is None:
+        raise InputError(
+            f"teacher.precision.llm: {precision} needs a CUDA device and the package bitsandbytes "
+            "(pip install bitsandbytes); this machine runs fp32, bf16 or fp16"
+        )
+    quantisation = BitsAndBytesConfig(
+        load_in_8bit=precision == "int8",
+        load_in_4bit=precision == "int4",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return load_pretrained(AutoModelForCausalLM, locate(settings.llm), torch.bfloat16, quantization_config=quantisation)
+
+
 def _build_untrained(
-    settings: ModelSettings, dtype: torch.dtype
+    settings: ModelSettings, precision: dict[str, torch.dtype | str]
 ) -> tuple[SalmonnForConditionalGeneration, SalmonnProcessor]:
     """The same at random weights, from nothing but the recipe's `shapes`."""
     if settings.shapes is None:
         raise InputError("--random-weights: the recipe states no teacher.shapes, as configs/kd_1b.json does")
+    if not isinstance(precision["llm"], torch.dtype):
+        raise InputError("--random-weights: an untrained LLM is not quantised; set teacher.precision.llm=null")
     try:
         encoder = WhisperConfig(**settings.shapes.encoder)
         config = AutoConfig.for_model(**settings.shapes.llm)
@@ -125,10 +158,9 @@ def _build_untrained(
     beats = settings.shapes.beats if settings.beats else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        llm = AutoModelForCausalLM.from_config(config, dtype=dtype)
-        return _put_together(
-            settings, encoder, beats, llm, stand_in_tokenizer(settings.end_symbol, config.vocab_size), dtype
-        )
+        llm = AutoModelForCausalLM.from_config(config, dtype=precision["llm"])
+        tokenizer = stand_in_tokenizer(settings.end_symbol, config.vocab_size)
+        return _put_together(settings, encoder, beats, llm, tokenizer, precision)
 
 
 def _put_together(
@@ -137,7 +169,7 @@ def _put_together(
     beats: BeatsSettings | None,
     llm: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    dtype: torch.dtype,
+    precision: dict[str, torch.dtype | str],
 ) -> tuple[SalmonnForConditionalGeneration, SalmonnProcessor]:
     """A model around the LLM; all else of it is untrained."""
     end = tokenizer.eos_token_id
@@ -169,9 +201,14 @@ def _put_together(
         eos_token_id=end,
         prompt=settings.prompt.model_dump(),
     )
-    with default_dtype(dtype):
+    with default_dtype(precision["encoder"]):
         model = SalmonnForConditionalGeneration(config, llm)
-    return model.to(dtype).eval(), SalmonnProcessor(tokenizer, config)
+    model.connector.to(precision["connector"])
+    if model.beats is not None:
+        model.beats.to(precision["beats"])
+    if isinstance(precision["llm"], torch.dtype):
+        model.llm.to(precision["llm"])  # adapters too
+    return model.eval(), SalmonnProcessor(tokenizer, config)
 
 
 @contextmanager

@@ -119,7 +119,7 @@ class Connector(nn.Module):
 
     def forward(self, states: AudioStates) -> Tensor:
         """Audio tokens (N, H) of all clips, one after the other; clip b has `windows(frames_B[b])` of them."""
-        frames_B = states.frames_B
+        frames_B, states = states.frames_B, states.to(states.frames_B.device, self.query.dtype)
         parts = [(self.ln_speech(states.speech_BTD), frames_B)]
         if self.ln_audio is not None:
             parts.append((self.ln_audio(states.sound_BTD), states.sound_frames_B))

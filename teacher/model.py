@@ -153,7 +153,12 @@ def supervised(labels_BT: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def merge_lora(model: SalmonnForConditionalGeneration) -> None:
-    """Folds the LoRA updates into the LLM's own weights, in place; the model is then without adapters."""
+    """Folds the LoRA updates into the LLM's own weights, in place; the model is then without adapters.
+
+    A quantised LLM keeps them: rounding the sum again would lose what was learnt.
+    """
+    if getattr(model.llm, "is_quantized", False):
+        return
     for name, layer in list(model.llm.named_modules()):
         if isinstance(layer, LoraLayer):
             layer.merge()

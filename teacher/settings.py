@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from data.settings import Settings
 from teacher.beats import BeatsSettings
 
+Dtype = Literal["fp32", "bf16", "fp16"]
+
 
 class QFormerSettings(Settings):
     """Sizes of the Q-Former."""
@@ -49,6 +51,17 @@ class PromptSettings(Settings):
         return self
 
 
+class PrecisionSettings(Settings):
+    """Precision of single parts in caching and scoring, where it is not `dtype`."""
+
+    encoder: Dtype | None = Field(None, description="of Whisper; null: dtype")
+    beats: Dtype | None = Field(None, description="of BEATs; null: dtype")
+    connector: Dtype | None = Field(None, description="of norms, Q-Former and projection; null: dtype")
+    llm: Dtype | Literal["int8", "int4"] | None = Field(
+        None, description="of the language model; int8 and int4 (NF4) by bitsandbytes, on CUDA; null: dtype"
+    )
+
+
 class ShapeSettings(Settings):
     """Published layer sizes of the parts, from which they are built untrained where nothing was downloaded."""
 
@@ -79,7 +92,8 @@ class ModelSettings(Settings):
     random_weights: bool = Field(
         False, description="build the parts untrained, to try memory and speed; what --random-weights sets"
     )
-    dtype: Literal["fp32", "bf16", "fp16"] = Field("bf16", description="precision of caching and scoring")
+    dtype: Dtype = Field("bf16", description="precision of caching and scoring")
+    precision: PrecisionSettings = PrecisionSettings()
     qformer: QFormerSettings = QFormerSettings()
     window_frames: int = Field(17, ge=1, description="encoder frames (20 ms) heard by one query")
     window_stride: int = Field(17, ge=1, description="encoder frames between windows")

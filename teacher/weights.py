@@ -94,19 +94,20 @@ def copy_exactly(own: dict[str, Tensor], tensors: dict[str, Tensor], source: str
         own[key].copy_(value)
 
 
-def load_pretrained(kind: type, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+def load_pretrained(kind: type, folder: Path, dtype: torch.dtype, **options: object) -> PreTrainedModel:
     """A model from its Hugging Face folder, all of whose weights are there (transformers would make some up).
 
     Args:
         kind: `SalmonnForConditionalGeneration`, or `AutoModelForCausalLM`.
         folder: What `save_pretrained` wrote.
         dtype: Of the parameters.
+        options: Handed on to `from_pretrained`.
 
     Raises:
         InputError: The folder's files are broken, or of another model.
     """
     try:
-        model, report = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+        model, report = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{folder}: not a model that can be read ({reason}); make or fetch it again") from error

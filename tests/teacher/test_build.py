@@ -163,6 +163,26 @@ def test_any_recipe_is_built_at_its_shapes_without_a_download(tiny_recipe, waves
             build_teacher(read_recipe(tiny_recipe, [*overrides, f"teacher.shapes={bad}"]).teacher)
 
 
+def test_each_part_has_its_precision(tiny_recipe, tiny_salmonn, waves):
+    whole, processor = tiny_salmonn()
+    parts = ("teacher.dtype=bf16", "teacher.precision.encoder=fp32", "teacher.precision.connector=fp32")
+    mixed, _ = tiny_salmonn(*parts)
+    dtypes = {name: {p.dtype for p in part.parameters()} for name, part in mixed.named_children()}
+    fp32, bf16 = {torch.float32}, {torch.bfloat16}
+    assert dtypes == {"encoder": fp32, "beats": bf16, "connector": fp32, "llm": bf16}
+    batch = processor([Clip(waves[0], "transcribe", "press one")])
+    with torch.no_grad():
+        torch.testing.assert_close(mixed(batch).loss, whole(batch).loss, atol=0.05, rtol=0.05)
+    settings = read_recipe(tiny_recipe, [*parts, "teacher.weights=null"]).teacher
+    assert {p.dtype for p in build_teacher(settings, torch.float32)[0].parameters()} == fp32
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without CUDA")
+def test_a_quantised_llm_needs_a_gpu(tiny_recipe):
+    with pytest.raises(InputError, match=r"precision.llm: int4 needs a CUDA device and the package bits"):
+        build_teacher(settings_of(tiny_recipe, "teacher.precision.llm=int4"))
+
+
 def test_a_tokenizer_of_another_model_is_refused(tiny_recipe, tiny_weights, tmp_path):
     shutil.copytree(tiny_weights / "llm", tmp_path / "llm")
     config = json.loads((tmp_path / "llm" / "config.json").read_text())
