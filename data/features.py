@@ -24,7 +24,7 @@ class Features:
     """The features of a batch of clips.
 
     Args:
-        mel_BMT: Log-mel features, zeros past each clip's end.
+        mel_BMT: Log-mel features, zeros past each clip's end and margin.
         mel_frames_B: Frames of each clip that become audio tokens.
         fbank_BTF: Normalised filter banks, where the model has BEATs; zeros past each clip's end.
         fbank_frames_B: Real frames of them.

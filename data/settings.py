@@ -3,7 +3,7 @@
 import difflib
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -18,12 +18,19 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, alone, optional or in a list; None where it holds a plain value."""
+    candidates = [annotation, *get_args(annotation)]
+    # On Python 3.10 `tuple[str, ...]` passes for a class, but is none.
+    classes = [c for c in candidates if isinstance(c, type) and get_origin(c) is None]
+    return next((c for c in classes if issubclass(c, BaseModel)), None)
+
+
 def _known_keys(model: type[BaseModel], path: tuple) -> list[str]:
     """Field names of the section that `path` (of a validation error) lies in."""
     for step in path[:-1]:
         field = model.model_fields.get(step) if isinstance(step, str) else None
-        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else [model]
-        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
+        model = (field and section_of(field.annotation)) or model
     return list(model.model_fields)
 
 

@@ -72,7 +72,7 @@ def evaluate(recipe: Recipe, which: str, folder: Path | None = None) -> dict:
         "parts": parts,
         "weight_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
         "device": model.device.type,
-        "dtype": recipe.teacher.dtype,
+        "dtype": recipe.teacher.dtype if folder else recipe.teacher.precision_shown(),
     }
     del model
     with written_whole(recipe.results_dir / "recipe.json") as path:
@@ -86,7 +86,8 @@ def evaluate(recipe: Recipe, which: str, folder: Path | None = None) -> dict:
 
 def _shown(recipe: Recipe, folder: Path | None) -> str:
     """The checkpoint as a reader elsewhere can make sense of it."""
-    path = folder or (resolve(recipe.teacher.weights) if recipe.teacher.weights else Path("untrained"))
+    weights = None if recipe.teacher.random_weights else recipe.teacher.weights
+    path = folder or (resolve(weights) if weights else Path("untrained"))
     return str(path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path)
 
 

@@ -100,7 +100,7 @@ class Trainer:
         optimizer = torch.optim.AdamW(groups, betas=recipe.train.betas, fused=True)
         try:
             self.engine, self.optimizer, *_ = deepspeed.initialize(
-                model=objective, optimizer=optimizer, config=recipe.deepspeed, dist_init_required=False
+                model=objective, optimizer=optimizer, config=_deepspeed_config(recipe), dist_init_required=False
             )
         except (DeepSpeedConfigError, ValidationError, AssertionError) as error:
             raise InputError(f"deepspeed section of the recipe: DeepSpeed refuses it ({error})") from error
@@ -305,6 +305,15 @@ class Trainer:
             os.replace(temporary, folder)
         dist.barrier()
         return folder
+
+
+def _deepspeed_config(recipe: Recipe) -> dict:
+    """The recipe's own block; TensorBoard, where it is on, writes beside the run unless it names another place."""
+    config = dict(recipe.deepspeed)
+    if config.get("tensorboard", {}).get("enabled"):
+        beside = {"output_path": str(recipe.run_dir / "tensorboard"), "job_name": "log"}
+        config["tensorboard"] = beside | config["tensorboard"]
+    return config
 
 
 def _cached_rows(rows: list[Row], cache: CacheReader, folder: str) -> list[Row]:

@@ -93,5 +93,8 @@ def parameter_counts(model: torch.nn.Module) -> dict[str, int]:
     counts = {name: 0 for name, part in model.named_children() if any(True for _ in part.parameters())}
     counts["embeddings"] = 0
     for name, parameter in model.named_parameters():
-        counts["embeddings" if id(parameter) in embeddings else name.split(".")[0]] += parameter.numel()
+        # Four-bit weights are packed two to a byte; their shape stands beside them.
+        packed = getattr(parameter, "quant_state", None)
+        number = parameter.numel() if packed is None else packed.shape.numel()
+        counts["embeddings" if id(parameter) in embeddings else name.split(".")[0]] += number
     return counts

@@ -167,9 +167,14 @@ def recipe_parser(about: str) -> ArgumentParser:
 
 
 def recipe_of(arguments: Namespace) -> Recipe:
-    """The recipe that a command was given."""
-    random_weights = ["teacher.random_weights=true"] if arguments.random_weights else []
-    return read_recipe(arguments.config, [*arguments.set, *random_weights])
+    """The recipe that a command was given; one at random weights keeps its runs and its cache apart."""
+    recipe = read_recipe(arguments.config, arguments.set)
+    if not arguments.random_weights:
+        return recipe
+    apart = [f"name={recipe.name}_random", "teacher.random_weights=true"]
+    if recipe.cache:
+        apart.append(f"cache.folder={recipe.cache.folder}_random")
+    return read_recipe(arguments.config, [*arguments.set, *apart])
 
 
 def read_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:

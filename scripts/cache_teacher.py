@@ -26,13 +26,14 @@ def main() -> None:
         raise InputError(f"{arguments.config}: the recipe has no cache section; there is nothing to cache")
     require_inputs(recipe, [recipe.data.train])
     prepare_process()
+    device = pick_device(arguments.local_rank)
     model, processor = build_teacher(recipe.teacher)
     merge_lora(model)
     rows = read_rows(recipe, recipe.data.train)
     settings = (recipe.teacher, recipe.cache, recipe.generation, recipe.data.prompts)
     identity = cache_identity(*settings, rows, processor)
     fill_cache(
-        model.to(pick_device(arguments.local_rank)),
+        model.to(device),
         processor,
         rows,
         recipe.data.prompts,

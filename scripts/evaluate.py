@@ -26,8 +26,10 @@ def main() -> None:
     prepare_process()
     evaluate(recipe, arguments.model, arguments.checkpoint and arguments.checkpoint.resolve())
     for name in ("steps.jsonl", "validation.jsonl"):
-        if arguments.model == "student" and (recipe.run_dir / name).is_file():
-            shutil.copy(recipe.run_dir / name, recipe.results_dir / name)
+        if arguments.model == "student":
+            (recipe.results_dir / name).unlink(missing_ok=True)  # of an earlier run
+            if (recipe.run_dir / name).is_file():
+                shutil.copy(recipe.run_dir / name, recipe.results_dir / name)
     print_table(write_report(recipe.results_dir))
     print(f"written: {recipe.results_dir}/report.json, report.md, report.png")
 

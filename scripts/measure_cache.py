@@ -39,15 +39,17 @@ TOP_P, TOP_K, DRAWS = (0.9, 0.99, 0.999, 0.9999), (8, 32, 64, 128), (12, 50)
 
 @torch.no_grad()
 def logits_of(model: SalmonnForConditionalGeneration, processor: SalmonnProcessor, rows: list, prompts: dict) -> Tensor:
-    """Logits (N, V) at the supervised positions of all rows."""
-    parts = []
+    """Logits (N, V) at the supervised positions of all rows, row after row whatever the batches."""
+    parts: dict[int, Tensor] = {}
     for batch_rows in batches_by_length(processor.seconds(rows), 120):
         clips = [Clip(load_audio(rows[i].path), instruction(prompts, rows[i].task), rows[i].text) for i in batch_rows]
         batch = processor(clips).to(model.device)
         positions, _ = supervised(batch.labels_BT)
         hidden_ND = model.hidden(batch).flatten(0, 1)[positions]
-        parts.append(model.llm.get_output_embeddings()(hidden_ND).float().cpu())
-    return torch.cat(parts)
+        logits_NV = model.llm.get_output_embeddings()(hidden_ND).float().cpu()
+        lengths = (batch.labels_BT != -100).sum(1).tolist()
+        parts |= zip(batch_rows, logits_NV.split(lengths), strict=True)
+    return torch.cat([parts[i] for i in range(len(rows))])
 
 
 def bytes_a_token(targets: SparseTargets) -> float:

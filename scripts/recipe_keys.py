@@ -4,26 +4,28 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_origin
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from pydantic import BaseModel
 
 from data.errors import run_cli
+from data.settings import section_of
 from distill.recipe import Recipe
 
 
 def keys(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, str]]:
     """Each key of a section and of the sections in it, with its meaning."""
     for name, field in model.model_fields.items():
-        types = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        section = next((kind for kind in types if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        section = section_of(field.annotation)
         if section:
             name += "[]" if str(field.annotation).startswith("tuple") else ""
             yield f"{above}{name}", field.description or section.__doc__.splitlines()[0]
             yield from keys(section, f"{above}{name}.")
         else:
-            kind = field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation)
+            plain = isinstance(field.annotation, type) and get_origin(field.annotation) is None
+            kind = field.annotation.__name__ if plain else str(field.annotation)
             default = "" if field.is_required() else f", default {json.dumps(field.default)}"
             yield f"{above}{name}", f"{field.description} ({kind.replace('typing.', '')}{default})"
 

@@ -21,4 +21,5 @@ for zero in 1 2 3; do
     curves+=("ZeRO $zero=runs/zero_curves/zero_$zero")
 done
 train two_ranks 1 2 --num_gpus 2
-python scripts/report.py --curves "${curves[@]}" "ZeRO 2, two ranks=runs/zero_curves/two_ranks" --out results/zero_curves.md
+curves+=("ZeRO 2, two ranks=runs/zero_curves/two_ranks")
+python scripts/report.py --curves "${curves[@]}" --out results/zero_curves.md

@@ -81,6 +81,8 @@ def shrink(
     values["qformer"] = settings.qformer.model_dump()
     values["margin_s"] = settings.margin_s
     values["reference_padding"] = False
+    if settings.beats and not values["beats_config"]:
+        raise InputError("student.beats: the teacher has no BEATs to keep; set it to false")
     if not settings.beats:
         values["beats_config"] = None
     values["lora"] = None

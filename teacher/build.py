@@ -151,8 +151,14 @@ def _build_untrained(
     if not isinstance(precision["llm"], torch.dtype):
         raise InputError("--random-weights: an untrained LLM is not quantised; set teacher.precision.llm=null")
     try:
-        encoder = WhisperConfig(**settings.shapes.encoder)
         config = AutoConfig.for_model(**settings.shapes.llm)
+        for name, stated, known in (
+            ("encoder", settings.shapes.encoder, WhisperConfig()),
+            ("llm", settings.shapes.llm, type(config)()),
+        ):
+            if unknown := sorted(stated.keys() - known.to_dict().keys() - {"rope_theta", "rope_scaling"}):
+                raise InputError(f"teacher.shapes.{name}: no size of such a model: {', '.join(unknown)}")
+        encoder = WhisperConfig(**settings.shapes.encoder)
     except (TypeError, ValueError) as error:
         raise InputError(f"teacher.shapes: {str(error).splitlines()[0]}") from error
     beats = settings.shapes.beats if settings.beats else None

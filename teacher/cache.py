@@ -3,6 +3,7 @@
 Letters: B clips, N rows (audio tokens, or supervised positions, of all clips), V vocabulary.
 """
 
+import sys
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from data.audio import SAMPLE_RATE, load_audio
 from data.batches import batches_by_length
 from data.cache import CachedRow, CacheIdentity, SparseTargets, hash_of, sparsify
+from data.cache_files import read_failed
 from data.cache_writer import CacheWriter
 from data.errors import InputError
 from data.manifest import Row
@@ -54,7 +56,9 @@ def cache_identity(
         tokenizer=hash_of(sorted(processor.tokenizer.get_vocab().items())),
         prompts=hash_of({task: list(wordings) for task, wordings in prompts.items()}),
         audio=hash_of([[row.id, row.path.name, row.task, row.text, round(row.duration_s, 3)] for row in rows]),
-        targets=hash_of([cache.targets, cache.top_p, cache.top_k, generation.model_dump(exclude={"max_seconds"})]),
+        targets=hash_of(
+            [cache.model_dump(exclude={"folder", "max_failed"}), generation.model_dump(exclude={"max_seconds"})]
+        ),
     )
 
 
@@ -74,7 +78,8 @@ def fill_cache(
 
     Each clip is decoded and encoded once: its audio tokens serve the hypothesis and every teacher-forced text. Batches
     are made of all rows, whatever is done already and however many ranks share them: so a row's numbers, down to the
-    rounding of the batch that it is computed in, do not depend on interruptions or ranks.
+    rounding of the batch that it is computed in, do not depend on interruptions or ranks (on one kind of device, with
+    as many threads).
 
     Raises:
         InputError: More than `cache.max_failed` of the rows cannot be read, or the folder holds another cache.
@@ -87,10 +92,11 @@ def fill_cache(
     share = batches[rank::world]
     missing = [[row for row in batch if row.id not in done] for batch in share]
     progress = Progress("teacher cache", sum(map(len, missing)), quiet=rank > 0)
-    most_failed = cache.max_failed * sum(map(len, share))
     failed, heard_s = 0, 0.0
     with writer:
         for batch, wanted in zip(share, missing, strict=True):
+            if not wanted:
+                continue
             waves = {}
             # Those that are there already are heard again only beside one that is not.
             for row in sorted(batch, key=lambda row: row.id in done):
@@ -101,12 +107,7 @@ def fill_cache(
                 except InputError as error:
                     writer.fail(row.id, str(error))
                     failed += 1
-                    if failed > most_failed:
-                        raise InputError(
-                            f"{failed} of {sum(map(len, share))} rows cannot be read, more than cache.max_failed "
-                            f"({cache.max_failed}), the last of them {error}; "
-                            f"all are in {resolve(cache.folder)}/failed.jsonl"
-                        ) from error
+                    _check_failed(failed, len(rows), cache, error, rank)
             heard = [row for row in batch if row.id in waves]
             if heard:
                 clips = [waves[row.id] for row in heard]
@@ -115,6 +116,20 @@ def fill_cache(
                         writer.add(cached)
                 heard_s += sum(map(len, clips)) / SAMPLE_RATE
             progress.add(len(wanted), heard_s)
+
+
+def _check_failed(failed: int, rows: int, cache: CacheSettings, last: InputError, rank: int) -> None:
+    """Stops a run in which too much cannot be read, whichever ranks met it."""
+    folder = resolve(cache.folder)
+    failed = max(failed, len(read_failed(folder)))
+    if failed > cache.max_failed * rows:
+        message = (
+            f"{failed} of {rows} rows cannot be read, more than cache.max_failed ({cache.max_failed}), "
+            f"the last of them {last}; all are in {folder}/failed.jsonl"
+        )
+        if rank > 0:  # the other ranks need not have met it
+            print(f"error: {message}", file=sys.stderr, flush=True)
+        raise InputError(message) from last
 
 
 @torch.no_grad()
@@ -128,7 +143,7 @@ def _cache_batch(
     generation: GenerationSettings,
 ) -> list[CachedRow]:
     wordings = [instruction(prompts, row.task, row.id) for row in rows]
-    features = processor.features(waves)
+    features = processor.features(waves).to(model.device)
 
     def lay_out(texts: list[str | None]) -> Batch:
         return processor.lay_out(features, wordings, texts).to(model.device)
@@ -148,7 +163,7 @@ def _cache_batch(
             reference=row.text,
             hypothesis=text,
             hypothesis_logp=logp,
-            hypothesis_wer=word_error_rate(row.text, text),
+            hypothesis_wer=word_error_rate(row.text, text) if row.task == "asr" else None,
             targets={kind: targets[kind][i] for kind in cache.targets},
         )
         for i, (row, wording, (text, logp)) in enumerate(zip(rows, wordings, written, strict=True))

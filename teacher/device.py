@@ -16,7 +16,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 def pick_device(local_rank: int = -1) -> torch.device:
     """This process's accelerator (DeepSpeed's choice), or the CPU."""
     name = get_accelerator().device_name()
-    return torch.device("cpu") if name == "cpu" else torch.device(name, max(local_rank, 0))
+    if name == "cpu":
+        return torch.device("cpu")
+    # Libraries that place weights themselves (bitsandbytes) take the current device.
+    get_accelerator().set_device(max(local_rank, 0))
+    return torch.device(name, max(local_rank, 0))
 
 
 def prepare_process() -> None:

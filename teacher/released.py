@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from data.errors import InputError
@@ -21,7 +22,8 @@ _PREFIXES = (
     ("speech_llama_proj.", "connector.proj."),
     ("llama_model.base_model.model.", "llm."),
 )
-_UNUSED = {"speech_Qformer.bert.embeddings.position_ids"}  # of BERT's text input, which a Q-Former has not
+# Buffers: positions of BERT's text input, which a Q-Former has not, and rotary frequencies, which follow from the sizes.
+_UNUSED = ("speech_Qformer.bert.embeddings.position_ids", ".rotary_emb.inv_freq")
 _SHARED_BIAS = re.compile(r"(beats\.)?encoder\.layers\.\d+\.self_attn\.relative_attention_bias\.weight")
 # What a BEATs may be in its published code but never was in a released checkpoint.
 _BEATS_FIXED = {
@@ -42,6 +44,8 @@ def read_checkpoint(path: Path) -> dict:
         # Files of before 2020 are no zip archives, and cannot be mapped.
         values = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
+        if not zipfile.is_zipfile(path) and path.read_bytes()[:1] != b"\x80":
+            raise InputError(f"{path}: not a PyTorch file at all; fetch it again") from error
         raise InputError(
             f"{path}: refused, because it holds more than tensors and plain containers, which could run code when it "
             "is read; take the file from its publisher, or save its tensors alone"
@@ -71,7 +75,7 @@ def salmonn_tensors(path: Path) -> dict[str, Tensor]:
     """
     tensors = {}
     for key, tensor in _model_of(path).items():
-        if key in _UNUSED:
+        if key.endswith(_UNUSED):
             continue
         if key.startswith("beats.") and _SHARED_BIAS.fullmatch(key):
             tensors["beats.relative_bias.weight"] = tensor
@@ -97,7 +101,10 @@ def beats_settings(path: Path) -> BeatsSettings:
     for name, value in _BEATS_FIXED.items():
         if stated.get(name, value) != value:
             raise InputError(f"{path}: a BEATs of {name} {stated[name]}; only {value} is known here")
-    return BeatsSettings(**{name: stated[name] for name in BeatsSettings.model_fields if name in stated})
+    try:
+        return BeatsSettings(**{name: stated[name] for name in BeatsSettings.model_fields})
+    except (KeyError, ValidationError) as error:
+        raise InputError(f"{path}: 'cfg' does not state the sizes of a BEATs ({str(error).splitlines()[0]})") from error
 
 
 def beats_tensors(path: Path) -> dict[str, Tensor]:

@@ -52,7 +52,7 @@ class PromptSettings(Settings):
 
 
 class PrecisionSettings(Settings):
-    """Precision of single parts in caching and scoring, where it is not `dtype`."""
+    """Precision of single parts where it is not `dtype`, when the teacher is built from its parts to cache or score."""
 
     encoder: Dtype | None = Field(None, description="of Whisper; null: dtype")
     beats: Dtype | None = Field(None, description="of BEATs; null: dtype")
@@ -104,3 +104,8 @@ class ModelSettings(Settings):
     lora: LoraSettings | None = LoraSettings()
     prompt: PromptSettings = PromptSettings()
     end_symbol: str | None = Field(None, description="token that ends a text; null: the tokenizer's end of sequence")
+
+    def precision_shown(self) -> str:
+        """The precision of the model, and of the parts that have another one."""
+        other = [f"{part} {name}" for part, name in self.precision if name not in (None, self.dtype)]
+        return ", ".join([self.dtype, *other])

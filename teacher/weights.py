@@ -111,8 +111,9 @@ def load_pretrained(kind: type, folder: Path, dtype: torch.dtype, **options: obj
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{folder}: not a model that can be read ({reason}); make or fetch it again") from error
-    if missing := sorted(report["missing_keys"]):
-        raise InputError(f"{folder}: {len(missing)} weights are missing, such as {missing[0]}; make or fetch it again")
+    for kind_of, what in (("missing_keys", "missing"), ("unexpected_keys", "of no part of this model")):
+        if keys := sorted(report[kind_of]):
+            raise InputError(f"{folder}: {len(keys)} weights are {what}, such as {keys[0]}; make or fetch it again")
     return model
 
 

@@ -13,7 +13,8 @@ SIZES = {
     "num_buckets": 32,
     "max_distance": 40,
 }
-CFG = SIZES | {"layer_norm_first": False, "activation_fn": "gelu", "dropout": 0.1, "predictor_class": 527}
+CFG = SIZES | {"input_patch_size": 16, "conv_bias": False, "deep_norm": True}
+CFG |= {"layer_norm_first": False, "activation_fn": "gelu", "dropout": 0.1, "predictor_class": 527}
 
 
 def released_beats(model):
@@ -43,7 +44,10 @@ def released_salmonn(trained):
         "connector.proj.": "speech_llama_proj.",
         "llm.": "llama_model.base_model.model.",
     }
-    tensors = {"speech_Qformer.bert.embeddings.position_ids": torch.arange(512)[None]}
+    tensors = {
+        "speech_Qformer.bert.embeddings.position_ids": torch.arange(512)[None],
+        "llama_model.base_model.model.model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
+    }
     for key, value in trained.items():
         ours = next(name for name in names if key.startswith(name))
         theirs = names[ours] + key.removeprefix(ours).replace("attention.attention.", "attention.self.")

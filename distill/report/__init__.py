@@ -92,43 +92,39 @@ def read_metrics(path: Path) -> dict:
     return metrics
 
 
-def read_validation(path: Path) -> list[dict]:
-    """The training's looks at the held-out sets, in order; empty where there are none.
-
-    Raises:
-        InputError: A line is not a JSON object with a step and a set.
-    """
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], start=1):
-        try:
-            row = json.loads(line)
-            row["step"], row["set"]
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{path}, line {number}: not a JSON object with a step and a set: {line[:60]}") from None
-        rows.append(row)
-    return rows
-
-
 def read_steps(path: Path) -> list[dict]:
     """The training's log, a row a step in order; empty where there is none.
 
-    A run that was interrupted logs some steps twice and may end in half a line: of a step the later row counts, and
-    half a line does not.
+    A run that was interrupted logs some steps twice: of a step the later row counts.
 
     Raises:
         InputError: A line before the last is not a JSON object with a step.
     """
-    if not path.is_file():
-        return []
-    by_step, lines = {}, path.read_text(encoding="utf-8").splitlines()
+    by_step = {int(row["step"]): row for row in _log(path, "step")}
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def read_validation(path: Path) -> list[dict]:
+    """The training's looks at the held-out sets, in order; empty where there are none.
+
+    Raises:
+        InputError: A line before the last is not a JSON object with a step and a set.
+    """
+    return _log(path, "step", "set")
+
+
+def _log(path: Path, *keys: str) -> list[dict]:
+    """The lines of a log; a run that was killed may leave half a line at its end, which does not count."""
+    rows, lines = [], path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            by_step[int(row["step"])] = row
+            rows.append({key: row[key] for key in keys} | row)
         except (ValueError, KeyError, TypeError):
             if number < len(lines):
-                raise InputError(f"{path}, line {number}: not a JSON object with a step: {line[:60]}") from None
-    return [by_step[step] for step in sorted(by_step)]
+                wanted = " and a ".join(keys)
+                raise InputError(f"{path}, line {number}: not a JSON object with a {wanted}: {line[:60]}") from None
+    return rows
 
 
 def _notes(teacher: dict, student: dict) -> list[str]:

@@ -4,6 +4,7 @@ Two arms that share a seed share data order and initialisation, so the paired di
 difference of the means; with three seeds it is a hint, not a proof, and the table shows every run.
 """
 
+import json
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -57,18 +58,37 @@ def ablation_page(arms: dict[str, list[dict]]) -> str:
             line += [_spread(amounts, digits), MISSING if arm == baseline else _spread(paired, digits, sign="+")]
             every_run.append((arm, name, *(MISSING if x is None else f"{x:.{digits}f}" for x in amounts)))
         summary.append(line)
+    numbers = [_recipe(run).get("seed", i) for i, run in enumerate(arms[baseline])]
     return (
         "\n\n".join(
             [
                 "# Ablation",
-                f"Mean ± standard deviation over seeds ({seeds}), and the difference to `{baseline}` paired by seed.",
+                f"Mean ± sample standard deviation over seeds ({seeds}; no interval), and the difference to "
+                f"`{baseline}` paired by seed. WER and cross-entropy (nats a token, on the validation clips at the "
+                "last step): lower is better. CIDEr-D: higher is better.",
+                *filter(None, (_what_it_is(arm, runs[0]) for arm, runs in arms.items())),
                 markdown(header, summary),
                 "Every run:",
-                markdown(("arm", "", *(f"seed {i + 1}" for i in range(seeds))), every_run),
+                markdown(("arm", "", *(f"seed {number}" for number in numbers)), every_run),
             ]
         )
         + "\n"
     )
+
+
+def _recipe(run: dict) -> dict:
+    return run.get("recipe_as_run", {})
+
+
+def _what_it_is(arm: str, run: dict) -> str:
+    """The arm's last stage, from the recipe that it was run with."""
+    if not (recipe := _recipe(run)):
+        return ""
+    stage = recipe["train"]["stages"][-1]
+    losses = " + ".join(f"{weight:g} {name}" for name, weight in stage["losses"].items() if weight)
+    start = (recipe["student"] or {}).get("weights")
+    start = f"from `{Path(start).parts[-2].rpartition('_')[0]}` of its seed, " if start else ""
+    return f"`{arm}`: {losses}; {start}{stage['steps']} steps on `{Path(recipe['data']['train']).name}`."
 
 
 def _read_run(folder: Path) -> dict:
@@ -76,7 +96,11 @@ def _read_run(folder: Path) -> dict:
     if not (folder / "metrics.json").is_file():
         folder = folder / "student"
     rows = read_validation(folder.parent / "validation.jsonl")
-    return read_metrics(folder / "metrics.json") | {"validation": {row["set"]: row for row in rows}}
+    recipe = folder.parent / "recipe.json"
+    return read_metrics(folder / "metrics.json") | {
+        "validation": {row["set"]: row for row in rows},
+        "recipe_as_run": json.loads(recipe.read_text(encoding="utf-8")) if recipe.is_file() else {},
+    }
 
 
 def _scaled(run: dict, key: str, factor: float) -> float | None:

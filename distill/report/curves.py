@@ -1,9 +1,9 @@
 """Loss curves that should be one: the same run under several launchers or ZeRO stages, step by step."""
 
-import json
 from pathlib import Path
 
 from data.errors import InputError
+from distill.report import read_steps
 from distill.report.table import markdown
 
 
@@ -21,7 +21,7 @@ def read_curves(arguments: list[str]) -> dict[str, list[float]]:
             raise InputError(f"--curves {argument}: write NAME=RUN_FOLDER, each name once")
         if not path.is_file():
             raise InputError(f"--curves {argument}: {path} is not there; train the run first")
-        curves[name] = [json.loads(line)["loss"] for line in path.read_text().splitlines()]
+        curves[name] = [row["loss"] for row in read_steps(path)]
     lengths = {name: len(losses) for name, losses in curves.items()}
     if len(set(lengths.values())) > 1 or not all(lengths.values()):
         raise InputError(f"--curves: the runs must have the same steps, not {lengths}")

@@ -101,7 +101,7 @@ def _validation(axes: Axes, rates: list[dict]) -> None:
     """Word error rate of the few clips that training looks at now and then."""
     for name in dict.fromkeys(row["set"] for row in rates):
         points = [(row["step"], 100 * row["wer"]) for row in rates if row["set"] == name]
-        axes.plot(*zip(*points, strict=True), "o-", color=COLOURS["student"], lw=1.4, ms=4, label=name)
+        axes.plot(*zip(*points, strict=True), "o-", lw=1.4, ms=4, label=name)
     axes.set_ylim(0)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("validation WER, %")

@@ -50,6 +50,7 @@ ROWS = [
     Row("parameters, million", "parameters", _in(1e6)),
     Row("- outside embeddings", "parameters_without_embeddings", _in(1e6)),
     Row("encoder layers", "encoder_layers", _in(1, 0)),
+    Row("LLM layers", "llm_layers", _in(1, 0)),
     Row("weights, MB", "weight_bytes", _in(1e6)),
     Row("peak memory, MiB", "peak_memory_bytes", _in(2**20)),
     Row("TTFT, ms", "ttft_s", _in(1e-3)),

@@ -224,8 +224,14 @@ def test_validation_is_drawn_and_stands_in_the_ablation(folder):
     (folder / "steps.jsonl").write_text('{"step": 1, "loss": 3}\n{"step": 2, "loss": 2}\n', encoding="utf-8")
     write_report(folder)
     assert read_validation(folder / "validation.jsonl") == rows
+    stage = {"losses": {"ce": 0.2, "kd": 0.8, "ctc": 0}, "steps": 7}
+    recipe = {"seed": 5, "data": {"train": "x/rows.json"}, "student": None, "train": {"stages": [stage]}}
+    (folder / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
     page = ablation_page(read_arms([f"ce={folder}", f"kd={folder}"]))
+    assert "`kd`: 0.2 ce + 0.8 kd; 7 steps on `rows.json`." in page and "| seed 5 |" in page
     assert "cross-entropy, valid_asr" in page and "| kd | cross-entropy, valid_asr | 1.000 |" in page
-    (folder / "validation.jsonl").write_text(lines + "{", encoding="utf-8")
+    (folder / "validation.jsonl").write_text(lines + "{", encoding="utf-8")  # a run that was killed
+    assert read_validation(folder / "validation.jsonl") == rows
+    (folder / "validation.jsonl").write_text(lines + "{}\n{", encoding="utf-8")
     with pytest.raises(InputError, match=r"validation.jsonl, line 3: not a JSON object with a step and a set"):
         write_report(folder)

@@ -136,7 +136,7 @@ def test_a_recipe_is_tried_at_random_weights(command, tiny_recipe, tmp_path):
     arguments = ["--config", tiny_recipe, "--random-weights", "--set", shapes, *gone]
     status, _, err = command("scripts/cache_teacher.py", *arguments)
     assert status == 0, err
-    assert CacheReader(tmp_path / "cache").stats().rows == 12
+    assert CacheReader(tmp_path / "cache_random").stats().rows == 12
     status, out, err = command("scripts/evaluate.py", *arguments, "--model", "teacher")
     assert status == 0, err
-    assert "WER" in out
+    assert "WER" in out and (tmp_path / "results" / "tiny_random" / "teacher" / "metrics.json").is_file()

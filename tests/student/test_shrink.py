@@ -59,6 +59,8 @@ def test_beats_is_kept_or_its_columns_are_left_out(tiny_salmonn, waves, tmp_path
     own, whole = (model.connector.get_parameter(name) for model in (deaf, teacher))
     assert torch.equal(own, whole[:, :width]) and whole.shape[1] > width
     assert deaf(batch).logits.isfinite().all()
+    with pytest.raises(InputError, match=r"student.beats: the teacher has no BEATs"):
+        shrink(deaf, some(encoder_layers=(0,), beats=True))
 
 
 def test_the_layers_that_are_named_are_kept_in_order(tiny_teacher):

@@ -158,7 +158,12 @@ def test_any_recipe_is_built_at_its_shapes_without_a_download(tiny_recipe, waves
     other = read_recipe(tiny_recipe, [*overrides, "teacher.shapes.llm.num_hidden_layers=3"]).teacher
     assert weights_hash(settings) == weights_hash(settings) != weights_hash(other)
     unknown = json.dumps(SHAPES | {"llm": {"model_type": "no"}})
-    for bad, message in (("null", "states no teacher.shapes"), (unknown, "teacher.shapes: ")):
+    misspelt = json.dumps(SHAPES | {"encoder": {"d_modle": 3}})
+    for bad, message in (
+        ("null", "states no teacher.shapes"),
+        (unknown, "teacher.shapes: "),
+        (misspelt, r"teacher.shapes.encoder: no size of such a model: d_modle"),
+    ):
         with pytest.raises(InputError, match=message):
             build_teacher(read_recipe(tiny_recipe, [*overrides, f"teacher.shapes={bad}"]).teacher)
 

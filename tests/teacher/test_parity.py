@@ -56,10 +56,21 @@ def test_a_fixture_that_lacks_a_part_is_refused(fixture_folder):
 
 
 def test_what_is_not_finite_or_of_another_shape_is_infinitely_far():
-    parity = Parity()
+    parity, nan, far = Parity(), torch.tensor([float("nan")]), float("inf")
     parity.add("logits", torch.zeros(2), torch.full((2,), 1e-4))
-    assert parity.ok
-    parity.add("whisper", torch.tensor([float("nan")]), torch.zeros(1))
+    parity.add("whisper", nan, torch.zeros(1))
+    parity.add("loss", torch.zeros(1), nan)
     parity.add("beats", torch.zeros(2), torch.zeros(3))
-    assert parity.differences == {"logits": pytest.approx(1e-4), "whisper": float("inf"), "beats": float("inf")}
-    assert not parity.ok
+    assert parity.differences == {"logits": pytest.approx(1e-4), "whisper": far, "loss": far, "beats": far}
+
+
+def test_what_was_not_compared_is_not_parity():
+    parity = Parity()
+    for stage in TOLERANCES:
+        assert not parity.ok
+        if stage != "beats":
+            parity.add(stage, torch.zeros(1), torch.zeros(1))
+    for name in ("labels", "generate_beam1", "generate_beam4"):
+        assert not parity.ok
+        parity.same(name, torch.zeros(1), torch.zeros(1))
+    assert parity.ok

@@ -83,7 +83,7 @@ def test_a_broken_checkpoint_is_named(tmp_path, content):
         torch.save({"model": {"x": torch.zeros(1000)}}, path)
         content = path.read_bytes()[:1500]
     path.write_bytes(content)
-    with pytest.raises(InputError, match=re.escape(str(path))):
+    with pytest.raises(InputError, match=rf"{re.escape(str(path))}: not a"):
         read_checkpoint(path)
 
 
@@ -92,6 +92,10 @@ def test_a_beats_of_another_kind_is_refused(tmp_path):
     torch.save({"cfg": CFG | {"layer_norm_first": True}, "model": tensors}, tmp_path / "beats.pt")
     with pytest.raises(InputError, match="layer_norm_first True; only False is known"):
         beats_settings(tmp_path / "beats.pt")
+    for cfg in ({key: value for key, value in CFG.items() if key != "deep_norm"}, CFG | {"conv_pos": "wide"}):
+        torch.save({"cfg": cfg, "model": tensors}, tmp_path / "beats.pt")
+        with pytest.raises(InputError, match="'cfg' does not state the sizes of a BEATs"):
+            beats_settings(tmp_path / "beats.pt")
     torch.save({"model": tensors}, tmp_path / "beats.pt")
     with pytest.raises(InputError, match="states no sizes under 'cfg'"):
         beats_settings(tmp_path / "beats.pt")
