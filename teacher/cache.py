@@ -51,14 +51,14 @@ def cache_identity(
     processor: SalmonnProcessor,
 ) -> CacheIdentity:
     """The identity of the cache that these settings make of these rows."""
+    # Batches too: a row's last bits depend on what it is computed with.
+    targets = [cache.model_dump(exclude={"folder", "max_failed"}), generation.model_dump(exclude={"max_seconds"})]
     return CacheIdentity(
         teacher=weights_hash(teacher),
         tokenizer=hash_of(sorted(processor.tokenizer.get_vocab().items())),
         prompts=hash_of({task: list(wordings) for task, wordings in prompts.items()}),
         audio=hash_of([[row.id, row.path.name, row.task, row.text, round(row.duration_s, 3)] for row in rows]),
-        targets=hash_of(
-            [cache.model_dump(exclude={"folder", "max_failed"}), generation.model_dump(exclude={"max_seconds"})]
-        ),
+        targets=hash_of(targets),
     )
 
 

@@ -22,7 +22,7 @@ _PREFIXES = (
     ("speech_llama_proj.", "connector.proj."),
     ("llama_model.base_model.model.", "llm."),
 )
-# Buffers: positions of BERT's text input, which a Q-Former has not, and rotary frequencies, which follow from the sizes.
+# Buffers: positions of BERT's text input, which a Q-Former has not; rotary frequencies, which follow from the sizes.
 _UNUSED = ("speech_Qformer.bert.embeddings.position_ids", ".rotary_emb.inv_freq")
 _SHARED_BIAS = re.compile(r"(beats\.)?encoder\.layers\.\d+\.self_attn\.relative_attention_bias\.weight")
 # What a BEATs may be in its published code but never was in a released checkpoint.
