@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source .venv/bin/activate
 config=configs/kd_mini_long.json
-start_steps=${START_STEPS:-100} steps=${STEPS:-120}
+start_steps=100 steps=120
 rates='"lr": {"encoder": 2e-4, "connector": 2e-4, "llm": 2e-4}'
 batch='"max_seconds": 60, "warmup_steps": 20'
 alignment='"losses": {"encoder": 1, "audio_tokens": 1}, "lr": {"encoder": 5e-4, "connector": 5e-4}'
