@@ -9,13 +9,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
 FORMAT_VERSION = 1
-TARGETS = ("reference", "hypothesis")
+Target = Literal["reference", "hypothesis"]
+TARGETS: tuple[Target, ...] = get_args(Target)
 """The texts a teacher can be asked about: the annotation's own, and what the teacher itself wrote."""
 
 _ROWS_AT_ONCE = 256
@@ -144,7 +145,7 @@ class CachedRow:
     """Mean log-probability of the hypothesis's tokens."""
     hypothesis_wer: float | None = None
     """Against the reference; None where there is no reference."""
-    targets: Mapping[Literal["reference", "hypothesis"], SparseTargets] = field(default_factory=dict)
+    targets: Mapping[Target, SparseTargets] = field(default_factory=dict)
 
     def __post_init__(self):
         unknown = set(self.targets) - set(TARGETS)

@@ -7,7 +7,7 @@ import torch
 
 from data.audio import load_audio
 from data.batches import batches_by_length
-from data.cache import CachedRow
+from data.cache import CachedRow, Target, hash_of
 from data.cache_reader import CacheReader
 from data.errors import InputError
 from data.features import Features
@@ -66,13 +66,17 @@ class Examples:
 
     def __call__(self, indices: list[int], losses: LossWeights) -> Example:
         """The example of these rows, with what the stage's losses need of the teacher."""
-        with_signal = losses.kd > 0
         heard = None
         rows = [self.rows[i] for i in indices]
-        cached = self._cached(rows) if with_signal else []
+        # A stage that matches features alone asks for no text.
+        with_signal, with_text = losses.kd > 0, losses.ce > 0 or losses.kd > 0
+        from_cache = with_signal or (with_text and self.recipe.train.hypotheses.share > 0)
+        cached = self._cached(rows) if from_cache else []
+        which = [self._which(entry) for entry in cached] or ["reference"] * len(rows)
         texts = [row.text for row in rows]
-        if self.recipe.train.kd.target == "hypothesis" and with_signal:
-            texts = [entry.hypothesis for entry in cached]
+        for i, entry in enumerate(cached):
+            if which[i] == "hypothesis":
+                texts[i] = entry.hypothesis
         instructions = [instruction(self.recipe.data.prompts, row.task, row.id) for row in rows]
         states = None
         if self._kept is not None:
@@ -84,7 +88,7 @@ class Examples:
             if (losses.encoder or losses.audio_tokens) and self.teacher is not None:
                 heard = self.teacher.features(waves)
         batch = self.processor.lay_out(features, instructions, texts)
-        signal = self._signal(cached, texts) if with_signal else None
+        signal = self._signal(cached, which, texts) if with_signal else None
         return Example(batch, signal, states, heard)
 
     def _cached(self, rows: list[Row]) -> list[CachedRow]:
@@ -92,10 +96,22 @@ class Examples:
         with self._lock:
             return [self.cache[row.id] for row in rows]
 
-    def _signal(self, cached: list[CachedRow], texts: list[str]) -> SparseSignal:
+    def _which(self, entry: CachedRow) -> Target:
+        """The text that a row is trained on, the same one throughout a run."""
+        wanted = self.recipe.train.hypotheses
+        drawn = int(hash_of([self.recipe.seed, entry.id])[:12], 16) / 16**12 < wanted.share
+        if not drawn or not entry.hypothesis:
+            return "reference"
+        if entry.hypothesis_wer is not None:
+            good = entry.hypothesis_wer <= wanted.max_wer
+        else:
+            good = entry.hypothesis_logp >= wanted.min_logp
+        return "hypothesis" if good else "reference"
+
+    def _signal(self, cached: list[CachedRow], which: list[Target], texts: list[str]) -> SparseSignal:
         targets = []
-        for entry, text in zip(cached, texts, strict=True):
-            target = entry.targets[self.recipe.train.kd.target]
+        for entry, name, text in zip(cached, which, texts, strict=True):
+            target = entry.targets[name]
             if not np.array_equal(target.token_ids, self.processor.text_ids(text)):
                 raise InputError(
                     f"cache {self.recipe.cache.folder}, row {entry.id}: its tokens are not the recipe's text "

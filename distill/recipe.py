@@ -65,7 +65,17 @@ class KdSettings(Settings):
     temperature: float = Field(
         1.0, gt=0, description="softens both distributions; the loss is multiplied by its square"
     )
-    target: Literal["reference", "hypothesis"] = Field("reference", description="cached text that is trained on")
+
+
+class HypothesisSettings(Settings):
+    """Sequence-level distillation (Kim and Rush 2016): rows trained on what the teacher wrote of the clip.
+
+    A row whose hypothesis is not good enough, or empty, keeps the annotation's text.
+    """
+
+    share: float = Field(0.0, ge=0, le=1, description="share of the rows that get the teacher's cached hypothesis")
+    max_wer: float = Field(0.1, ge=0, description="where it has a WER (asr): the highest")
+    min_logp: float = Field(-0.5, le=0, description="where it has none: the lowest mean log-probability of its tokens")
 
 
 class TrainSettings(Settings):
@@ -73,6 +83,7 @@ class TrainSettings(Settings):
 
     stages: tuple[StageSettings, ...] = Field(min_length=1)
     kd: KdSettings = KdSettings()
+    hypotheses: HypothesisSettings = HypothesisSettings()
     weight_decay: float = Field(0.01, ge=0, description="AdamW's, not on biases and norms")
     betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's")
     keep_encoded: bool = Field(False, description="compute a frozen encoder's states once and keep them in memory")
@@ -115,8 +126,8 @@ class Recipe(Settings):
                 raise ValueError(f"stage '{stage.name}' trains nothing: give it a loss and a learning rate")
             if stage.losses.kd and not (self.cache and self.student):
                 raise ValueError(f"stage '{stage.name}' has a kd weight; that takes a cache and a student section")
-            if stage.losses.ctc and self.train.kd.target == "hypothesis":
-                raise ValueError(f"stage '{stage.name}' has a ctc weight, which goes with train.kd.target 'reference'")
+            if stage.losses.ctc and self.train.hypotheses.share:
+                raise ValueError(f"stage '{stage.name}' has a ctc weight, which goes with train.hypotheses.share 0")
             if self.train.keep_encoded and (stage.lr.encoder or stage.losses.encoder or stage.losses.audio_tokens):
                 raise ValueError(f"train.keep_encoded: stage '{stage.name}' trains the encoder or matches its features")
             if (stage.losses.encoder or stage.losses.audio_tokens) and not self.student:
@@ -130,14 +141,24 @@ class Recipe(Settings):
                 )
         if len({Path(path).stem for path in self.data.valid}) < len(self.data.valid):
             raise ValueError("data.valid: two files of one name; they are told apart by it in the logs")
-        if self.cache and self.train.kd.target not in self.cache.targets:
-            raise ValueError(f"train.kd.target '{self.train.kd.target}' is not among cache.targets")
+        if self.train.hypotheses.share and not (self.cache and self.student):
+            raise ValueError("train.hypotheses.share: the teacher's texts take a cache and a student section")
+        if any(stage.losses.kd for stage in self.train.stages):
+            trained_on = ["reference", "hypothesis"] if self.train.hypotheses.share else ["reference"]
+            for text in trained_on:
+                if text not in self.cache.targets:
+                    raise ValueError(f"cache.targets lacks '{text}', which a kd weight distils on here")
         return self
 
     def _hears_longer(self) -> bool:
         """Whether the student hears more of a clip's end than the teacher; a margin of None is all of 30 s."""
         own, heard = self.student.margin_s, self.teacher.margin_s
         return heard is not None and (own is None or own > heard)
+
+    @property
+    def trains_from_cache(self) -> bool:
+        """Whether training reads the teacher's cache: its distributions or its texts."""
+        return bool(self.train.hypotheses.share or any(stage.losses.kd for stage in self.train.stages))
 
     @property
     def run_dir(self) -> Path:

@@ -37,7 +37,7 @@ def main() -> None:
     if recipe.student is None:
         trainer = Trainer(recipe, teacher, processor)
     else:
-        if any(loss.kd for loss in losses):
+        if recipe.trains_from_cache:
             rows = read_rows(recipe, recipe.data.train)
             settings = (recipe.teacher, recipe.cache, recipe.generation, recipe.data.prompts)
             cache = CacheReader(resolve(recipe.cache.folder), cache_identity(*settings, rows, processor))

@@ -4,7 +4,6 @@ Letters: B clips, N rows (audio tokens, or supervised positions, of all clips), 
 """
 
 import sys
-from typing import Literal
 
 import torch
 from pydantic import Field
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from data.audio import SAMPLE_RATE, load_audio
 from data.batches import batches_by_length
-from data.cache import CachedRow, CacheIdentity, SparseTargets, hash_of, sparsify
+from data.cache import CachedRow, CacheIdentity, SparseTargets, Target, hash_of, sparsify
 from data.cache_files import read_failed
 from data.cache_writer import CacheWriter
 from data.errors import InputError
@@ -33,7 +32,7 @@ class CacheSettings(Settings):
     """What the teacher writes down for each training row."""
 
     folder: str = Field(description="where the cache lies; {cache} is the cache folder")
-    targets: tuple[Literal["reference", "hypothesis"], ...] = Field(
+    targets: tuple[Target, ...] = Field(
         ("reference",), min_length=1, description="texts on which the teacher's distribution is kept"
     )
     top_p: float = Field(0.99, gt=0, le=1, description="probability mass kept at each position")

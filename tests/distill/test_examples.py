@@ -1,0 +1,95 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from data.cache_reader import CacheReader
+from data.errors import InputError
+from distill.examples import Examples, read_rows
+from distill.recipe import LossWeights, read_recipe
+
+NO_CTC = "train.stages.1.losses.ctc=0"
+
+
+class Rewritten(CacheReader):
+    """A cache whose rows say something else of the teacher's text."""
+
+    def __init__(self, folder, **changes):
+        super().__init__(folder)
+        self.changes = changes
+
+    def __getitem__(self, row_id):
+        return replace(super().__getitem__(row_id), **self.changes)
+
+
+@pytest.fixture
+def examples(tiny_recipe, tiny_teacher, fill_tiny_cache):
+    """A function that makes the examples of the tiny recipe over its filled cache."""
+    folder, _ = fill_tiny_cache()
+
+    def make(*overrides, **changes):
+        recipe = read_recipe(tiny_recipe, [NO_CTC, *overrides])
+        rows = read_rows(recipe, recipe.data.train)
+        return Examples(recipe, tiny_teacher[1], rows, Rewritten(folder, **changes) if changes else CacheReader(folder))
+
+    return make
+
+
+def supervised_texts(examples, losses):
+    """Text by row id, as the labels have it."""
+    indices = range(len(examples.rows))
+    labels_BT = examples(list(indices), losses).batch.labels_BT
+    texts = [examples.processor.decode(row[None, row != -100])[0] for row in labels_BT]
+    return {examples.rows[i].id: text for i, text in zip(indices, texts, strict=True)}
+
+
+def test_a_share_of_the_rows_is_trained_on_what_the_teacher_wrote(examples):
+    good = ["train.hypotheses.max_wer=100", "train.hypotheses.min_logp=-1000"]
+    losses = LossWeights(ce=0.5, kd=0.5)
+    mixed, cache = examples("train.hypotheses.share=0.5", *good), examples().cache
+    hypotheses = {row_id: cache[row_id].hypothesis for row_id in cache.ids()}
+    references = {row.id: row.text for row in mixed.rows}
+    assert all(hypotheses.values()) and not hypotheses.items() & references.items()
+    texts = supervised_texts(mixed, losses)
+    written = [row_id for row_id, text in texts.items() if text == hypotheses[row_id]]
+    assert 0 < len(written) < len(texts)
+    assert all(texts[row_id] == references[row_id] for row_id in texts.keys() - written)
+    # The same rows without distillation, in another order, and one by one.
+    assert supervised_texts(mixed, LossWeights(ce=1)) == texts
+    assert supervised_texts(examples("train.hypotheses.share=0.5", *good), losses) == texts
+    assert supervised_texts(examples("train.hypotheses.share=0.5", "seed=5", *good), losses) != texts
+    assert supervised_texts(examples("train.hypotheses.share=1", *good), losses) == hypotheses
+    assert supervised_texts(examples(), losses) == references
+
+
+def test_the_distribution_is_that_on_the_text(examples):
+    made = examples("train.hypotheses.share=1", "train.hypotheses.max_wer=100", "train.hypotheses.min_logp=-1000")
+    indices = [2, 0]
+    signal = made(indices, LossWeights(kd=1)).signal
+    targets = [made.cache[made.rows[i].id].targets["hypothesis"] for i in indices]
+    np.testing.assert_array_equal(signal.tail_N.numpy(), np.concatenate([target.tail for target in targets]))
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"),
+    [
+        ({"hypothesis_wer": 0.2, "hypothesis_logp": -9.0}, True),
+        ({"hypothesis_wer": 0.21, "hypothesis_logp": -0.01}, False),
+        ({"hypothesis_wer": None, "hypothesis_logp": -0.3}, True),
+        ({"hypothesis_wer": None, "hypothesis_logp": -0.31}, False),
+        ({"hypothesis": "", "hypothesis_wer": 0.0, "hypothesis_logp": 0.0}, False),
+    ],
+)
+def test_a_text_that_is_not_good_enough_is_not_trained_on(examples, told, kept):
+    limits = ["train.hypotheses.share=1", "train.hypotheses.max_wer=0.2", "train.hypotheses.min_logp=-0.3"]
+    made = examples(*limits, **told)
+    texts = supervised_texts(made, LossWeights(ce=1))
+    references = {row.id: row.text for row in made.rows}
+    assert (texts == references) == (not kept)
+
+
+def test_an_annotation_that_changed_since_is_refused(examples):
+    made = examples()
+    made.rows = [replace(row, text="something else") for row in made.rows]
+    with pytest.raises(InputError, match="its tokens are not the recipe's text 'something else'"):
+        made([0], LossWeights(kd=1))
