@@ -2,21 +2,24 @@
 
 identity.json                    what the cache was made from; every shard carries its hash
 shard-<rank>-<number>.parquet    rows, zstd; each file is there whole or not at all
+shard-<rank>-<number>.safetensors    the rows' features, where they are cached, as "<row id>/<feature>"; there before it
 failed.jsonl                     {"id", "reason"} of the rows that could not be decoded
 """
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
-from data.cache import FORMAT_VERSION, TARGETS, CachedRow, CacheIdentity, SparseTargets
+from data.cache import FEATURES, FORMAT_VERSION, TARGETS, CachedRow, CacheIdentity, Feature, SparseTargets, counted
 from data.errors import InputError
 
 GROUP_ROWS = 32
@@ -27,9 +30,8 @@ _ARRAYS = {
     "ids": pa.int32(),
     "logp": pa.float16(),
     "counts": pa.int32(),
-    "tail": pa.float32(),
 }
-_TARGET = pa.struct([pa.field(name, pa.list_(kind)) for name, kind in _ARRAYS.items()])
+_TARGET = pa.struct([*(pa.field(name, pa.list_(kind)) for name, kind in _ARRAYS.items()), ("draws", pa.int32())])
 _TEXTS = {
     "id": pa.string(),
     "task": pa.string(),
@@ -62,6 +64,30 @@ def write_table(rows: list[CachedRow], identity: CacheIdentity, file: BinaryIO) 
     )
 
 
+def write_features(rows: list[CachedRow], path: Path) -> None:
+    """Writes the rows' features as one safetensors file."""
+    arrays = {f"{row.id}/{name}": array for row in rows for name, array in row.features.items()}
+    save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, path)
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def features_of(shard: Path, row_id: str) -> dict[Feature, np.ndarray]:
+    """A row's features; empty where there are none."""
+    path = shard.with_suffix(".safetensors")
+    if not path.exists():
+        return {}
+    try:
+        with safe_open(path, "np") as file:  # memory-mapped: nothing but what is asked for is read
+            keys = {f"{row_id}/{name}": name for name in FEATURES}
+            return {keys[key]: file.get_tensor(key) for key in keys.keys() & set(file.keys())}
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{path}: truncated or damaged ({error}); delete it and the shard beside it, and run "
+            "scripts/cache_teacher.sh again, which makes its rows again"
+        ) from error
+
+
 def ids_of(path: Path, identity: CacheIdentity) -> list[str]:
     """The row ids of a shard, in order; refuses one of another identity."""
     with named(path), open_shard(path) as shard:
@@ -88,8 +114,11 @@ def row_of(batch: pa.RecordBatch, position: int) -> CachedRow:
     for name, column in _COLUMN.items():
         struct = batch.column(column)
         if struct[position].is_valid:
-            arrays = {f.name: _slice(struct.field(f.name), position) for f in fields(SparseTargets)}
-            targets[name] = SparseTargets(**arrays | {"logp": arrays["logp"].astype(np.float32)})
+            arrays = {part: _slice(struct.field(part), position) for part in _ARRAYS}
+            draws = struct.field("draws")[position].as_py()
+            logp = arrays["logp"].astype(np.float32)
+            arrays["logp"] = logp if draws is None else counted(logp, draws)
+            targets[name] = SparseTargets(**arrays, draws=draws)
     return CachedRow(**texts, targets=targets)
 
 
@@ -156,6 +185,7 @@ def _target_column(column: list[SparseTargets | None]) -> pa.StructArray:
         offsets = np.cumsum([0, *(len(array) for array in arrays)], dtype=np.int32)
         values = np.concatenate(arrays).astype(kind.to_pandas_dtype())
         lists.append(pa.ListArray.from_arrays(offsets, pa.array(values, kind)))
+    lists.append(pa.array([None if targets is None else targets.draws for targets in column], pa.int32()))
     missing = pa.array([targets is None for targets in column])
     return pa.StructArray.from_arrays(lists, fields=list(_TARGET), mask=missing)
 

@@ -3,18 +3,19 @@
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.cache import CachedRow, CacheIdentity
+from data.cache import CachedRow, CacheIdentity, Feature
 from data.cache_files import (
     GROUP_ROWS,
     batch_of,
     check_identity,
+    features_of,
     ids_of,
     named,
     open_shard,
@@ -34,7 +35,7 @@ class CacheStats:
     Attributes:
         rows: Clips.
         tokens: Supervised positions, of all texts.
-        bytes: Of all shards, texts included.
+        bytes: Of all shards, texts included, features not.
         bytes_per_token: On disk.
         kept_mass_mean: Probability kept at a position; the rest is its tail.
         kept_mass_p01: Its 1st percentile.
@@ -99,8 +100,12 @@ class CacheReader:
         group, within = divmod(position, GROUP_ROWS)
         return row_of(self._group(shard, group), within)
 
+    def features(self, row_id: str) -> dict[Feature, np.ndarray]:
+        """What the teacher's encoder and connector made of the clip, where the cache has it; float16 [T, D]."""
+        return features_of(self._shards[self._where[row_id][0]], row_id)
+
     def rows(self) -> Iterator[CachedRow]:
-        """All rows, shard by shard, with no more than a row group in memory."""
+        """All rows without their features, shard by shard, with no more than a row group in memory."""
         for path in self._shards:
             with named(path), open_shard(path) as shard:
                 for group in range(shard.num_row_groups):
@@ -119,7 +124,7 @@ class CacheReader:
         """What the cache holds, in one pass over it."""
         tails, counts, digests = [np.zeros(0, np.float32)], [np.zeros(0, np.int32)], {}
         for row in self.rows():
-            digests[row.id] = row.sha256()
+            digests[row.id] = replace(row, features=self.features(row.id)).sha256()
             for targets in row.targets.values():
                 tails.append(targets.tail)
                 counts.append(targets.counts)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from data.cache import CachedRow, CacheIdentity
-from data.cache_files import check_identity, ids_of, read_failed, shards_of, write_table
+from data.cache_files import check_identity, ids_of, read_failed, shards_of, write_features, write_table
 from data.errors import InputError
 from data.paths import written_whole
 
@@ -102,9 +102,13 @@ class CacheWriter:
     def _flush(self) -> None:
         if not self._rows:
             return
-        name = f"shard-{self._rank:05d}-{self._next:06d}.parquet"
+        shard = self._folder / f"shard-{self._rank:05d}-{self._next:06d}.parquet"
         try:
-            with written_whole(self._folder / name) as path, open(path, "wb") as file:
+            if any(row.features for row in self._rows):
+                # Before the shard: a row that is there has its features.
+                with written_whole(shard.with_suffix(".safetensors")) as path:
+                    write_features(self._rows, path)
+            with written_whole(shard) as path, open(path, "wb") as file:
                 write_table(self._rows, self._identity, file)
                 file.flush()
                 os.fsync(file.fileno())

@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from data.cache import hash_of
+from data.cache import CacheIdentity, hash_of
 from data.errors import InputError
 from data.manifest import Row
 from data.paths import resolve, written_whole
@@ -15,7 +15,7 @@ from teacher.weights import folder_hash
 LOGS = ("steps.jsonl", "validation.jsonl")
 
 
-def run_identity(recipe: Recipe, rows: list[Row], world: int) -> dict[str, str]:
+def run_identity(recipe: Recipe, rows: list[Row], world: int, cache: CacheIdentity | None = None) -> dict[str, str]:
     """What must be equal for a checkpoint to be continued, as named hashes.
 
     How often a run is saved and watched is no part of it. Frozen weights are not in a checkpoint, so the teacher is.
@@ -33,6 +33,7 @@ def run_identity(recipe: Recipe, rows: list[Row], world: int) -> dict[str, str]:
         "teacher": weights_hash(recipe.teacher),
         "start": folder_hash(resolve(start)) if start else "",
         "rows": hash_of([[row.id, row.path.name, row.task, row.text, round(row.duration_s, 3)] for row in rows]),
+        "cache": cache.sha256() if cache else "",
         "processes": str(world),
     }
 

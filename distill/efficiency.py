@@ -59,7 +59,8 @@ def _forget_peak(device: torch.device) -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak_bytes(device: torch.device) -> int:
+def peak_bytes(device: torch.device) -> int:
+    """Most memory so far: allocated on an accelerator; on the CPU, resident of this whole process."""
     if device.type != "cpu":
         return get_accelerator().max_memory_allocated(device.index)
     status = Path("/proc/self/status").read_text()
@@ -102,7 +103,7 @@ def measure(
         if run >= warmup:
             first.append(prefilled - start)
             following.append((time.perf_counter() - prefilled) / TOKENS)
-    return Efficiency(statistics.median(first), statistics.median(following), _peak_bytes(model.device))
+    return Efficiency(statistics.median(first), statistics.median(following), peak_bytes(model.device))
 
 
 def measure_apart(recipe_file: Path, which: str, folder: Path | None) -> Efficiency:

@@ -4,6 +4,7 @@ from threading import Lock
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data.audio import load_audio
 from data.batches import batches_by_length
@@ -19,6 +20,7 @@ from distill.objective import Example
 from distill.recipe import LossWeights, Recipe
 from distill.signals import SparseSignal
 from teacher.connector import AudioStates
+from teacher.encoder import encoder_frames
 from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import SalmonnProcessor
 
@@ -89,7 +91,27 @@ class Examples:
                 heard = self.teacher.features(waves)
         batch = self.processor.lay_out(features, instructions, texts)
         signal = self._signal(cached, which, texts) if with_signal else None
-        return Example(batch, signal, states, heard)
+        encoder_BTD = audio_NH = None
+        if self.cache is not None and self.recipe.matches_from_cache and (losses.encoder or losses.audio_tokens):
+            encoder_BTD, audio_NH = self._features(rows, losses, batch.features.mel_frames_B)
+        return Example(batch, signal, states, heard, encoder_BTD, audio_NH)
+
+    def _features(
+        self, rows: list[Row], losses: LossWeights, mel_frames_B: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The cached encoder states (B, T, D) and audio tokens (N, H) that are matched, as far as the student hears."""
+        with self._lock:
+            cached = [self.cache.features(row.id) for row in rows]
+        encoder_BTD = audio_NH = None
+        if losses.encoder:
+            frames = encoder_frames(mel_frames_B).tolist()
+            parts = [torch.from_numpy(entry["encoder"])[:t] for entry, t in zip(cached, frames, strict=True)]
+            encoder_BTD = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).float()
+        if losses.audio_tokens:
+            slots = [self.processor.audio_slots(t) for t in mel_frames_B.tolist()]
+            parts = [torch.from_numpy(entry["audio_tokens"])[:w] for entry, w in zip(cached, slots, strict=True)]
+            audio_NH = torch.cat(parts).float()
+        return encoder_BTD, audio_NH
 
     def _cached(self, rows: list[Row]) -> list[CachedRow]:
         # Batches are made in threads, and the cache's reader is for one at a time.

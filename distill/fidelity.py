@@ -40,7 +40,10 @@ def exact_gradient(teacher_NV: Tensor, student_NV: Tensor) -> Tensor:
 
 
 def tail_gradient(targets: SparseTargets, student_NV: Tensor) -> Tensor:
-    """From kept ids and one tail bucket: exact on the kept ids; the tail's mass is spread as the student spreads it."""
+    """From sparse targets as they are trained on: q - p on their ids, a tail spread as the student spreads it.
+
+    Drawn ids (p their share of the draws) have no tail: elsewhere it is q.
+    """
     signal, q_NV = SparseSignal.collate([targets]), student_NV.double().softmax(1)
     kept_NK = signal.logp_NK > -torch.inf
     q_NK = q_NV.gather(1, signal.ids_NK).where(kept_NK, 0)
@@ -55,19 +58,6 @@ def renormalised_gradient(targets: SparseTargets, student_NV: Tensor) -> Tensor:
     kept_NK = signal.logp_NK > -torch.inf
     p_NK = signal.logp_NK.double().exp()
     return _with(q_NV, signal, kept_NK, q_NV.gather(1, signal.ids_NK) - p_NK / p_NK.sum(1, keepdim=True))
-
-
-def sampled_gradient(teacher_NV: Tensor, student_NV: Tensor, draws: int, seed: int = 0) -> tuple[Tensor, float]:
-    """From `draws` ids drawn with replacement (Anshumann et al. 2025): q - counts / draws, unbiased.
-
-    Returns:
-        The gradient, and the mean number of different ids drawn at a position.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    ids_ND = torch.multinomial(teacher_NV.double().softmax(1), draws, replacement=True, generator=generator)
-    gradient_NV = student_NV.double().softmax(1)
-    gradient_NV.scatter_add_(1, ids_ND, torch.full(ids_ND.shape, -1 / draws, dtype=torch.float64))
-    return gradient_NV, sum(len(row.unique()) for row in ids_ND) / max(len(ids_ND), 1)
 
 
 def _with(gradient_NV: Tensor, signal: SparseSignal, kept_NK: Tensor, values_NK: Tensor) -> Tensor:

@@ -66,8 +66,8 @@ class Trainer:
         recipe: The run.
         student: The model to train (the teacher itself in a recipe without a student).
         processor: Its processor.
-        teacher: The frozen teacher, where a stage matches features.
-        cache: The teacher's cache, where a stage distils.
+        teacher: The frozen teacher, where a stage matches features that the cache does not have.
+        cache: The teacher's cache, where a stage trains on what it holds.
     """
 
     def __init__(
@@ -83,6 +83,12 @@ class Trainer:
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         stages = recipe.train.stages
         rows = read_rows(recipe, recipe.data.train)
+        if textless := [row for row in rows if not row.text.strip()]:
+            rows = [row for row in rows if row.text.strip()]
+            if self.rank == 0:
+                print(
+                    f"{len(textless)} rows without a text are left out, the first of them {textless[0].id}", flush=True
+                )
         if cache is not None:
             rows = _cached_rows(rows, cache, recipe.cache.folder)
         hearing = None
@@ -105,7 +111,7 @@ class Trainer:
         except (DeepSpeedConfigError, ValidationError, AssertionError) as error:
             raise InputError(f"deepspeed section of the recipe: DeepSpeed refuses it ({error})") from error
         self.accumulation = self.engine.gradient_accumulation_steps()
-        self.identity = run_identity(recipe, rows, self.world)
+        self.identity = run_identity(recipe, rows, self.world, cache and cache.identity)
         if teacher is not None:
             teacher.llm = torch.nn.Identity()  # features come from its encoder and connector alone
             teacher.to(self.engine.device, next(student.parameters()).dtype).requires_grad_(False)

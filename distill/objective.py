@@ -30,12 +30,16 @@ class Example:
         signal: The teacher's word on their supervised positions, where a stage distils.
         states: The student's encoder states, where they are kept in memory.
         heard: The clips as the teacher hears them, where it hears them otherwise.
+        encoder_BTD: The teacher's encoder states in the student's frames, where they are cached.
+        audio_NH: The teacher's audio tokens in the student's windows, where they are cached.
     """
 
     batch: Batch
     signal: TeacherSignal | None = None
     states: AudioStates | None = None
     heard: Features | None = None
+    encoder_BTD: Tensor | None = None
+    audio_NH: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Example":
         """The same example on another device."""
@@ -61,8 +65,8 @@ class Objective(nn.Module):
         student: The model that is trained.
         kd: Divergence settings.
         ctc: The CTC head, where a stage uses it.
-        teacher: A frozen teacher, where a stage matches features; only its encoder and connector are called. It is
-            kept out of the module's parameters.
+        teacher: A frozen teacher, where a stage matches features that examples do not bring; only its encoder and
+            connector are called. It is kept out of the module's parameters.
     """
 
     def __init__(
@@ -93,15 +97,14 @@ class Objective(nn.Module):
         states = example.states or student.encode(batch.features)
         terms: dict[str, Tensor] = {}
         sums: dict[str, Tensor] = {}
-        teacher_states = self._teacher_states(example, states) if weights.encoder or weights.audio_tokens else None
+        teacher_BTD, teacher_NH = self._matched(example, states, weights)
         if weights.encoder:
-            real_BT = within(states.frames_B, states.speech_BTD.shape[1])
-            terms["encoder"] = relative_error(states.speech_BTD[real_BT], teacher_states.speech_BTD[real_BT])
+            length = teacher_BTD.shape[1]
+            real_BT = within(states.frames_B, length)
+            terms["encoder"] = relative_error(states.speech_BTD[:, :length][real_BT], teacher_BTD[real_BT])
         if weights.ce or weights.kd or weights.ctc or weights.audio_tokens:
             audio_NH = student.connector(states)
             if weights.audio_tokens:
-                with torch.no_grad():
-                    teacher_NH = self._teacher[0].connector(teacher_states)
                 terms["audio_tokens"] = relative_error(audio_NH, teacher_NH)
             if weights.ctc:
                 texts = [row[row != -100][:-1] for row in batch.labels_BT]
@@ -140,11 +143,19 @@ class Objective(nn.Module):
         return out.loss / max(counts["tokens"], 1)
 
     @torch.no_grad()
-    def _teacher_states(self, example: Example, states: AudioStates) -> AudioStates:
-        """The teacher's encoder states, cut to the frames that the student has."""
-        heard = self._teacher[0].encode(example.heard or example.batch.features)
-        heard.speech_BTD, heard.frames_B = heard.speech_BTD[:, : states.speech_BTD.shape[1]], states.frames_B
-        return heard
+    def _matched(
+        self, example: Example, states: AudioStates, weights: LossWeights
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The teacher's encoder states (B, T, D) and audio tokens (N, H), those that a loss matches."""
+        encoder_BTD, audio_NH = example.encoder_BTD, example.audio_NH
+        if (weights.encoder and encoder_BTD is None) or (weights.audio_tokens and audio_NH is None):
+            heard = self._teacher[0].encode(example.heard or example.batch.features)
+            # Cut to the frames that the student has.
+            heard.speech_BTD, heard.frames_B = heard.speech_BTD[:, : states.speech_BTD.shape[1]], states.frames_B
+            encoder_BTD = heard.speech_BTD
+            if weights.audio_tokens:
+                audio_NH = self._teacher[0].connector(heard)
+        return encoder_BTD, audio_NH
 
 
 def relative_error(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:

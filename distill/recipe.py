@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from data.cache import FEATURES, Feature
 from data.paths import resolve
 from data.prompts import Prompts
 from data.settings import Settings, read_settings
@@ -139,11 +140,20 @@ class Recipe(Settings):
                     f"student.margin_s {self.student.margin_s} is longer than teacher.margin_s {self.teacher.margin_s}"
                     f", but stage '{stage.name}' matches features; set student.margin_s to at most that"
                 )
+        if self.cache and self.cache.features and self.teacher.margin_s is None and not self.teacher.reference_padding:
+            raise ValueError(
+                "cache.features: set teacher.margin_s or teacher.reference_padding, which say what is kept"
+            )
         if len({Path(path).stem for path in self.data.valid}) < len(self.data.valid):
             raise ValueError("data.valid: two files of one name; they are told apart by it in the logs")
         if self.train.hypotheses.share and not (self.cache and self.student):
             raise ValueError("train.hypotheses.share: the teacher's texts take a cache and a student section")
         if any(stage.losses.kd for stage in self.train.stages):
+            if self.cache.method == "sampled" and (self.train.kd.temperature, self.train.kd.divergence) != (
+                1,
+                "forward_kl",
+            ):
+                raise ValueError("cache.method 'sampled': draws stand for forward_kl at temperature 1, not for others")
             trained_on = ["reference", "hypothesis"] if self.train.hypotheses.share else ["reference"]
             for text in trained_on:
                 if text not in self.cache.targets:
@@ -157,8 +167,19 @@ class Recipe(Settings):
 
     @property
     def trains_from_cache(self) -> bool:
-        """Whether training reads the teacher's cache: its distributions or its texts."""
-        return bool(self.train.hypotheses.share or any(stage.losses.kd for stage in self.train.stages))
+        """Whether training reads the teacher's cache: its distributions, texts or features."""
+        distils = any(stage.losses.kd for stage in self.train.stages)
+        return bool(distils or self.train.hypotheses.share or self.matches_from_cache)
+
+    @property
+    def matched(self) -> set[Feature]:
+        """The teacher's features that a stage matches."""
+        return {name for name in FEATURES for stage in self.train.stages if getattr(stage.losses, name)}
+
+    @property
+    def matches_from_cache(self) -> bool:
+        """Whether the cache has all features that are matched, so that training needs no teacher in memory."""
+        return bool(self.cache and self.matched and self.matched <= set(self.cache.features))
 
     @property
     def run_dir(self) -> Path:

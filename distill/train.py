@@ -32,7 +32,6 @@ def main() -> None:
     prepare_process()
     torch.manual_seed(recipe.seed)
     teacher, processor = build_teacher(recipe.teacher, torch.float32)
-    losses = [stage.losses for stage in recipe.train.stages]
     cache = None
     if recipe.student is None:
         trainer = Trainer(recipe, teacher, processor)
@@ -42,9 +41,9 @@ def main() -> None:
             settings = (recipe.teacher, recipe.cache, recipe.generation, recipe.data.prompts)
             cache = CacheReader(resolve(recipe.cache.folder), cache_identity(*settings, rows, processor))
         student = shrink(teacher, recipe.student, recipe.seed)
-        matched = any(loss.encoder or loss.audio_tokens for loss in losses)
         processor = SalmonnProcessor(processor.tokenizer, student.config)
-        trainer = Trainer(recipe, student, processor, teacher if matched else None, cache)
+        in_memory = bool(recipe.matched) and not recipe.matches_from_cache
+        trainer = Trainer(recipe, student, processor, teacher if in_memory else None, cache)
     trainer.train()
     if trainer.stopped:
         sys.exit(INTERRUPTED)

@@ -1,4 +1,8 @@
-"""Runs the frozen teacher over the training rows and caches what it says of them."""
+"""Runs the frozen teacher over the rows of a split and caches what it says of them.
+
+The training rows go into the recipe's `cache.folder`; those of another split, with the instructions' fixed wording,
+into a folder beside it that has the split's name at its end.
+"""
 
 import sys
 from pathlib import Path
@@ -20,24 +24,29 @@ from teacher.model import merge_lora
 def main() -> None:
     parser = recipe_parser(__doc__)
     parser.add_argument("--local_rank", type=int, default=-1, help="set by the launcher")
+    parser.add_argument("--split", choices=("train", "valid", "test"), default="train", help="whose rows are cached")
     arguments = parser.parse_args()
     recipe = recipe_of(arguments)
     if recipe.cache is None:
         raise InputError(f"{arguments.config}: the recipe has no cache section; there is nothing to cache")
-    require_inputs(recipe, [recipe.data.train])
+    data, cache, prompts = recipe.data, recipe.cache, recipe.data.prompts
+    files = {"train": (data.train,), "valid": data.valid, "test": tuple(data.test.values())}[arguments.split]
+    if arguments.split != "train":
+        cache = cache.model_copy(update={"folder": f"{cache.folder}_{arguments.split}"})
+        prompts = {task: wordings[:1] for task, wordings in prompts.items()}
+    require_inputs(recipe, files)
     prepare_process()
     device = pick_device(arguments.local_rank)
     model, processor = build_teacher(recipe.teacher)
     merge_lora(model)
-    rows = read_rows(recipe, recipe.data.train)
-    settings = (recipe.teacher, recipe.cache, recipe.generation, recipe.data.prompts)
-    identity = cache_identity(*settings, rows, processor)
+    rows = [row for path in files for row in read_rows(recipe, path)]
+    identity = cache_identity(recipe.teacher, cache, recipe.generation, prompts, rows, processor)
     fill_cache(
         model.to(device),
         processor,
         rows,
-        recipe.data.prompts,
-        recipe.cache,
+        prompts,
+        cache,
         recipe.generation,
         identity,
         rank=int(os.environ.get("RANK", 0)),

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from data.audio import load_audio
 from data.batches import batches_by_length
-from data.cache import CachedRow, CacheIdentity, SparseTargets
+from data.cache import CachedRow, CacheIdentity, SparseTargets, draw
 from data.cache_reader import CacheReader
 from data.cache_writer import CacheWriter
 from data.errors import run_cli
 from data.paths import written_whole
 from data.prompts import instruction
 from distill.examples import read_rows
-from distill.fidelity import compare, exact_gradient, renormalised_gradient, sampled_gradient, tail_gradient
+from distill.fidelity import compare, exact_gradient, renormalised_gradient, tail_gradient
 from distill.inputs import require_inputs
 from distill.models import load_for_scoring
 from distill.recipe import recipe_of, recipe_parser
@@ -94,10 +94,10 @@ def main() -> None:
         lines.append(line)
         print(" | ".join(line), flush=True)
     for draws in DRAWS:
-        drawn = {name: sampled_gradient(teacher_NV, student_NV, draws) for name, student_NV in students.items()}
-        line = [f"{draws} draws", "", f"{drawn['trained'][1]:.1f}", ""]
-        for name, (gradient_NV, _) in drawn.items():
-            line += [shown(gradient_NV, name), ""]
+        (targets,) = draw(teacher_NV, [torch.zeros(len(teacher_NV)).int().numpy()], draws=draws, seeds=[0])
+        line = [f"{draws} draws", f"{bytes_a_token(targets):.0f}", f"{len(targets.ids) / len(targets):.1f}", ""]
+        for name, student_NV in students.items():
+            line += [shown(tail_gradient(targets, student_NV), name), ""]
         lines.append(line)
         print(" | ".join(line), flush=True)
     top1 = float(teacher_NV.softmax(1).amax(1).mean())

@@ -4,14 +4,16 @@ Letters: B clips, N rows (audio tokens, or supervised positions, of all clips), 
 """
 
 import sys
+from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from data.audio import SAMPLE_RATE, load_audio
 from data.batches import batches_by_length
-from data.cache import CachedRow, CacheIdentity, SparseTargets, Target, hash_of, sparsify
+from data.cache import MAX_DRAWS, CachedRow, CacheIdentity, Feature, SparseTargets, Target, draw, hash_of, sparsify
 from data.cache_files import read_failed
 from data.cache_writer import CacheWriter
 from data.errors import InputError
@@ -22,6 +24,7 @@ from data.prompts import Prompts, instruction
 from data.settings import Settings
 from data.words import word_error_rate
 from teacher.build import weights_hash
+from teacher.connector import AudioStates
 from teacher.hypotheses import GenerationSettings, generate_texts
 from teacher.model import Batch, SalmonnForConditionalGeneration, supervised
 from teacher.processor import SalmonnProcessor
@@ -35,10 +38,19 @@ class CacheSettings(Settings):
     targets: tuple[Target, ...] = Field(
         ("reference",), min_length=1, description="texts on which the teacher's distribution is kept"
     )
-    top_p: float = Field(0.99, gt=0, le=1, description="probability mass kept at each position")
-    top_k: int = Field(64, ge=1, description="most ids kept at each position")
+    method: Literal["topk", "sampled"] = Field(
+        "topk", description="what is kept of a distribution: its most probable ids, or ids drawn at random"
+    )
+    top_p: float = Field(0.99, gt=0, le=1, description="topk: probability mass kept at each position")
+    top_k: int = Field(64, ge=1, description="topk: most ids kept at each position")
+    draws: int = Field(50, ge=1, le=MAX_DRAWS, description="sampled: ids drawn at each position, with replacement")
+    features: tuple[Feature, ...] = Field(
+        (), description="also keeps the clips' encoder states (100 bytes a second and unit of width) and audio tokens"
+    )
     max_seconds: float = Field(60.0, gt=0, description="padded audio seconds of a batch")
-    max_failed: float = Field(0.01, ge=0, le=1, description="share of unreadable rows at which the run stops")
+    max_failed: float = Field(
+        0.01, ge=0, le=1, description="share of rows, unreadable or without a text, at which the run stops"
+    )
 
 
 def cache_identity(
@@ -51,7 +63,9 @@ def cache_identity(
 ) -> CacheIdentity:
     """The identity of the cache that these settings make of these rows."""
     # Batches too: a row's last bits depend on what it is computed with.
-    targets = [cache.model_dump(exclude={"folder", "max_failed"}), generation.model_dump(exclude={"max_seconds"})]
+    unused = {"topk": {"draws"}, "sampled": {"top_p", "top_k"}}[cache.method]
+    kept = cache.model_dump(exclude={"folder", "max_failed", *unused})
+    targets = [kept, generation.model_dump(exclude={"max_seconds"})]
     return CacheIdentity(
         teacher=weights_hash(teacher),
         tokenizer=hash_of(sorted(processor.tokenizer.get_vocab().items())),
@@ -102,6 +116,8 @@ def fill_cache(
                 if row.id in done and not waves:
                     break
                 try:
+                    if "reference" in cache.targets and not row.text.strip():
+                        raise InputError(f"row {row.id} has no text to be distilled on; write one, or drop it")
                     waves[row.id] = load_audio(row.path)
                 except InputError as error:
                     writer.fail(row.id, str(error))
@@ -148,12 +164,15 @@ def _cache_batch(
         return processor.lay_out(features, wordings, texts).to(model.device)
 
     prompt = lay_out([None] * len(rows))
-    audio_NH = model.audio_tokens(prompt)
+    states = model.encode(features)
+    audio_NH = model.connector(states)
     written = generate_texts(
         model, processor, prompt, audio_NH, [len(wave) / SAMPLE_RATE for wave in waves], generation
     )
     texts = {"reference": [row.text for row in rows], "hypothesis": [text for text, _ in written]}
-    targets = {kind: _targets(model, lay_out(texts[kind]), audio_NH, cache) for kind in cache.targets}
+    seeds = [int(hash_of(row.id)[:12], 16) for row in rows]  # a row's draws are its own, whatever its batch
+    targets = {kind: _targets(model, lay_out(texts[kind]), audio_NH, cache, seeds) for kind in cache.targets}
+    kept = _features(model, states, audio_NH, cache.features)
     return [
         CachedRow(
             id=row.id,
@@ -164,13 +183,14 @@ def _cache_batch(
             hypothesis_logp=logp,
             hypothesis_wer=word_error_rate(row.text, text) if row.task == "asr" else None,
             targets={kind: targets[kind][i] for kind in cache.targets},
+            features={name: parts[i] for name, parts in kept.items()},
         )
         for i, (row, wording, (text, logp)) in enumerate(zip(rows, wordings, written, strict=True))
     ]
 
 
 def _targets(
-    model: SalmonnForConditionalGeneration, batch: Batch, audio_NH: Tensor, cache: CacheSettings
+    model: SalmonnForConditionalGeneration, batch: Batch, audio_NH: Tensor, cache: CacheSettings, seeds: list[int]
 ) -> list[SparseTargets]:
     """Sparse targets of each clip's text, teacher-forced; the head sees supervised positions only."""
     hidden_BTH = model.hidden(batch, audio_NH)
@@ -178,4 +198,17 @@ def _targets(
     logits_NV = model.llm.get_output_embeddings()(hidden_BTH.flatten(0, 1)[rows_N])
     lengths = (batch.labels_BT != -100).sum(1).tolist()
     ids = [part.cpu().numpy() for part in labels_N.split(lengths)]
+    if cache.method == "sampled":
+        return draw(logits_NV, ids, draws=cache.draws, seeds=seeds)
     return sparsify(logits_NV, ids, top_p=cache.top_p, top_k=cache.top_k)
+
+
+def _features(
+    model: SalmonnForConditionalGeneration, states: AudioStates, audio_NH: Tensor, wanted: tuple[Feature, ...]
+) -> dict[Feature, list[np.ndarray]]:
+    """What is kept of the way to the LLM, clip by clip, without padding."""
+    whole = {
+        "encoder": lambda: [clip.speech_BTD[0] for clip in states.split()],
+        "audio_tokens": lambda: audio_NH.split(model.connector.windows(states.frames_B).tolist()),
+    }
+    return {name: [part.to("cpu", torch.float16).numpy() for part in whole[name]()] for name in wanted}

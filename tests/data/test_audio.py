@@ -47,6 +47,13 @@ def test_first_channel_of_several(tmp_path):
     np.testing.assert_array_equal(load_audio(written(tmp_path / "a.wav", stereo, subtype="FLOAT")), tone(1.5))
 
 
+def test_eight_channels_at_96_khz(tmp_path):
+    eight = np.stack([tone(1.5, 96_000, hz=440.0 * (1 + channel)) for channel in range(8)], axis=1)
+    samples = load_audio(written(tmp_path / "a.wav", eight, 96_000, subtype="FLOAT"))
+    assert len(samples) == 24_000
+    assert np.abs(samples[2000:-2000] - tone(1.5)[2000:-2000]).max() < 0.01
+
+
 def test_short_is_padded_to_a_second_and_long_cut_to_thirty(tmp_path):
     short = load_audio(written(tmp_path / "short.wav", tone(0.25)))
     assert len(short) == SAMPLE_RATE and not short[SAMPLE_RATE // 4 :].any()

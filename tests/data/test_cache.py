@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from data.cache import CachedRow, CacheIdentity, SparseTargets, hash_of, sparsify
+from data.cache import MAX_DRAWS, CachedRow, CacheIdentity, SparseTargets, counted, draw, hash_of, sparsify
 from data.cache_reader import CacheReader
 from data.cache_writer import CacheWriter
 from data.errors import InputError
@@ -47,7 +47,8 @@ def test_the_smallest_set_that_reaches_the_mass(logits, top_p, top_k):
     assert (targets.counts <= top_k).all()
     for p_V, tail, start, end in zip(p_NV, targets.tail, ends - targets.counts, ends, strict=True):
         ids, stored = targets.ids[start:end], targets.logp[start:end].astype(np.float64)
-        np.testing.assert_allclose(stored, np.log(p_V[ids]), rtol=2**-10, atol=1e-5)
+        np.testing.assert_allclose(np.exp(stored), p_V[ids], rtol=0, atol=4.1e-4)
+        np.testing.assert_allclose(stored, np.log(p_V[ids]), rtol=2**-10, atol=1 / 8)
         assert len(set(ids.tolist())) == len(ids)
         assert p_V[ids].min() >= np.delete(p_V, ids).max(initial=0) - 1e-6
         kept = p_V[ids].sum()
@@ -56,6 +57,52 @@ def test_the_smallest_set_that_reaches_the_mass(logits, top_p, top_k):
         assert tail >= 0
         assert np.exp(stored).sum() + tail == pytest.approx(1, abs=1e-6)
         assert (stored == stored.astype(np.float16)).all()
+
+
+def test_bits_are_spared_where_they_say_nothing():
+    """The float16 numbers of improbable ids have an empty low byte, and the tail is still what they leave."""
+    logits_NV = 3 * torch.randn(200, 500, generator=torch.Generator().manual_seed(0))
+    targets = cut(logits_NV, 1.0, 500)
+    exact = logits_NV.double().log_softmax(1).gather(1, torch.from_numpy(targets.ids.reshape(200, 500)).long())
+    off = np.abs(np.exp(targets.logp.astype(np.float64)) - exact.exp().numpy().ravel())
+    assert off.max() < 4.1e-4
+    low = targets.logp.astype(np.float16).view(np.uint16) & 0xFF
+    improbable = (targets.logp < np.log(1e-4)) & (targets.logp > np.log(1e-6))
+    probable = targets.logp > np.log(0.1)
+    assert (low[improbable] & 0x0F == 0).all() and (low[probable] & 0x0F != 0).any()
+    assert targets.tail.max() < 0.03
+
+
+def test_draws_are_unbiased_and_a_texts_own():
+    logits_NV = 2 * torch.randn(700, 40, generator=torch.Generator().manual_seed(0))
+    texts = [np.arange(300), np.arange(0), np.arange(400)]
+    drawn = draw(logits_NV, texts, draws=50, seeds=[1, 2, 3])
+    assert [len(targets) for targets in drawn] == [300, 0, 400]
+    for targets in drawn:
+        shares = np.exp(targets.logp.astype(np.float64))
+        ends = np.cumsum(targets.counts)
+        for start, end in zip(ends - targets.counts, ends, strict=True):
+            assert shares[start:end].sum() == pytest.approx(1)
+            assert (np.diff(shares[start:end]) <= 0).all()
+            assert len(set(targets.ids[start:end].tolist())) == end - start
+        assert not targets.tail.any() and targets.draws == 50
+    # The mean over positions of one distribution is that distribution, within its deviation.
+    (many,) = draw(logits_NV[:1].expand(2000, 40), [np.arange(2000)], draws=50, seeds=[7])
+    mean = np.bincount(many.ids, np.exp(many.logp.astype(np.float64)), minlength=40) / 2000
+    p_V = logits_NV[0].double().softmax(0).numpy()
+    np.testing.assert_array_less(np.abs(mean - p_V), 5 * np.sqrt(p_V / (50 * 2000)) + 1e-9)
+    (alone,) = draw(logits_NV[300:], [np.arange(400)], draws=50, seeds=[3])
+    assert alone.ids.tolist() == drawn[2].ids.tolist() and alone.logp.tolist() == drawn[2].logp.tolist()
+    (other,) = draw(logits_NV[300:], [np.arange(400)], draws=50, seeds=[4])
+    assert other.ids.tolist() != alone.ids.tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(draws=st.integers(1, MAX_DRAWS), data=st.data())
+def test_counts_survive_float16(draws, data):
+    counts = np.array(data.draw(st.lists(st.integers(1, draws), min_size=1, max_size=20)))
+    exact = np.log(counts / draws).astype(np.float32)
+    np.testing.assert_allclose(counted(exact.astype(np.float16), draws), exact, rtol=1e-6, atol=1e-7)
 
 
 def test_rows_in_chunks_and_half_precision():
@@ -75,11 +122,16 @@ def test_impossible_ids_are_not_kept():
 
 def test_sums_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="do not fit"):
-        SparseTargets(*(np.zeros(n, np.float32) for n in (2, 3, 3, 2, 2)))
+        SparseTargets(*(np.zeros(n, np.float32) for n in (2, 3, 3, 2)))
     with pytest.raises(ValueError, match="5 rows of logits for texts of 4"):
         sparsify(torch.zeros(5, 9), [np.arange(4)], top_p=0.9, top_k=4)
     with pytest.raises(ValueError, match="top_p"):
         cut(torch.zeros(1, 9), 0.0, 4)
+    for wrong in (0, MAX_DRAWS + 1):
+        with pytest.raises(ValueError, match="draws must be"):
+            draw(torch.zeros(1, 9), [np.arange(1)], draws=wrong, seeds=[0])
+    with pytest.raises(ValueError, match="5 rows of logits for texts of 4"):
+        draw(torch.zeros(5, 9), [np.arange(4)], draws=3, seeds=[0])
 
 
 # ---- rows on disk ----
@@ -92,13 +144,20 @@ def sparse_targets(draw):
     counts = np.array(draw(st.lists(st.integers(0, 5), max_size=6)), np.int32)
     N, S = len(counts), int(counts.sum())
     numbers = np.random.default_rng(draw(st.integers(0, 99)))
+    draws = draw(st.none() | st.integers(1, 60))
+    logp = (-20 * numbers.random(S)).astype(np.float16).astype(np.float32)
+    if draws is not None:
+        logp = np.log(numbers.integers(1, draws, S, endpoint=True) / draws).astype(np.float32)
     return SparseTargets(
         token_ids=numbers.integers(0, 128_256, N, dtype=np.int32),
         ids=numbers.integers(0, 128_256, S, dtype=np.int32),
-        logp=(-20 * numbers.random(S)).astype(np.float16).astype(np.float32),
+        logp=logp,
         counts=counts,
-        tail=numbers.random(N, dtype=np.float32),
+        draws=draws,
     )
+
+
+FEATURE = npst.arrays(np.float16, st.tuples(st.integers(0, 3), st.just(2)), elements=st.floats(-2, 2, width=16))
 
 
 ROWS = st.lists(
@@ -112,6 +171,7 @@ ROWS = st.lists(
         hypothesis_logp=st.none() | st.floats(-9, 0),
         hypothesis_wer=st.none() | st.floats(0, 2),
         targets=st.dictionaries(st.sampled_from(["reference", "hypothesis"]), sparse_targets()),
+        features=st.dictionaries(st.sampled_from(["encoder", "audio_tokens"]), FEATURE),
     ),
     max_size=8,
     unique_by=lambda row: row.id,
@@ -119,14 +179,17 @@ ROWS = st.lists(
 
 
 def assert_same(row, other):
+    """Two rows; a reader hands out features apart from them."""
+    other = replace(other, features=row.features)
     assert row.sha256() == other.sha256()
     for f in fields(CachedRow):
-        if f.name != "targets":
+        if f.name not in ("targets", "features"):
             assert getattr(row, f.name) == getattr(other, f.name)
     assert row.targets.keys() == other.targets.keys()
     for name, targets in row.targets.items():
-        for f in fields(SparseTargets):
-            ours, theirs = getattr(targets, f.name), getattr(other.targets[name], f.name)
+        assert targets.draws == other.targets[name].draws
+        for part in ("token_ids", "ids", "logp", "counts", "tail"):
+            ours, theirs = getattr(targets, part), getattr(other.targets[name], part)
             assert ours.dtype == theirs.dtype
             assert (ours == theirs).all()
 
@@ -148,7 +211,10 @@ def test_round_trip_whatever_the_shards_and_ranks(rows, shard_rows, world, order
             assert reader.ids() == sorted(row.id for row in rows)
             assert len(reader) == len(rows)
             for row in rows:
-                assert_same(reader[row.id], row)
+                assert_same(row, reader[row.id])
+                features = reader.features(row.id)
+                assert features.keys() == row.features.keys()
+                assert all((features[name] == array).all() for name, array in row.features.items())
         assert readers[0].content_sha256() == readers[1].content_sha256()
         assert readers[0].stats().tokens == sum(len(t) for row in rows for t in row.targets.values())
 
@@ -180,7 +246,9 @@ def test_the_hash_sees_every_part_of_a_row():
     targets = row.targets["reference"]
     others = [replace(row, **{name: None}) for name in ("reference", "hypothesis", "hypothesis_logp", "hypothesis_wer")]
     others += [replace(row, targets={"hypothesis": targets}), replace(row, prompt="?"), replace(row, targets={})]
-    for name in ("token_ids", "ids", "logp", "tail"):
+    others.append(replace(row, features={"encoder": np.zeros((2, 3), np.float16)}))
+    others.append(replace(row, features={"encoder": np.zeros((3, 2), np.float16)}))
+    for name in ("token_ids", "ids", "logp"):
         others.append(replace(row, targets={"reference": replace(targets, **{name: getattr(targets, name) + 1})}))
     assert len({other.sha256() for other in [row, *others]}) == len(others) + 1
 
@@ -189,7 +257,7 @@ def test_random_access_over_many_row_groups(tmp_path):
     reader = fill(tmp_path, range(100), shard_rows=70)
     reader = pickle.loads(pickle.dumps(reader))  # as a data loader's worker gets it
     for number in (99, 0, 31, 32, 63, 64, 69, 70, 5):
-        assert_same(reader[f"clip-{number:03d}"], make_row(number))
+        assert_same(make_row(number), reader[f"clip-{number:03d}"])
     assert "clip-100" not in reader
     with pytest.raises(KeyError):
         reader["clip-100"]
@@ -351,6 +419,24 @@ def test_an_id_twice_is_refused(tmp_path):
 def test_targets_have_known_names():
     with pytest.raises(ValueError, match="targets are for"):
         CachedRow(id="a", task="asr", prompt="", targets={"transcript": make_row(0).targets["reference"]})
+
+    with pytest.raises(ValueError, match="features are for"):
+        CachedRow(id="a", task="asr", prompt="", features={"beats": np.zeros((1, 1))})
+
+
+def with_features(number):
+    array = np.random.default_rng(number).random((4, 3)).astype(np.float16)
+    return replace(make_row(number), features={"encoder": array})
+
+
+def test_damaged_features_are_named(tmp_path):
+    with CacheWriter(tmp_path, IDENTITY, 0, 1) as writer:
+        writer.add(with_features(0))
+    assert (CacheReader(tmp_path).features("clip-000")["encoder"] == with_features(0).features["encoder"]).all()
+    path = tmp_path / "shard-00000-000000.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(InputError, match=r"shard-00000-000000\.safetensors: truncated.*delete it and the shard"):
+        CacheReader(tmp_path).features("clip-000")
 
 
 def test_hash_of_is_of_the_value_not_of_its_order():

@@ -2,11 +2,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from data.cache_reader import CacheReader
 from data.errors import InputError
 from distill.examples import Examples, read_rows
+from distill.objective import Objective
 from distill.recipe import LossWeights, read_recipe
+from student.shrink import shrink
+from teacher.connector import within
+from teacher.processor import SalmonnProcessor
 
 NO_CTC = "train.stages.1.losses.ctc=0"
 
@@ -86,6 +91,35 @@ def test_a_text_that_is_not_good_enough_is_not_trained_on(examples, told, kept):
     texts = supervised_texts(made, LossWeights(ce=1))
     references = {row.id: row.text for row in made.rows}
     assert (texts == references) == (not kept)
+
+
+@pytest.mark.parametrize("margin_s", [0.1, 0.05])
+def test_cached_features_are_those_that_the_teacher_would_make(
+    tiny_recipe, tiny_teacher, fill_tiny_cache, tmp_path, margin_s
+):
+    kept = [f"cache.folder={tmp_path}/features", 'cache.features=["encoder", "audio_tokens"]']
+    folder, _ = fill_tiny_cache(*kept)
+    recipe = read_recipe(tiny_recipe, [*kept, f"student.margin_s={margin_s}"])
+    teacher, hearing = tiny_teacher
+    student = shrink(teacher, recipe.student)
+    own = SalmonnProcessor(hearing.tokenizer, student.config)
+    rows = read_rows(recipe, recipe.data.train)
+    losses = LossWeights(encoder=1, audio_tokens=1)
+    cached = Examples(recipe, own, rows, CacheReader(folder))([3, 0, 7], losses)
+    with_teacher = Examples(read_recipe(tiny_recipe, [f"student.margin_s={margin_s}"]), own, rows, None, hearing)
+    heard = with_teacher([3, 0, 7], losses)
+    assert heard.encoder_BTD is None and heard.audio_NH is None
+    states = student.encode(heard.batch.features)
+    encoder_BTD, audio_NH = Objective(student, recipe.train.kd, teacher=teacher)._matched(heard, states, losses)
+    real_BT = within(states.frames_B, cached.encoder_BTD.shape[1])
+    torch.testing.assert_close(
+        cached.encoder_BTD[real_BT], encoder_BTD[:, : real_BT.shape[1]][real_BT], atol=2e-3, rtol=2e-3
+    )
+    assert cached.audio_NH.shape == audio_NH.shape
+    same_N = (cached.audio_NH - audio_NH).abs().amax(1) < 5e-3
+    assert same_N.all() if margin_s == 0.1 else same_N.float().mean() > 0.8  # a last window may hear less there
+    only = Examples(recipe, own, rows, CacheReader(folder))([3], LossWeights(audio_tokens=1))
+    assert only.encoder_BTD is None and only.audio_NH is not None
 
 
 def test_an_annotation_that_changed_since_is_refused(examples):

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.cache import SparseTargets
-from distill.fidelity import compare, exact_gradient, renormalised_gradient, sampled_gradient, tail_gradient
+from data.cache import SparseTargets, draw
+from distill.fidelity import compare, exact_gradient, renormalised_gradient, tail_gradient
 from distill.losses import fused_loss
 from distill.signals import SparseSignal
 
@@ -23,12 +23,16 @@ def cut(teacher_NV, top_p, top_k):
 @pytest.mark.parametrize(("top_p", "top_k"), [(0.5, 30), (0.9, 4), (0.99, 30), (1.0, 30)])
 def test_the_tail_gradient_is_the_losss(logits, top_p, top_k):
     teacher_NV, student_NV = logits
-    targets = cut(teacher_NV, top_p, top_k)
+    assert_the_losss(cut(teacher_NV, top_p, top_k), student_NV)
+
+
+def assert_the_losss(targets, student_NV):
     free_NV = student_NV.clone().requires_grad_()
     signal = SparseSignal.collate([targets])
     labels = torch.zeros(N, dtype=torch.long)
     fused_loss(free_NV, torch.eye(V), labels, signal, ce_weight=0.0, kd_weight=1.0).loss.backward()
-    torch.testing.assert_close(tail_gradient(targets, student_NV).float(), free_NV.grad, atol=1e-4, rtol=1e-3)
+    # Where all is kept, rounding leaves a tail that the loss knows to be nothing.
+    torch.testing.assert_close(tail_gradient(targets, student_NV).float(), free_NV.grad, atol=5e-4, rtol=1e-3)
 
 
 def test_everything_kept_is_exact_and_less_is_less(logits):
@@ -47,7 +51,14 @@ def test_everything_kept_is_exact_and_less_is_less(logits):
 def test_many_draws_come_near(logits):
     teacher_NV, student_NV = logits
     exact_NV = exact_gradient(teacher_NV, student_NV)
-    few, ids = sampled_gradient(teacher_NV, student_NV, 5)
-    many, more_ids = sampled_gradient(teacher_NV, student_NV, 20_000)
-    assert compare(many, exact_NV).error < 0.02 < compare(few, exact_NV).error
-    assert 1 <= ids <= 5 < more_ids <= V
+    errors = {}
+    for draws in (5, 1000):
+        (targets,) = draw(teacher_NV, [np.zeros(N, np.int32)], draws=draws, seeds=[0])
+        errors[draws] = compare(tail_gradient(targets, student_NV), exact_NV).error
+    assert errors[1000] < 0.06 < 0.2 < errors[5]
+
+
+def test_the_gradient_of_draws_is_the_losss(logits):
+    teacher_NV, student_NV = logits
+    (targets,) = draw(teacher_NV, [np.zeros(N, np.int32)], draws=12, seeds=[0])
+    assert_the_losss(targets, student_NV)

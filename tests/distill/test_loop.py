@@ -64,6 +64,45 @@ def losses(steps):
     return [step["loss"] for step in steps]
 
 
+def test_cached_features_take_no_teacher_in_memory(train, fill_tiny_cache, monkeypatch, tmp_path):
+    matched = 'train.stages.1.losses={"ce": 0.5, "encoder": 0.3, "audio_tokens": 0.2}'
+    kept = [f"cache.folder={tmp_path}/features", 'cache.features=["encoder", "audio_tokens"]']
+    fill_tiny_cache(*kept)
+    teachers = []
+    started = Trainer.__init__
+    monkeypatch.setattr(Trainer, "__init__", lambda *given: teachers.append(given[4]) or started(*given))
+    in_memory, _ = train("in_memory", matched)
+    cached, _ = train("cached", matched, *kept)
+    assert teachers[0] is not None and teachers[1] is None
+    # Rounded to float16, relative to how little an untrained encoder's states differ: no closer than this.
+    first = [[step["audio_tokens"] for step in steps[:3]] for steps in (cached, in_memory)]
+    assert first[0] == pytest.approx(first[1], rel=0.1, abs=1e-3)
+
+
+def test_rows_without_a_text_are_left_out(train, own_data):
+    file = own_data / "train.json"
+    content = json.loads(file.read_text())
+    content["annotation"][3]["text"] = ""
+    file.write_text(json.dumps(content))
+    without_teacher = [
+        "cache=null",
+        'train.stages=[{"name": "ce", "steps": 3, "losses": {"ce": 1}, "lr": {"llm": 1e-3}}]',
+    ]
+    steps, out = train("texts", *without_teacher, "train.stages.0.max_seconds=60")
+    assert "1 rows without a text are left out, the first of them train_3" in out
+    assert all(np.isfinite(losses(steps)))
+
+
+def test_the_teachers_texts_are_trained_on(train):
+    plain, _ = train("plain", "train.stages.1.losses.ctc=0")
+    texts = ["train.hypotheses.share=1", "train.hypotheses.max_wer=100", "train.hypotheses.min_logp=-1000"]
+    written, _ = train("written", "train.stages.1.losses.ctc=0", *texts)
+    assert losses(written)[:2] == losses(plain)[:2]  # no text there
+    assert losses(written)[2] != losses(plain)[2]
+    alone, _ = train("alone", 'train.stages.1.losses={"ce": 1}', *texts)
+    assert [step["tokens"] for step in alone[2:]] == [step["tokens"] for step in written[2:]]
+
+
 def test_a_run_leaves_its_recipe_steps_validation_checkpoints_and_model(train, tiny_recipe, tmp_path):
     steps, out = train("whole", "train.validate_every=5", "train.keep_checkpoints=1")
     run = tmp_path / "runs" / "whole"

@@ -24,6 +24,9 @@ def test_the_repositorys_recipes_are_valid_and_named_after_their_files(path):
         ("student=null", "there is no student section|takes a cache and a student section"),
         ('cache.targets=["hypothesis"]', "cache.targets lacks 'reference', which a kd weight distils on"),
         ("train.hypotheses.share=0.5", "stage 'distil' has a ctc weight, which goes with train.hypotheses.share 0"),
+        ("train.kd.temperature=2; cache.method=sampled", "draws stand for forward_kl at temperature 1"),
+        ("train.kd.divergence=js; cache.method=sampled", "draws stand for forward_kl at temperature 1"),
+        ('teacher.margin_s=null; cache.features=["encoder"]', r"cache\.features: set teacher\.margin_s"),
         ("student.margin_s=0.5", "student.margin_s .* teacher.margin_s"),
         ("student.margin_s=null", "student.margin_s .* teacher.margin_s"),
         ("train.stages=[]", "key 'train.stages'"),
@@ -34,19 +37,25 @@ def test_the_repositorys_recipes_are_valid_and_named_after_their_files(path):
 )
 def test_sections_that_contradict_each_other_are_refused(tiny_recipe, change, line):
     with pytest.raises(InputError, match=line) as caught:
-        read_recipe(tiny_recipe, [change])
+        read_recipe(tiny_recipe, change.split("; "))
     assert "\n" not in str(caught.value)
 
 
 def test_the_teachers_texts_take_their_cache(tiny_recipe):
     share, no_ctc = "train.hypotheses.share=0.5", "train.stages.1.losses.ctc=0"
     assert read_recipe(tiny_recipe, [share, no_ctc]).trains_from_cache
-    with pytest.raises(InputError, match="cache.targets lacks 'hypothesis'"):
+    with pytest.raises(InputError, match=r"cache\.targets lacks 'hypothesis'"):
         read_recipe(tiny_recipe, [share, no_ctc, 'cache.targets=["reference"]'])
     without_kd = [no_ctc, "train.stages.1.losses.kd=0", "cache=null"]
     assert not read_recipe(tiny_recipe, without_kd).trains_from_cache
     with pytest.raises(InputError, match="the teacher's texts take a cache and a student section"):
         read_recipe(tiny_recipe, [share, *without_kd])
+
+
+def test_features_come_from_the_cache_where_it_has_all_that_are_matched(tiny_recipe):
+    assert read_recipe(tiny_recipe).matched == {"encoder", "audio_tokens"}
+    assert not read_recipe(tiny_recipe, ['cache.features=["encoder"]']).matches_from_cache
+    assert read_recipe(tiny_recipe, ['cache.features=["encoder", "audio_tokens"]']).matches_from_cache
 
 
 def test_a_longer_margin_is_fine_where_nothing_is_held_against_it(tiny_recipe):

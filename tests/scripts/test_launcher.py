@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from deepspeed.accelerator import get_accelerator
 
+from data.cache_reader import CacheReader
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -53,6 +55,29 @@ def test_two_ranks_give_the_curve_of_one_with_twice_the_accumulation(
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "runs" / "ranks" / "steps.jsonl") == pytest.approx(alone, rel=1e-4)
     assert done.stdout.count("trained model: ") == 1
+
+
+@pytest.mark.skipif(get_accelerator().device_name() != "cpu", reason="two ranks would need two accelerators")
+def test_two_ranks_make_the_cache_of_one(tiny_recipe, environment, free_port, tmp_path):
+    def cache(folder, *options):
+        done = subprocess.run(
+            [
+                *["deepspeed", "--master_port", str(free_port + 3), *options, "scripts/cache_teacher.py"],
+                *["--config", tiny_recipe, "--set", f"cache.folder={tmp_path}/{folder}"],
+            ],
+            cwd=REPOSITORY,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        return CacheReader(tmp_path / folder)
+
+    alone, together = cache("alone", "--num_gpus", "1"), cache("together", "--num_gpus", "2")
+    assert len(alone) == 12 and alone.content_sha256() == together.content_sha256()
+    shards = {path.name for path in (tmp_path / "together").glob("*.parquet")}
+    assert shards == {"shard-00000-000000.parquet", "shard-00001-000000.parquet"}
 
 
 def test_training_killed_and_started_again_gives_the_same_losses(train, tiny_recipe, environment, free_port, tmp_path):

@@ -1,7 +1,9 @@
+import io
 import json
 import shutil
 
 import pytest
+import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -11,6 +13,7 @@ from distill.recipe import read_recipe
 from teacher.build import build_teacher, missing_parts, weights_hash
 from teacher.processor import Clip
 from teacher.weights import load_trained_part, save_trained_part, trained_part
+from tests.conftest import SENTENCES
 from tests.released import SIZES
 
 
@@ -30,7 +33,9 @@ def test_pretrained_parts_are_taken_over(tiny_recipe, tiny_weights):
     llm = AutoModelForCausalLM.from_pretrained(tiny_weights / "llm")
     pad = processor.tokenizer.pad_token_id
     assert pad == llm.config.vocab_size
-    assert torch.equal(model.get_input_embeddings().weight[:pad], llm.get_input_embeddings().weight)
+    embeddings = model.get_input_embeddings().weight
+    assert torch.equal(embeddings[:pad], llm.get_input_embeddings().weight)
+    torch.testing.assert_close(embeddings[pad], embeddings[:pad].mean(0))
     assert torch.equal(
         model.llm.get_decoder().layers[3].self_attn.q_proj.base_layer.weight,
         llm.get_decoder().layers[3].self_attn.q_proj.weight,
@@ -195,3 +200,39 @@ def test_a_tokenizer_of_another_model_is_refused(tiny_recipe, tiny_weights, tmp_
     small.save_pretrained(tmp_path / "llm")
     with pytest.raises(InputError, match="its tokenizer has 300 tokens, the model 100"):
         build_teacher(settings_of(tiny_recipe, f"teacher.llm={tmp_path}/llm", "teacher.weights=null"))
+
+
+@pytest.mark.parametrize(("kind", "prefix"), [("LlamaTokenizer", True), ("GemmaTokenizer", False)])
+def test_a_sentencepiece_tokenizer_is_read_as_its_llm_ships_it(
+    tiny_recipe, tiny_weights, waves, tmp_path, kind, prefix
+):
+    """Vicuna and Gemma: the folder holds tokenizer.model and no tokenizer.json."""
+    folder = shutil.copytree(tiny_weights / "llm", tmp_path / "llm")
+    (folder / "tokenizer.json").unlink()
+    trained = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES * 9),
+        model_writer=trained,
+        model_type="bpe",
+        vocab_size=290,
+        byte_fallback=True,
+        add_dummy_prefix=prefix,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    (folder / "tokenizer.model").write_bytes(trained.getvalue())
+    told = {"tokenizer_class": kind, "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    # No space where a piece of the prompt begins, as in the released prompts: there the libraries differ.
+    own = [f"teacher.llm={folder}", "teacher.weights=null", "teacher.prompt.audio=<SpeechHere>{}"]
+    model, processor = build_teacher(settings_of(tiny_recipe, *own))
+    pieces, text = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue()), SENTENCES[0]
+    assert processor.text_ids(text) == [*pieces.encode(text), pieces.eos_id()]
+    assert processor.decode(torch.tensor([processor.text_ids(text)])) == [text]
+    before, after = pieces.encode("USER: "), pieces.encode("x\nASSISTANT:")
+    pad = processor.config.pad_token_id
+    assert processor.prompt_ids("x", 2) == [pieces.bos_id(), *before, pad, pad, *after]
+    assert pad == len(processor.tokenizer) - 1 and processor.tokenizer.convert_ids_to_tokens(pad) == "[PAD]"
+    model(processor([Clip(waves[0], "transcribe", text)]))

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from data.errors import InputError
 from teacher.parity import TOLERANCES, Parity, check_parity
+from tests.reference import write_fixture
 
 FIXTURES = Path(__file__).resolve().parents[3] / "shared" / "fixtures"
 needs_fixture = pytest.mark.skipif(
@@ -74,3 +75,16 @@ def test_what_was_not_compared_is_not_parity():
         assert not parity.ok
         parity.same(name, torch.zeros(1), torch.zeros(1))
     assert parity.ok
+
+
+@pytest.mark.parametrize(("mel_bins", "width", "heads"), [(80, 48, 4), (128, 32, 2)])
+def test_without_beats_every_stage_is_that_of_transformers_own_models(
+    tiny_weights, waves, tmp_path, mel_bins, width, heads
+):
+    texts = ["press one", "a dog is barking", "please leave a message"]
+    sounds = list(zip(waves, texts, strict=True))
+    write_fixture(tmp_path / "made", tiny_weights / "llm", sounds, mel_bins=mel_bins, width=width, heads=heads)
+    parity = check_parity(tmp_path / "made")
+    assert parity.ok, (parity.differences, parity.equal)
+    assert set(parity.differences) == set(TOLERANCES) - {"beats"}
+    assert all(parity.differences[stage] > 0 for stage in ("audio_tokens", "logits"))  # two computations, not one
