@@ -73,16 +73,19 @@ class SparseTargets:
 
     @classmethod
     def from_logits(
-        cls, logits_NV: torch.Tensor, token_ids_N: torch.Tensor | np.ndarray, *, top_p: float, top_k: int
+        cls, logits_NV: torch.Tensor, token_ids_N: torch.Tensor | np.ndarray, **cut: float
     ) -> "SparseTargets":
         """The targets of one text: `sparsify` of the logits at the positions that predict `token_ids_N`."""
-        (targets,) = sparsify(logits_NV, [np.asarray(torch.as_tensor(token_ids_N).cpu())], top_p=top_p, top_k=top_k)
+        (targets,) = sparsify(logits_NV, [np.asarray(torch.as_tensor(token_ids_N).cpu())], **cut)
         return targets
 
 
 @torch.no_grad()
-def sparsify(logits_NV: torch.Tensor, token_ids: list[np.ndarray], *, top_p: float, top_k: int) -> list[SparseTargets]:
-    """Cuts teacher logits to sparse targets: the smallest set of ids whose mass reaches `top_p`, at most `top_k`.
+def sparsify(
+    logits_NV: torch.Tensor, token_ids: list[np.ndarray], *, top_p: float, top_k: int, min_p: float = 0.0
+) -> list[SparseTargets]:
+    """Cuts teacher logits to sparse targets: the smallest set of ids whose mass reaches `top_p`, at most `top_k`, and
+    of these the most probable one and those of at least `min_p`.
 
     Runs on the device of the logits; nothing but the kept ids leaves it.
 
@@ -91,14 +94,17 @@ def sparsify(logits_NV: torch.Tensor, token_ids: list[np.ndarray], *, top_p: flo
         token_ids: the supervised ids of each text; their lengths sum to N.
         top_p: cumulative mass to keep, in (0, 1]; at 1 every id of non-zero probability under the cap is kept.
         top_k: the cap on kept ids a position.
+        min_p: the least probability worth keeping; for as many ids, a cut here costs the gradient least.
 
     Returns:
         One `SparseTargets` a text.
     """
-    if not (0 < top_p <= 1 and top_k >= 1):
-        raise ValueError(f"top_p must be in (0, 1] and top_k at least 1, not {top_p} and {top_k}")
+    if not (0 < top_p <= 1 and top_k >= 1 and 0 <= min_p < 1):
+        raise ValueError(
+            f"top_p must be in (0, 1], top_k at least 1 and min_p in [0, 1), not {top_p}, {top_k} and {min_p}"
+        )
     _require_fit(logits_NV, token_ids)
-    parts = [_cut(rows_NV, top_p, min(top_k, logits_NV.shape[1])) for rows_NV in logits_NV.split(_ROWS_AT_ONCE)]
+    parts = [_cut(rows_NV, top_p, min(top_k, logits_NV.shape[1]), min_p) for rows_NV in logits_NV.split(_ROWS_AT_ONCE)]
     return _by_text(token_ids, parts)
 
 
@@ -159,7 +165,7 @@ def _by_text(
     ]
 
 
-def _cut(logits_NV: torch.Tensor, top_p: float, k: int) -> tuple[np.ndarray, ...]:
+def _cut(logits_NV: torch.Tensor, top_p: float, k: int, min_p: float) -> tuple[np.ndarray, ...]:
     """Kept ids [S], their log-probabilities [S] and counts [N] of a few positions."""
     logits_NV = logits_NV.float()
     top_NK, ids_NK = logits_NV.topk(k, dim=1)
@@ -169,6 +175,7 @@ def _cut(logits_NV: torch.Tensor, top_p: float, k: int) -> tuple[np.ndarray, ...
     keep_NK = torch.isfinite(stored_NK)
     if top_p < 1:
         keep_NK &= mass_NK.cumsum(1) - mass_NK < top_p
+    keep_NK[:, 1:] &= mass_NK[:, 1:] >= min_p
     return ids_NK[keep_NK].int().cpu().numpy(), stored_NK[keep_NK].cpu().numpy(), keep_NK.sum(1).int().cpu().numpy()
 
 

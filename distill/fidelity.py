@@ -60,6 +60,15 @@ def renormalised_gradient(targets: SparseTargets, student_NV: Tensor) -> Tensor:
     return _with(q_NV, signal, kept_NK, q_NV.gather(1, signal.ids_NK) - p_NK / p_NK.sum(1, keepdim=True))
 
 
+def even_gradient(targets: SparseTargets, student_NV: Tensor) -> Tensor:
+    """From kept ids, and the tail's mass spread evenly over the others: q - p, and q - tail / others."""
+    signal, q_NV = SparseSignal.collate([targets]), student_NV.double().softmax(1)
+    kept_NK = signal.logp_NK > -torch.inf
+    others_N = (q_NV.shape[1] - kept_NK.sum(1)).clamp(min=1)
+    gradient_NV = q_NV - (signal.tail_N.double() / others_N)[:, None]
+    return _with(gradient_NV, signal, kept_NK, q_NV.gather(1, signal.ids_NK) - signal.logp_NK.double().exp())
+
+
 def _with(gradient_NV: Tensor, signal: SparseSignal, kept_NK: Tensor, values_NK: Tensor) -> Tensor:
     """The gradient with these values at the kept ids."""
     rows_N = kept_NK.nonzero()[:, 0]

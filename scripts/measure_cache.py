@@ -2,8 +2,9 @@
 
 python scripts/measure_cache.py [--config configs/kd_mini.json] [--out results/cache_fidelity.md]
 
-Over the held-out clips, for an untrained student and the recipe's trained one: cuts by mass (`top_p`) and by number
-(`top_k`), with the tail bucket and renormalised, and targets drawn at random.
+Over the held-out clips, for an untrained student and the recipe's trained one: cuts by mass (`top_p`), by number
+(`top_k`) and by probability (`min_p`), with the tail bucket, renormalised, and with the tail spread evenly over the
+ids that are not kept; and targets drawn at random.
 """
 
 import sys
@@ -24,7 +25,7 @@ from data.errors import run_cli
 from data.paths import written_whole
 from data.prompts import instruction
 from distill.examples import read_rows
-from distill.fidelity import compare, exact_gradient, renormalised_gradient, tail_gradient
+from distill.fidelity import compare, even_gradient, exact_gradient, renormalised_gradient, tail_gradient
 from distill.inputs import require_inputs
 from distill.models import load_for_scoring
 from distill.recipe import recipe_of, recipe_parser
@@ -35,6 +36,8 @@ from teacher.model import SalmonnForConditionalGeneration, supervised
 from teacher.processor import Clip, SalmonnProcessor
 
 TOP_P, TOP_K, DRAWS = (0.9, 0.99, 0.999, 0.9999), (8, 32, 64, 128), (12, 50)
+MIN_P = (0.005, 0.003, 0.002, 0.0012, 0.001, 0.0005)
+WAYS = {"tail bucket": tail_gradient, "renormalised": renormalised_gradient, "spread evenly": even_gradient}
 
 
 @torch.no_grad()
@@ -85,24 +88,27 @@ def main() -> None:
         return f"{found.cosine:.4f}, {100 * found.error:.1f}%"
 
     lines = []
-    for top_p, top_k in [(p, k) for p in (*TOP_P, 1.0) for k in TOP_K]:
-        targets = SparseTargets.from_logits(teacher_NV, torch.zeros(len(teacher_NV)).int(), top_p=top_p, top_k=top_k)
+    cuts = [(p, k, 0.0) for p in (*TOP_P, 1.0) for k in TOP_K] + [(TOP_P[2], TOP_K[-1], p) for p in MIN_P]
+    for top_p, top_k, min_p in cuts:
+        none = torch.zeros(len(teacher_NV)).int()
+        targets = SparseTargets.from_logits(teacher_NV, none, top_p=top_p, top_k=top_k, min_p=min_p)
         ids, mass = len(targets.ids) / len(targets), 1 - targets.tail.mean()
-        line = [f"top_p {top_p}, top_k {top_k}", f"{bytes_a_token(targets):.0f}", f"{ids:.1f}", f"{mass:.4f}"]
+        named = f"top_p {top_p}, top_k {top_k}" + (f", min_p {min_p}" if min_p else "")
+        line = [named, f"{bytes_a_token(targets):.0f}", f"{ids:.1f}", f"{mass:.4f}"]
         for name, student_NV in students.items():
-            line += [shown(of(targets, student_NV), name) for of in (tail_gradient, renormalised_gradient)]
+            line += [shown(of(targets, student_NV), name) for of in WAYS.values()]
         lines.append(line)
         print(" | ".join(line), flush=True)
     for draws in DRAWS:
         (targets,) = draw(teacher_NV, [torch.zeros(len(teacher_NV)).int().numpy()], draws=draws, seeds=[0])
         line = [f"{draws} draws", f"{bytes_a_token(targets):.0f}", f"{len(targets.ids) / len(targets):.1f}", ""]
         for name, student_NV in students.items():
-            line += [shown(tail_gradient(targets, student_NV), name), ""]
+            line += [shown(tail_gradient(targets, student_NV), name), "", ""]
         lines.append(line)
         print(" | ".join(line), flush=True)
     top1 = float(teacher_NV.softmax(1).amax(1).mean())
     header = ["kept", "bytes a token", "ids a token", "mass"]
-    header += [f"{name}, {how}" for name in students for how in ("tail bucket", "renormalised")]
+    header += [f"{name}, {how}" for name in students for how in WAYS]
     text = (
         "# What a cached token is worth\n\n"
         f"`{recipe.name}`: {len(teacher_NV):,} supervised positions of {len(rows)} held-out clips, on which the "

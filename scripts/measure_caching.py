@@ -65,7 +65,9 @@ def plain(recipe: Recipe, model: SalmonnForConditionalGeneration, processor: Sal
             batch = processor([Clip(wave, wording, texts[kind])]).to(model.device)
             positions, labels_N = supervised(batch.labels_BT)
             logits_NV = model(batch).logits.flatten(0, 1)[positions]
-            SparseTargets.from_logits(logits_NV, labels_N, top_p=recipe.cache.top_p, top_k=recipe.cache.top_k)
+            SparseTargets.from_logits(
+                logits_NV, labels_N, **recipe.cache.model_dump(include={"top_p", "top_k", "min_p"})
+            )
 
 
 def main() -> None:

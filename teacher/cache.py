@@ -41,8 +41,11 @@ class CacheSettings(Settings):
     method: Literal["topk", "sampled"] = Field(
         "topk", description="what is kept of a distribution: its most probable ids, or ids drawn at random"
     )
-    top_p: float = Field(0.99, gt=0, le=1, description="topk: probability mass kept at each position")
-    top_k: int = Field(64, ge=1, description="topk: most ids kept at each position")
+    top_p: float = Field(0.999, gt=0, le=1, description="topk: probability mass kept at each position")
+    top_k: int = Field(128, ge=1, description="topk: most ids kept at each position")
+    min_p: float = Field(
+        0.0012, ge=0, lt=1, description="topk: less probable ids are not kept (results/cache_fidelity.md)"
+    )
     draws: int = Field(50, ge=1, le=MAX_DRAWS, description="sampled: ids drawn at each position, with replacement")
     features: tuple[Feature, ...] = Field(
         (), description="also keeps the clips' encoder states (100 bytes a second and unit of width) and audio tokens"
@@ -63,7 +66,7 @@ def cache_identity(
 ) -> CacheIdentity:
     """The identity of the cache that these settings make of these rows."""
     # Batches too: a row's last bits depend on what it is computed with.
-    unused = {"topk": {"draws"}, "sampled": {"top_p", "top_k"}}[cache.method]
+    unused = {"topk": {"draws"}, "sampled": {"top_p", "top_k", "min_p"}}[cache.method]
     kept = cache.model_dump(exclude={"folder", "max_failed", *unused})
     targets = [kept, generation.model_dump(exclude={"max_seconds"})]
     return CacheIdentity(
@@ -200,7 +203,7 @@ def _targets(
     ids = [part.cpu().numpy() for part in labels_N.split(lengths)]
     if cache.method == "sampled":
         return draw(logits_NV, ids, draws=cache.draws, seeds=seeds)
-    return sparsify(logits_NV, ids, top_p=cache.top_p, top_k=cache.top_k)
+    return sparsify(logits_NV, ids, top_p=cache.top_p, top_k=cache.top_k, min_p=cache.min_p)
 
 
 def _features(

@@ -59,6 +59,22 @@ def test_the_smallest_set_that_reaches_the_mass(logits, top_p, top_k):
         assert (stored == stored.astype(np.float16)).all()
 
 
+def test_ids_that_are_too_improbable_are_not_kept():
+    logits_NV = 2 * torch.randn(300, 80, generator=torch.Generator().manual_seed(0))
+    (all_of_them,) = sparsify(logits_NV, [np.arange(300)], top_p=0.99, top_k=60)
+    (targets,) = sparsify(logits_NV, [np.arange(300)], top_p=0.99, top_k=60, min_p=0.02)
+    p_NV = logits_NV.double().softmax(1).numpy()
+    ends, rows = np.cumsum(targets.counts), np.repeat(np.arange(300), all_of_them.counts)
+    for p_V, start, end in zip(p_NV, ends - targets.counts, ends, strict=True):
+        assert (p_V[targets.ids[start:end]] >= 0.02).all()
+    enough = p_NV[rows, all_of_them.ids] >= 0.02
+    assert targets.ids.tolist() == all_of_them.ids[enough].tolist()
+    assert sparsify(logits_NV, [np.arange(300)], top_p=0.99, top_k=60, min_p=0.999)[0].counts.tolist() == [1] * 300
+    np.testing.assert_allclose(
+        targets.tail, 1 - np.bincount(np.repeat(np.arange(300), targets.counts), np.exp(targets.logp)), atol=1e-6
+    )
+
+
 def test_bits_are_spared_where_they_say_nothing():
     """The float16 numbers of improbable ids have an empty low byte, and the tail is still what they leave."""
     logits_NV = 3 * torch.randn(200, 500, generator=torch.Generator().manual_seed(0))

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from data.cache import SparseTargets, draw
-from distill.fidelity import compare, exact_gradient, renormalised_gradient, tail_gradient
+from distill.fidelity import compare, even_gradient, exact_gradient, renormalised_gradient, tail_gradient
 from distill.losses import fused_loss
 from distill.signals import SparseSignal
 
@@ -46,6 +46,21 @@ def test_everything_kept_is_exact_and_less_is_less(logits):
         errors.append(tail.error)
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 2e-3 and tail.cosine == pytest.approx(1, abs=1e-5)
+
+
+def test_a_tail_that_is_even_is_spread_exactly(logits):
+    _, student_NV = logits
+    teacher_NV = torch.full((N, V), -3.0)
+    teacher_NV[:, 2], teacher_NV[:, 5] = 3.0, 2.0
+    targets = cut(teacher_NV, 1.0, 2)
+    found = compare(even_gradient(targets, student_NV), exact_gradient(teacher_NV, student_NV))
+    assert (
+        found.error < 1e-3 < compare(tail_gradient(targets, student_NV), exact_gradient(teacher_NV, student_NV)).error
+    )
+    everything = cut(teacher_NV, 1.0, V)
+    torch.testing.assert_close(
+        even_gradient(everything, student_NV), exact_gradient(teacher_NV, student_NV), atol=5e-4, rtol=0
+    )
 
 
 def test_many_draws_come_near(logits):
