@@ -10,7 +10,7 @@ from data.manifest import Row
 from data.paths import resolve, written_whole
 from distill.recipe import Recipe
 from teacher.build import weights_hash
-from teacher.weights import folder_hash
+from teacher.weights import folder_hash, locate
 
 LOGS = ("steps.jsonl", "validation.jsonl")
 
@@ -27,11 +27,13 @@ def run_identity(recipe: Recipe, rows: list[Row], world: int, cache: CacheIdenti
         tree["data"].pop(section)
     for key in ("generation", "evaluation", "runs", "results", "cache"):
         tree.pop(key)
-    start = recipe.student.weights if recipe.student else None
+    start, llm = (recipe.student.weights, recipe.student.llm) if recipe.student else (None, None)
+    if recipe.teacher.random_weights:
+        llm = None
     return {
         "recipe": hash_of(tree),
         "teacher": weights_hash(recipe.teacher),
-        "start": folder_hash(resolve(start)) if start else "",
+        "start": (folder_hash(resolve(start)) if start else "") + (folder_hash(locate(llm)) if llm else ""),
         "rows": hash_of([[row.id, row.path.name, row.task, row.text, round(row.duration_s, 3)] for row in rows]),
         "cache": cache.sha256() if cache else "",
         "processes": str(world),

@@ -10,6 +10,7 @@ Shapes: N supervised positions, B outcomes.
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import torch
 
@@ -48,15 +49,53 @@ def jensen_shannon(logp_NB: torch.Tensor, logq_NB: torch.Tensor, *, beta: float)
     return loss_N, _product(q_NB, ratio_NB).mul_(1 - beta)
 
 
-def divergence_named(name: str, *, beta: float = 0.5) -> Divergence:
-    """The divergence of a recipe: "forward_kl", "reverse_kl" or "js" (with `beta`, the teacher's share in the mix)."""
-    if name == "js":
-        if not 0 < beta < 1:
-            raise ValueError(f"beta of the Jensen-Shannon divergence must lie between 0 and 1, not {beta}")
-        return partial(jensen_shannon, beta=beta)
-    named = {"forward_kl": forward_kl, "reverse_kl": reverse_kl}
+def skew_kl(logp_NB: torch.Tensor, logq_NB: torch.Tensor, *, alpha: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """KL(p || alpha p + (1 - alpha) q) (Ko et al. 2024, DistiLLM, equation 4): never above -log alpha."""
+    logm_NB = torch.logaddexp(logp_NB + math.log(alpha), logq_NB + math.log1p(-alpha))
+    p_NB = logp_NB.exp()
+    # The student's share in the mixture, (1 - alpha) q / m.
+    share_NB = (logq_NB - logm_NB + math.log1p(-alpha)).exp()
+    return _expectation(p_NB, logp_NB - logm_NB), _product(p_NB, share_NB).neg_()
+
+
+def skew_reverse_kl(logp_NB: torch.Tensor, logq_NB: torch.Tensor, *, alpha: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """KL(q || (1 - alpha) p + alpha q) (Ko et al. 2024, DistiLLM, section 3.1): the reverse KL without its poles."""
+    logm_NB = torch.logaddexp(logp_NB + math.log1p(-alpha), logq_NB + math.log(alpha))
+    q_NB = logq_NB.exp()
+    ratio_NB = logq_NB - logm_NB
+    return _expectation(q_NB, ratio_NB), _product(q_NB, ratio_NB + 1 - alpha * ratio_NB.exp())
+
+
+def total_variation(logp_NB: torch.Tensor, logq_NB: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Half the sum of |p - q| (Wen et al. 2023, f-distill): never above 1, however wrong the student is."""
+    q_NB = logq_NB.exp()
+    difference_NB = q_NB - logp_NB.exp()
+    return 0.5 * difference_NB.abs().sum(1), 0.5 * difference_NB.sign() * q_NB
+
+
+DivergenceName = Literal["forward_kl", "reverse_kl", "js", "skew_kl", "skew_reverse_kl", "tv"]
+
+
+def divergence_named(name: DivergenceName, *, beta: float = 0.5, alpha: float = 0.1) -> Divergence:
+    """The divergence of a recipe.
+
+    Args:
+        name: Of one of those above.
+        beta: Of "js", the teacher's share in the mixture.
+        alpha: Of the skew ones, the share of what the expectation is over.
+    """
+    named = {
+        "forward_kl": forward_kl,
+        "reverse_kl": reverse_kl,
+        "js": partial(jensen_shannon, beta=beta),
+        "skew_kl": partial(skew_kl, alpha=alpha),
+        "skew_reverse_kl": partial(skew_reverse_kl, alpha=alpha),
+        "tv": total_variation,
+    }
     if name not in named:
-        raise ValueError(f"no divergence {name!r}; there are {', '.join([*named, 'js'])}")
+        raise ValueError(f"no divergence {name!r}; there are {', '.join(named)}")
+    if not (0 < beta < 1 and 0 < alpha < 1):
+        raise ValueError(f"beta and alpha of a divergence must lie between 0 and 1, not {beta} and {alpha}")
     return named[name]
 
 

@@ -5,7 +5,6 @@ that what it did before does not count towards the peak.
 """
 
 import argparse
-import ctypes
 import gc
 import json
 import statistics
@@ -26,6 +25,7 @@ from data.paths import REPOSITORY
 from data.prompts import instruction
 from distill.models import load_for_scoring
 from distill.recipe import Recipe, read_recipe
+from teacher.device import give_back_memory
 from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import Clip, SalmonnProcessor
 
@@ -55,7 +55,7 @@ def _forget_peak(device: torch.device) -> None:
     if device.type != "cpu":
         get_accelerator().reset_peak_memory_stats(device.index)
     else:
-        ctypes.CDLL(None).malloc_trim(0)
+        give_back_memory()
         Path("/proc/self/clear_refs").write_text("5")
 
 

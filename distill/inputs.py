@@ -4,21 +4,25 @@ from collections.abc import Iterable
 
 from data.paths import resolve
 from distill.recipe import Recipe
+from student.llm import missing_llm
 from teacher.build import missing_error, missing_parts
 
 
-def require_inputs(recipe: Recipe, annotations: Iterable[str], *, teacher: bool = True) -> None:
+def require_inputs(recipe: Recipe, annotations: Iterable[str], *, teacher: bool = True, student: bool = False) -> None:
     """Refuses to start where files are missing.
 
     Args:
         recipe: The recipe.
         annotations: Its annotation files that are about to be read.
         teacher: Whether its teacher is about to be built.
+        student: Whether its student is about to be made.
 
     Raises:
         InputError: Names everything that is missing at once, where it goes and how to get it.
     """
     missing = missing_parts(recipe.teacher) if teacher else []
+    if student and recipe.student and not recipe.teacher.random_weights:
+        missing += missing_llm(recipe.student)
     files = [path for path in map(resolve, annotations) if not path.is_file()]
     if files:
         shown = "\n        ".join(map(str, files))

@@ -28,9 +28,13 @@ from distill.objective import UNITS, Example, Objective
 from distill.recipe import PARTS, Recipe, StageSettings
 from distill.validation import validate
 from student.shrink import set_trainable
+from teacher.device import give_back_memory
 from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import SalmonnProcessor
 from teacher.weights import save_trained_part
+
+_GIVE_BACK_EVERY = 20
+"""Steps after which freed memory goes back to the system, on the CPU."""
 
 
 def learning_rate(peak: float, stage: StageSettings, step: int) -> float:
@@ -163,6 +167,8 @@ class Trainer:
         while self.step < total and not self.stopped:
             record = self._one_step()
             self.step += 1
+            if self.step % _GIVE_BACK_EVERY == 0:
+                give_back_memory()
             if self.rank == 0:
                 self._log(record, (time.monotonic() - start) / (self.step - first) * (total - self.step))
             # A signal may have reached one rank only: they stop together, and before a validation that takes long.

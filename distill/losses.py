@@ -9,11 +9,12 @@ B outcomes: K kept ids and the tail.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch.autograd.function import once_differentiable
 
-from distill.divergences import Divergence, divergence_named, logit_gradient
+from distill.divergences import Divergence, DivergenceName, divergence_named, logit_gradient
 from distill.signals import DenseSignal, SparseSignal, TeacherSignal
 
 
@@ -46,8 +47,10 @@ def fused_loss(
     *,
     ce_weight: float,
     kd_weight: float,
-    divergence: str = "forward_kl",
+    divergence: DivergenceName = "forward_kl",
     beta: float = 0.5,
+    alpha: float = 0.1,
+    tail: Literal["bucket", "even"] = "bucket",
     temperature: float = 1.0,
     chunk_rows: int = 128,
 ) -> LossParts:
@@ -56,8 +59,8 @@ def fused_loss(
     The products with the head run in autocast's dtype where autocast is on, else in that of `hidden_ND`; all else, and
     every sum, in float32 (float64 for float64 input).
 
-    At a temperature other than 1, a dense signal is tempered exactly. What a sparse signal's tail would weigh when
-    tempered is unknown (it depends on how the mass is spread in it), so the outcomes are tempered as they are, kept ids
+    At a temperature other than 1, a dense signal is tempered exactly. What a sparse signal's tail bucket would weigh
+    then is unknown (it depends on how the mass is spread in it), so the outcomes are tempered as they are, kept ids
     and tail bucket, for teacher and student alike: p_b^(1/T) over their sum. That is a divergence of its own, zero
     exactly where the outcomes agree, and equal to the dense one where the whole vocabulary is kept.
 
@@ -68,8 +71,11 @@ def fused_loss(
         signal: the teacher at the same positions, or None.
         ce_weight: weight of the cross-entropy.
         kd_weight: weight of the distillation.
-        divergence: "forward_kl", "reverse_kl" or "js".
+        divergence: see `divergence_named`.
         beta: the teacher's share in the mixture of "js".
+        alpha: the share of what the expectation is over in the mixture of the skew ones.
+        tail: what a sparse signal says of ids that are not kept: their sum alone, or each an even part of it. That is
+            then a distribution over the whole vocabulary, and treated as a dense signal.
         temperature: T; the distillation is multiplied by T^2, so that its gradient keeps its size (Hinton et al. 2015).
         chunk_rows: positions whose logits exist at a time.
 
@@ -83,7 +89,8 @@ def fused_loss(
         raise ValueError(f"the teacher's vocabulary is not the student's: id {signal.largest_id} in {V} ids")
     if isinstance(signal, DenseSignal) and signal.logits_NV.shape[1] != V:
         raise ValueError(f"the teacher's vocabulary is not the student's: {signal.logits_NV.shape[1]} ids, not {V}")
-    settings = _Settings(ce_weight, kd_weight, divergence_named(divergence, beta=beta), temperature, chunk_rows)
+    named = divergence_named(divergence, beta=beta, alpha=alpha)
+    settings = _Settings(ce_weight, kd_weight, named, temperature, chunk_rows, even=tail == "even")
     with_gradient = torch.is_grad_enabled()
     loss, *sums = _FusedLoss.apply(hidden_ND, head_weight_VD, labels_N, signal, settings, with_gradient)
     return LossParts(loss, *sums, tokens=N)
@@ -96,6 +103,7 @@ class _Settings:
     divergence: Divergence
     temperature: float
     chunk_rows: int
+    even: bool
 
 
 class _FusedLoss(torch.autograd.Function):
@@ -168,6 +176,8 @@ def _chunk_loss(
             return _label_chunk(logits_NV, labels_N, settings)
         case DenseSignal():
             return _dense_chunk(logits_NV, labels_N, signal, settings)
+        case SparseSignal() if settings.even:
+            return _dense_chunk(logits_NV, labels_N, _spread(signal, logits_NV), settings)
         case SparseSignal():
             return _sparse_chunk(logits_NV, labels_N, signal, settings)
     raise TypeError(f"no loss for a teacher signal of type {type(signal).__name__}")
@@ -197,6 +207,16 @@ def _dense_chunk(logits_NV: torch.Tensor, labels_N: torch.Tensor, signal: DenseS
     grad_NV.add_(logq_NV.exp_(), alpha=settings.ce_weight)
     _subtract_label(grad_NV, labels_N, settings.ce_weight)
     return _Chunk(ce_N, kd_N, top1_N, grad_NV)
+
+
+def _spread(signal: SparseSignal, like_NV: torch.Tensor) -> DenseSignal:
+    """The whole distribution of a chunk: kept ids as they are, the tail's mass evenly over all others."""
+    logp_NK = signal.logp_NK.to(like_NV.dtype)
+    others_N1 = (like_NV.shape[1] - (logp_NK > -torch.inf).sum(1, keepdim=True)).clamp(min=1)
+    even_N1 = (signal.tail_N.to(like_NV.dtype)[:, None] / others_N1).log()
+    # A kept id is more probable than the mean of those that are not; padding is minus infinity.
+    logp_NV = even_N1.expand_as(like_NV).clone().scatter_reduce_(1, signal.ids_NK, logp_NK, "amax")
+    return DenseSignal(logp_NV)
 
 
 def _sparse_chunk(logits_NV: torch.Tensor, labels_N: torch.Tensor, signal: SparseSignal, settings: _Settings) -> _Chunk:

@@ -1,17 +1,25 @@
 """The two models of a recipe as they are scored: built or loaded, adapters folded in, on their device."""
 
 import json
+import random
 from pathlib import Path
 
 import torch
 from pydantic import ValidationError
 
+from data.audio import load_audio
+from data.batches import batches_by_length
 from data.errors import InputError
+from data.prompts import instruction
+from distill.examples import read_rows
 from distill.recipe import Recipe
+from student.llm import other_llm
+from student.ranking import layer_states, without_least_needed_block
+from student.shrink import StudentSettings, shrink
 from teacher.build import build_teacher
 from teacher.device import DTYPES, pick_device
 from teacher.model import SalmonnForConditionalGeneration, merge_lora
-from teacher.processor import SalmonnProcessor
+from teacher.processor import Clip, SalmonnProcessor
 from teacher.weights import load_pretrained
 
 
@@ -52,7 +60,12 @@ def load_for_scoring(
             raise InputError(f"{folder}: no tokenizer that can be read ({reason}); make the model again") from error
         if recipe.student is not None and which == "student":
             kept = model.config.encoder_config.encoder_layers, model.config.llm_config.num_hidden_layers
-            wanted = len(recipe.student.encoder_layers), len(recipe.student.llm_layers)
+            encoder, llm = recipe.student.encoder_layers, recipe.student.llm_layers
+            # A number of layers, or their list; null keeps all there are.
+            wanted = tuple(
+                had if of is None else of if isinstance(of, int) else len(of)
+                for of, had in zip((encoder, llm), kept, strict=True)
+            )
             if kept != wanted:
                 raise InputError(
                     f"{folder}: a checkpoint of another recipe, with {kept[0]} encoder and {kept[1]} LLM layers; "
@@ -60,6 +73,40 @@ def load_for_scoring(
                 )
     merge_lora(model)
     return model.eval().to(pick_device()), processor
+
+
+def student_of(
+    recipe: Recipe, teacher: SalmonnForConditionalGeneration, processor: SalmonnProcessor
+) -> SalmonnForConditionalGeneration:
+    """The recipe's student as training starts from it, in the teacher's precision."""
+    settings = _with_layers_named(recipe, teacher, processor)
+    rows, untrained = teacher.config.llm_config.vocab_size, recipe.teacher.random_weights
+    llm = other_llm(settings, processor.tokenizer, rows, teacher.dtype, random_weights=untrained)
+    return shrink(teacher, settings, recipe.seed, llm)
+
+
+def _with_layers_named(
+    recipe: Recipe, teacher: SalmonnForConditionalGeneration, processor: SalmonnProcessor
+) -> StudentSettings:
+    """The student's settings, where layers are ranked with their numbers."""
+    settings = recipe.student
+    wanted = {"encoder": settings.encoder_layers, "llm": settings.llm_layers}
+    counts = {part: number for part, number in wanted.items() if isinstance(number, int)}
+    if settings.layer_choice != "ranked" or not counts:
+        return settings
+    if settings.llm and "llm" in counts:
+        raise InputError(
+            "student.layer_choice 'ranked': layers of another LLM cannot be ranked; list student.llm_layers"
+        )
+    rows = read_rows(recipe, recipe.data.train)
+    rows = random.Random(recipe.seed).sample(rows, min(settings.calibration_clips, len(rows)))
+    batches = []
+    for indices in batches_by_length(processor.seconds(rows), 60):
+        clips = [(rows[i], instruction(recipe.data.prompts, rows[i].task, rows[i].id)) for i in indices]
+        batches.append(processor([Clip(load_audio(row.path), wording, row.text) for row, wording in clips]))
+    states = layer_states(teacher.eval(), batches)
+    named = {f"{part}_layers": without_least_needed_block(states[part], number) for part, number in counts.items()}
+    return settings.model_copy(update=named)
 
 
 def _require_same_recipe(recipe: Recipe, folder: Path) -> None:
@@ -73,7 +120,7 @@ def _require_same_recipe(recipe: Recipe, folder: Path) -> None:
         raise InputError(f"{made_by}: cannot be read ({error.error_count()} faults); train the model again") from error
     then, now = (json.loads(of.model_dump_json()) for of in (then, recipe))
     # Where training starts, and in what precision a model is scored, do not change what it is.
-    passing = {"teacher": ("dtype", "precision", "weights", "shapes"), "student": ("weights",)}
+    passing = {"teacher": ("dtype", "precision", "weights", "shapes"), "student": ("weights", "llm_shapes")}
     for section, keys in passing.items():
         sides = [dict(tree[section] or {}) for tree in (then, now)]
         for side in sides:

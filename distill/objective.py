@@ -134,8 +134,7 @@ class Objective(nn.Module):
             example.signal if weights.kd else None,
             ce_weight=weights.ce,
             kd_weight=weights.kd,
-            divergence=self.kd.divergence,
-            temperature=self.kd.temperature,
+            **self.kd.model_dump(),
         )
         sums |= {"ce": out.ce, "correct": out.correct}
         if weights.kd:

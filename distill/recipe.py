@@ -10,6 +10,7 @@ from data.cache import FEATURES, Feature
 from data.paths import resolve
 from data.prompts import Prompts
 from data.settings import Settings, read_settings
+from distill.divergences import DivergenceName
 from student.shrink import StudentSettings
 from teacher.cache import CacheSettings
 from teacher.hypotheses import GenerationSettings
@@ -62,7 +63,12 @@ class StageSettings(Settings):
 class KdSettings(Settings):
     """The divergence between teacher and student."""
 
-    divergence: Literal["forward_kl", "reverse_kl", "js"] = Field("forward_kl", description="which divergence")
+    divergence: DivergenceName = Field("forward_kl", description="which divergence")
+    beta: float = Field(0.5, gt=0, lt=1, description="js: the teacher's share in the mixture")
+    alpha: float = Field(0.1, gt=0, lt=1, description="skew ones: the share of what the expectation is over")
+    tail: Literal["bucket", "even"] = Field(
+        "bucket", description="cached ids that were not kept: known by their sum alone, or each by an even part of it"
+    )
     temperature: float = Field(
         1.0, gt=0, description="softens both distributions; the loss is multiplied by its square"
     )

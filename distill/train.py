@@ -8,16 +8,17 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import torch
 
 from data.cache_reader import CacheReader
-from data.errors import INTERRUPTED, run_cli
+from data.errors import INTERRUPTED, InputError, run_cli
 from data.paths import resolve
 from distill.examples import read_rows
 from distill.inputs import require_inputs
 from distill.loop import Trainer
-from distill.recipe import recipe_of, recipe_parser
-from student.shrink import shrink
+from distill.models import student_of
+from distill.recipe import Recipe, recipe_of, recipe_parser
 from teacher.build import build_teacher
 from teacher.cache import cache_identity
 from teacher.device import prepare_process
+from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import SalmonnProcessor
 
 
@@ -27,7 +28,7 @@ def main() -> None:
     parser.add_argument("--local_rank", type=int, default=-1, help="set by the launcher")
     arguments = parser.parse_args()
     recipe = recipe_of(arguments)
-    require_inputs(recipe, [recipe.data.train, *recipe.data.valid])
+    require_inputs(recipe, [recipe.data.train, *recipe.data.valid], student=True)
 
     prepare_process()
     torch.manual_seed(recipe.seed)
@@ -40,7 +41,8 @@ def main() -> None:
             rows = read_rows(recipe, recipe.data.train)
             settings = (recipe.teacher, recipe.cache, recipe.generation, recipe.data.prompts)
             cache = CacheReader(resolve(recipe.cache.folder), cache_identity(*settings, rows, processor))
-        student = shrink(teacher, recipe.student, recipe.seed)
+        student = student_of(recipe, teacher, processor)
+        _require_same_width(recipe, teacher, student)
         processor = SalmonnProcessor(processor.tokenizer, student.config)
         in_memory = bool(recipe.matched) and not recipe.matches_from_cache
         trainer = Trainer(recipe, student, processor, teacher if in_memory else None, cache)
@@ -50,6 +52,17 @@ def main() -> None:
     folder = trainer.save_model()
     if trainer.rank == 0:
         print(f"trained model: {folder}", flush=True)
+
+
+def _require_same_width(
+    recipe: Recipe, teacher: SalmonnForConditionalGeneration, student: SalmonnForConditionalGeneration
+) -> None:
+    theirs, own = (model.connector.proj.out_features for model in (teacher, student))
+    if "audio_tokens" in recipe.matched and theirs != own:
+        raise InputError(
+            f"audio tokens are {theirs} wide in the teacher and {own} in the student, whose LLM is another one: "
+            "they cannot be matched; take the audio_tokens weight out of train.stages"
+        )
 
 
 if __name__ == "__main__":

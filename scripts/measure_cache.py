@@ -27,10 +27,9 @@ from data.prompts import instruction
 from distill.examples import read_rows
 from distill.fidelity import compare, even_gradient, exact_gradient, renormalised_gradient, tail_gradient
 from distill.inputs import require_inputs
-from distill.models import load_for_scoring
+from distill.models import load_for_scoring, student_of
 from distill.recipe import recipe_of, recipe_parser
 from distill.report.table import markdown
-from student.shrink import shrink
 from teacher.device import prepare_process
 from teacher.model import SalmonnForConditionalGeneration, supervised
 from teacher.processor import Clip, SalmonnProcessor
@@ -75,7 +74,7 @@ def main() -> None:
     rows = [row for path in recipe.data.valid for row in read_rows(recipe, path)]
     teacher, processor = load_for_scoring(recipe, "teacher")
     trained, own = load_for_scoring(recipe, "student")
-    untrained = shrink(teacher, recipe.student, recipe.seed).eval()
+    untrained = student_of(recipe, teacher, processor).eval()
     teacher_NV = logits_of(teacher, processor, rows, recipe.data.prompts)
     students = {
         name: logits_of(model, own, rows, recipe.data.prompts)

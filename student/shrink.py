@@ -2,10 +2,12 @@
 
 import copy
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
+from transformers import PreTrainedModel
 
 from data.errors import InputError
 from data.paths import resolve
@@ -19,8 +21,28 @@ from teacher.weights import load_exactly, load_pretrained
 class StudentSettings(Settings):
     """What the student keeps of the teacher, and what of it is trained."""
 
-    encoder_layers: tuple[int, ...] = Field(description="encoder layers kept, counted from 0")
-    llm_layers: tuple[int, ...] = Field(description="LLM layers kept, counted from 0")
+    encoder_layers: Annotated[int, Field(ge=1)] | tuple[int, ...] = Field(
+        description="encoder layers kept, counted from 0; or how many, see layer_choice"
+    )
+    llm: str | None = Field(
+        None, description="another pretrained LLM of the teacher's vocabulary, folder or hub name; null: the teacher's"
+    )
+    llm_shapes: dict[str, Any] | None = Field(None, description="keys of its configuration, for --random-weights")
+    # Advice only, as teacher.sources.
+    llm_source: str | None = Field(
+        None, exclude=True, description="how to get student.llm, told to the person; {place} is where it goes"
+    )
+    llm_layers: Annotated[int, Field(ge=1)] | tuple[int, ...] | None = Field(
+        None, description="LLM layers kept, counted from 0; or how many, see layer_choice; null: all"
+    )
+    layer_choice: Literal["even", "ranked"] = Field(
+        "even",
+        description="which layers a number keeps: evenly spaced ones, first and last among them; or all but the block "
+        "that turns the teacher's states least (angular distance)",
+    )
+    calibration_clips: int = Field(
+        32, ge=1, description="ranked: training clips on which the teacher's layers are tried"
+    )
     qformer: QFormerSettings = Field(description="sizes of the student's Q-Former")
     qformer_layers: tuple[int, ...] = Field((), description="Q-Former layers copied where shapes allow")
     beats: bool = Field(False, description="keep the teacher's BEATs; false: sounds are heard by Whisper alone")
@@ -32,16 +54,31 @@ class StudentSettings(Settings):
     train_embeddings: bool = Field(False, description="train the token embeddings and the head too")
 
 
-def check_layers(kept: tuple[int, ...], available: int, what: str) -> None:
-    """Refuses layer lists that name a layer twice, out of order, or one that is not there."""
+def layers_kept(wanted: int | tuple[int, ...] | None, available: int, what: str) -> tuple[int, ...]:
+    """The numbers of the layers that are kept: as listed, so many evenly spaced ones, or all.
+
+    Raises:
+        InputError: The list names a layer twice, out of order, or one that is not there; or the number is too large.
+    """
+    if wanted is None:
+        return tuple(range(available))
+    if isinstance(wanted, int):
+        if wanted > available:
+            raise InputError(f"student.{what}: {wanted} layers of {available} cannot be kept; name fewer")
+        return tuple(round(i * (available - 1) / max(wanted - 1, 1)) for i in range(wanted))
+    kept = wanted
     if not kept or list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= available:
         raise InputError(
             f"student.{what}: {list(kept)} must name layers of 0 to {available - 1}, each once, in rising order"
         )
+    return kept
 
 
 def shrink(
-    teacher: SalmonnForConditionalGeneration, settings: StudentSettings, seed: int = 0
+    teacher: SalmonnForConditionalGeneration,
+    settings: StudentSettings,
+    seed: int = 0,
+    llm: PreTrainedModel | None = None,
 ) -> SalmonnForConditionalGeneration:
     """Builds the student; the teacher's LoRA is folded into the copied LLM weights first.
 
@@ -49,35 +86,39 @@ def shrink(
         teacher: The trained teacher; left as it is.
         settings: What is kept.
         seed: Of the initialisation of what cannot be copied.
+        llm: The language model that `settings.llm` names (`student.llm.other_llm`); None: the teacher's own.
 
     Raises:
         InputError: A layer list does not fit the teacher.
     """
     source = copy.deepcopy(teacher)
     merge_lora(source)
-    check_layers(settings.encoder_layers, len(source.encoder.layers), "encoder_layers")
-    check_layers(settings.llm_layers, source.config.llm_config.num_hidden_layers, "llm_layers")
+    if llm is not None:
+        source.llm = llm
+    encoder_layers = layers_kept(settings.encoder_layers, len(source.encoder.layers), "encoder_layers")
+    llm_layers = layers_kept(settings.llm_layers, source.llm.config.num_hidden_layers, "llm_layers")
     if settings.qformer_layers:
-        check_layers(settings.qformer_layers, source.config.qformer["layers"], "qformer_layers")
+        layers_kept(settings.qformer_layers, source.config.qformer["layers"], "qformer_layers")
     if len(settings.qformer_layers) > settings.qformer.layers:
         raise InputError(
             f"student.qformer_layers: {list(settings.qformer_layers)} are more than the student's Q-Former has "
             f"({settings.qformer.layers}); name fewer"
         )
 
-    source.encoder.layers = nn.ModuleList(source.encoder.layers[i] for i in settings.encoder_layers)
+    source.encoder.layers = nn.ModuleList(source.encoder.layers[i] for i in encoder_layers)
     decoder = source.llm.get_decoder()
-    decoder.layers = nn.ModuleList(decoder.layers[i] for i in settings.llm_layers)
+    decoder.layers = nn.ModuleList(decoder.layers[i] for i in llm_layers)
     for index, layer in enumerate(decoder.layers):
         # The key-value cache files each layer's keys under its number.
         layer.self_attn.layer_idx = index
 
     values = teacher.config.to_dict()
-    values["encoder_config"]["encoder_layers"] = len(settings.encoder_layers)
-    values["llm_config"]["num_hidden_layers"] = len(settings.llm_layers)
+    values["encoder_config"]["encoder_layers"] = len(encoder_layers)
+    values["llm_config"] = source.llm.config.to_dict()
+    values["llm_config"]["num_hidden_layers"] = len(llm_layers)
     if values["llm_config"].get("layer_types"):
         kinds = values["llm_config"]["layer_types"]
-        values["llm_config"]["layer_types"] = [kinds[i] for i in settings.llm_layers]
+        values["llm_config"]["layer_types"] = [kinds[i] for i in llm_layers]
     values["qformer"] = settings.qformer.model_dump()
     values["margin_s"] = settings.margin_s
     values["reference_padding"] = False

@@ -189,7 +189,7 @@ def _put_together(
             "they are not of one model; fetch both again"
         )
     needed = max(len(tokenizer), tokenizer.pad_token_id + 1)
-    _add_rows(llm, needed - llm.config.vocab_size)
+    add_rows(llm, needed - llm.config.vocab_size)
     lora: dict[str, Any] | None = None
     if settings.lora:
         lora = settings.lora.model_dump() | {"target_modules": list(settings.lora.target_modules)}
@@ -218,7 +218,7 @@ def _put_together(
 
 
 @torch.no_grad()
-def _add_rows(llm: PreTrainedModel, number: int) -> None:
+def add_rows(llm: PreTrainedModel, number: int) -> None:
     """Enlarges the vocabulary by rows that are the mean of the others: of no effect on what is written (Hewitt 2021).
 
     Without chance, so that a teacher is the same however often it is built.

@@ -11,6 +11,7 @@ from distill.signals import DenseSignal, SparseSignal
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 DIVERGENCES = [("forward_kl", 0.5), ("reverse_kl", 0.5), ("js", 0.5), ("js", 0.1)]
+DIVERGENCES += [("skew_kl", 0.1), ("skew_kl", 0.6), ("skew_reverse_kl", 0.1), ("skew_reverse_kl", 0.6), ("tv", 0.5)]
 V, D = 23, 5
 
 
@@ -57,7 +58,13 @@ def reference_kd(logits_NV, signal, divergence, beta, T=1.0):
         return kl(p, q)
     if divergence == "reverse_kl":
         return kl(q, torch.where(p == 0, 2.0**-24, p))
+    if divergence == "tv":
+        return 0.5 * (p - q).abs().sum()
+    if divergence == "skew_reverse_kl":
+        return kl(q, (1 - beta) * p + beta * q)
     m = beta * p + (1 - beta) * q
+    if divergence == "skew_kl":
+        return kl(p, m)
     return beta * kl(p, m) + (1 - beta) * kl(q, m)
 
 
@@ -65,7 +72,7 @@ def assert_equals_reference(signal, divergence, beta, T=1.0, *, ce_weight=0.3, k
     hidden_ND, head_VD, labels_N, _ = problem(N)
     parts = fused_loss(
         *(hidden_ND, head_VD, labels_N, signal),
-        **dict(ce_weight=ce_weight, kd_weight=kd_weight, divergence=divergence, beta=beta, temperature=T),
+        **dict(ce_weight=ce_weight, kd_weight=kd_weight, divergence=divergence, beta=beta, alpha=beta, temperature=T),
         chunk_rows=3,
     )
     logits_NV = hidden_ND @ head_VD.T
@@ -95,7 +102,7 @@ def test_dense_equals_autograd(T, divergence, beta):
 @pytest.mark.parametrize("T", [1.0, 2.0])
 def test_all_kept_equals_dense(T, divergence, beta):
     hidden_ND, head_VD, labels_N, teacher_NV = problem()
-    settings = dict(ce_weight=0.5, kd_weight=0.5, divergence=divergence, beta=beta, temperature=T)
+    settings = dict(ce_weight=0.5, kd_weight=0.5, divergence=divergence, beta=beta, alpha=beta, temperature=T)
     sparse, dense = (
         fused_loss(hidden_ND, head_VD, labels_N, signal, **settings)
         for signal in (cut(teacher_NV, V), DenseSignal(teacher_NV))
@@ -106,6 +113,24 @@ def test_all_kept_equals_dense(T, divergence, beta):
     assert (sparse.agreement, sparse.correct, sparse.tokens) == (dense.agreement, dense.correct, dense.tokens)
 
 
+@pytest.mark.parametrize("divergence", ["forward_kl", "js"])
+@pytest.mark.parametrize("counts", [1, 6, V, [1, 4, 0, V, 9, V - 1, 2]])
+def test_an_even_tail_stands_for_the_whole_vocabulary(counts, divergence):
+    hidden_ND, head_VD, labels_N, teacher_NV = problem()
+    signal = cut(teacher_NV, counts)
+    p_NV = torch.zeros_like(teacher_NV)
+    for p_V, ids_K, logp_K, tail in zip(p_NV, signal.ids_NK, signal.logp_NK, signal.tail_N, strict=True):
+        kept = ids_K[logp_K > -math.inf]
+        p_V += tail / max(V - len(kept), 1)
+        p_V[kept] = logp_K[logp_K > -math.inf].exp()
+    settings = dict(ce_weight=0.5, kd_weight=0.5, divergence=divergence, temperature=2.0, chunk_rows=3)
+    even = fused_loss(hidden_ND, head_VD, labels_N, signal, tail="even", **settings)
+    dense = fused_loss(hidden_ND, head_VD, labels_N, DenseSignal(p_NV.log()), **settings)
+    torch.testing.assert_close((even.loss, even.kd), (dense.loss, dense.kd))
+    of = (hidden_ND, head_VD)
+    torch.testing.assert_close(torch.autograd.grad(even.loss, of), torch.autograd.grad(dense.loss, of))
+
+
 @pytest.mark.parametrize(("divergence", "beta"), DIVERGENCES)
 @pytest.mark.parametrize("counts", [1, 6, V, "dense"])
 def test_gradcheck(counts, divergence, beta):
@@ -113,7 +138,9 @@ def test_gradcheck(counts, divergence, beta):
     signal = DenseSignal(teacher_NV) if counts == "dense" else cut(teacher_NV, counts)
 
     def loss(hidden_ND, head_VD):
-        settings = dict(ce_weight=0.2, kd_weight=0.8, divergence=divergence, beta=beta, temperature=1.5, chunk_rows=3)
+        settings = dict(
+            ce_weight=0.2, kd_weight=0.8, divergence=divergence, beta=beta, alpha=beta, temperature=1.5, chunk_rows=3
+        )
         return fused_loss(hidden_ND, head_VD, labels_N, signal, **settings).loss
 
     assert torch.autograd.gradcheck(loss, (hidden_ND, head_VD))
@@ -157,7 +184,7 @@ def test_a_saturated_student_in_float32(kept_higher, divergence, beta):
         student_NV = logits_NV.to(dtype).requires_grad_()
         parts = fused_loss(
             *(student_NV, eye_VV.to(dtype), problem()[2], signal),
-            **dict(ce_weight=0.5, kd_weight=0.5, divergence=divergence, beta=beta),
+            **dict(ce_weight=0.5, kd_weight=0.5, divergence=divergence, beta=beta, alpha=beta),
         )
         results.append((parts.loss.detach().double(), torch.autograd.grad(parts.loss, student_NV)[0].double()))
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)

@@ -38,13 +38,15 @@ def test_the_script_says_which_stage_is_off(fixture_folder, command):
     expected["s1.audio_tokens"][0, 80, 3] += 0.01
     expected["s0.generate_beam4"][0, -1] += 1
     save_file(expected, fixture_folder / "expected.safetensors")
-    status, out, _ = command("scripts/check_parity.py", fixture_folder, "--json")
+    status, out, _ = command("scripts/check_parity.py", fixture_folder, "--json", "--out", fixture_folder / "table.md")
     told = json.loads(out)
     assert status == 1
     assert not told["ok"]
     assert [stage for stage, entry in told["stages"].items() if not entry["ok"]] == ["audio_tokens"]
     assert told["stages"]["audio_tokens"]["max_abs_diff"] == pytest.approx(0.01, rel=0.01)
     assert told["equal"] == {"labels": True, "generate_beam1": True, "generate_beam4": False}
+    table = (fixture_folder / "table.md").read_text()
+    assert "| audio_tokens | 1.00e-02 | 1e-04 TOO FAR |" in table and "| generate_beam4 | DIFFERENT |" in table
 
 
 @needs_fixture
