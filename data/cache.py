@@ -17,7 +17,7 @@ import torch
 
 FORMAT_VERSION = 2
 MAX_DRAWS = 1000
-"""Of more, float16 could not tell the counts apart."""
+"""Of many more, float16 could not tell the counts apart."""
 Target = Literal["reference", "hypothesis"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 """The texts a teacher can be asked about: the annotation's own, and what the teacher itself wrote."""
@@ -70,6 +70,11 @@ class SparseTargets:
         positions_S = np.repeat(np.arange(len(self)), self.counts)
         mass_N = np.bincount(positions_S, np.exp(self.logp.astype(np.float64)), minlength=len(self))
         return np.clip(1 - mass_N, 0, 1).astype(np.float32)
+
+    @property
+    def half(self) -> np.ndarray:
+        """float16 [S], the log-probabilities as they are stored."""
+        return self.logp.astype(np.float16)
 
     @classmethod
     def from_logits(
@@ -143,6 +148,9 @@ def _require_fit(logits_NV: torch.Tensor, token_ids: list[np.ndarray]) -> None:
     tokens = sum(map(len, token_ids))
     if tokens != len(logits_NV):
         raise ValueError(f"{len(logits_NV)} rows of logits for texts of {tokens} tokens")
+    # Of impossible ids the logits may be minus infinity; NaN and plus infinity say nothing of any id.
+    if not torch.isfinite(logits_NV.amax(1)).all():
+        raise FloatingPointError("logits are NaN or infinite")
 
 
 def _by_text(
@@ -197,8 +205,8 @@ def _stored(logp_NK: torch.Tensor) -> torch.Tensor:
     """Log-probabilities as they are stored: float16, with as few bits as leave a probability within 2e-4.
 
     (And its logarithm within 1/16.) What is rounded away is zeros in the file, which are compressed to nothing; 2e-4 is
-    what float16 itself is off by, where it is coarsest. Rounded to the nearest, or downwards where the nearest sum to
-    more than one: that would leave a tail below zero.
+    what float16 itself is off by, where it is coarsest. Rounded to the nearest, or downwards, up to twice as far, where
+    the nearest sum to more than one: that would leave a tail below zero.
     """
     size_NK = logp_NK.double().neg().clamp(min=0)
     half_NK = size_NK.half()
@@ -229,6 +237,8 @@ class CachedRow:
     hypothesis: str | None = None
     hypothesis_logp: float | None = None
     """Mean log-probability of the hypothesis's tokens."""
+    hypothesis_ended: bool | None = None
+    """Whether the teacher ended it; False where it was cut at the cap."""
     hypothesis_wer: float | None = None
     """Against the reference; None where there is no reference."""
     targets: Mapping[Target, SparseTargets] = field(default_factory=dict)
@@ -247,8 +257,9 @@ class CachedRow:
             f"{name}.{part}": getattr(self.targets[name], part)
             for name in TARGETS
             if name in self.targets
-            for part in ("token_ids", "ids", "logp", "counts", "tail")
+            for part in ("token_ids", "ids", "half", "counts")
         }
+        texts |= {f"{name}.draws": targets.draws for name, targets in self.targets.items()}
         arrays |= {name: self.features[name] for name in FEATURES if name in self.features}
         digest = hashlib.sha256(_canonical(texts))
         for name, array in arrays.items():

@@ -7,7 +7,6 @@ failed.jsonl                     {"id", "reason"} of the rows that could not be 
 """
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from data.cache import FEATURES, FORMAT_VERSION, TARGETS, CachedRow, CacheIdentity, Feature, SparseTargets, counted
 from data.errors import InputError
 
-GROUP_ROWS = 32
+GROUP_ROWS = 64
 """Rows a row group, part of the format: what one random access decodes."""
 
 _ARRAYS = {
@@ -39,18 +38,22 @@ _TEXTS = {
     "reference": pa.string(),
     "hypothesis": pa.string(),
     "hypothesis_logp": pa.float64(),
+    "hypothesis_ended": pa.bool_(),
     "hypothesis_wer": pa.float64(),
 }
 _COLUMN = {name: f"{name}_targets" for name in TARGETS}
 _SCHEMA = pa.schema([*_TEXTS.items(), *((column, _TARGET) for column in _COLUMN.values())])
-_IDENTITY = b"cache_identity"
+_IDENTITY, _WITH_FEATURES = b"cache_identity", b"features"
 
 
 def write_table(rows: list[CachedRow], identity: CacheIdentity, file: BinaryIO) -> None:
     """Writes rows as one Parquet file that carries the hash of `identity`."""
     columns = [pa.array([getattr(row, name) for row in rows], kind) for name, kind in _TEXTS.items()]
     columns += [_target_column([row.targets.get(name) for row in rows]) for name in _COLUMN]
-    table = pa.Table.from_arrays(columns, schema=_SCHEMA.with_metadata({_IDENTITY: identity.sha256()}))
+    told = {_IDENTITY: identity.sha256()}
+    if any(row.features for row in rows):
+        told[_WITH_FEATURES] = b"beside"
+    table = pa.Table.from_arrays(columns, schema=_SCHEMA.with_metadata(told))
     numbers = [f"{column}.{name}.list.element" for column in _COLUMN.values() for name in _ARRAYS]
     pq.write_table(
         table,
@@ -64,26 +67,25 @@ def write_table(rows: list[CachedRow], identity: CacheIdentity, file: BinaryIO) 
     )
 
 
-def write_features(rows: list[CachedRow], path: Path) -> None:
+def write_features(rows: list[CachedRow], file: BinaryIO) -> None:
     """Writes the rows' features as one safetensors file."""
     arrays = {f"{row.id}/{name}": array for row in rows for name, array in row.features.items()}
-    save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, path)
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+    file.write(save({key: np.ascontiguousarray(array) for key, array in arrays.items()}))
 
 
 def features_of(shard: Path, row_id: str) -> dict[Feature, np.ndarray]:
     """A row's features; empty where there are none."""
     path = shard.with_suffix(".safetensors")
-    if not path.exists():
-        return {}
+    with named(shard), open_shard(shard) as file:
+        if _WITH_FEATURES not in (file.schema_arrow.metadata or {}):
+            return {}
     try:
         with safe_open(path, "np") as file:  # memory-mapped: nothing but what is asked for is read
             keys = {f"{row_id}/{name}": name for name in FEATURES}
             return {keys[key]: file.get_tensor(key) for key in keys.keys() & set(file.keys())}
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"{path}: truncated or damaged ({error}); delete it and the shard beside it, and run "
+            f"{path}: missing, truncated or damaged ({error}); delete it and the shard beside it, and run "
             "scripts/cache_teacher.sh again, which makes its rows again"
         ) from error
 

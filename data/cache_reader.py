@@ -35,7 +35,8 @@ class CacheStats:
     Attributes:
         rows: Clips.
         tokens: Supervised positions, of all texts.
-        bytes: Of all shards, texts included, features not.
+        bytes: Of all shards, texts included.
+        feature_bytes: Of the features beside them.
         bytes_per_token: On disk.
         kept_mass_mean: Probability kept at a position; the rest is its tail.
         kept_mass_p01: Its 1st percentile.
@@ -47,6 +48,7 @@ class CacheStats:
     rows: int
     tokens: int
     bytes: int
+    feature_bytes: int
     bytes_per_token: float
     kept_mass_mean: float
     kept_mass_p01: float
@@ -137,6 +139,7 @@ class CacheReader:
             rows=len(self),
             tokens=tokens,
             bytes=size,
+            feature_bytes=sum(path.stat().st_size for path in self._folder.glob("shard-*.safetensors")),
             bytes_per_token=size / max(tokens, 1),
             kept_mass_mean=float(kept_mass_N.mean(dtype=np.float64)) if tokens else 0.0,
             kept_mass_p01=float(np.percentile(kept_mass_N, 1)) if tokens else 0.0,

@@ -3,13 +3,25 @@
 import errno
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import BinaryIO
 
 from data.cache import CachedRow, CacheIdentity
 from data.cache_files import check_identity, ids_of, read_failed, shards_of, write_features, write_table
 from data.errors import InputError
 from data.paths import written_whole
+
+
+@contextmanager
+def _written_for_good(path: Path) -> Iterator[BinaryIO]:
+    """A file that is on the disk when the block ends, or is not there."""
+    with written_whole(path) as temporary, open(temporary, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 class CacheWriter:
@@ -106,12 +118,10 @@ class CacheWriter:
         try:
             if any(row.features for row in self._rows):
                 # Before the shard: a row that is there has its features.
-                with written_whole(shard.with_suffix(".safetensors")) as path:
-                    write_features(self._rows, path)
-            with written_whole(shard) as path, open(path, "wb") as file:
+                with _written_for_good(shard.with_suffix(".safetensors")) as file:
+                    write_features(self._rows, file)
+            with _written_for_good(shard) as file:
                 write_table(self._rows, self._identity, file)
-                file.flush()
-                os.fsync(file.fileno())
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise InputError(f"{self._folder}: disk full; free some space, start again: it goes on") from error

@@ -51,7 +51,8 @@ def _filters(mel_bins: int) -> Tensor:
         norm="slaney",
         mel_scale="slaney",
     )
-    return torch.from_numpy(bank.T.astype(np.float32))
+    # Copied into memory of torch's own alignment: products with it then round the same in every process.
+    return torch.from_numpy(bank.T.astype(np.float32)).clone()
 
 
 def log_mel(waves: list[np.ndarray], *, mel_bins: int, margin_s: float | None) -> tuple[Tensor, Tensor]:

@@ -17,8 +17,8 @@ import torch
 Divergence = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 _LOG_UNSEEN = -24 * math.log(2)
-"""Reverse KL takes what the teacher calls impossible as this probable: a tail, one minus the kept mass in float32, of
-zero says no more than that it is below 2^-24, and the loss would be infinite."""
+"""Reverse KL takes what the teacher calls impossible as this probable: a tail of zero, one minus kept probabilities
+that were rounded, says no more than that it is small, and the loss would be infinite."""
 
 
 def forward_kl(logp_NB: torch.Tensor, logq_NB: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -122,7 +122,7 @@ class Examples:
         """The text that a row is trained on, the same one throughout a run."""
         wanted = self.recipe.train.hypotheses
         drawn = int(hash_of([self.recipe.seed, entry.id])[:12], 16) / 16**12 < wanted.share
-        if not drawn or not entry.hypothesis:
+        if not drawn or not entry.hypothesis or not entry.hypothesis_ended:
             return "reference"
         if entry.hypothesis_wer is not None:
             good = entry.hypothesis_wer <= wanted.max_wer

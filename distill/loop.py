@@ -115,7 +115,7 @@ class Trainer:
         except (DeepSpeedConfigError, ValidationError, AssertionError) as error:
             raise InputError(f"deepspeed section of the recipe: DeepSpeed refuses it ({error})") from error
         self.accumulation = self.engine.gradient_accumulation_steps()
-        self.identity = run_identity(recipe, rows, self.world, cache and cache.identity)
+        self.identity = run_identity(recipe, rows, self.world, None if cache is None else cache.identity)
         if teacher is not None:
             teacher.llm = torch.nn.Identity()  # features come from its encoder and connector alone
             teacher.to(self.engine.device, next(student.parameters()).dtype).requires_grad_(False)

@@ -77,7 +77,7 @@ class KdSettings(Settings):
 class HypothesisSettings(Settings):
     """Sequence-level distillation (Kim and Rush 2016): rows trained on what the teacher wrote of the clip.
 
-    A row whose hypothesis is not good enough, or empty, keeps the annotation's text.
+    A row whose hypothesis is not good enough, is empty, or was cut at the cap keeps the annotation's text.
     """
 
     share: float = Field(0.0, ge=0, le=1, description="share of the rows that get the teacher's cached hypothesis")

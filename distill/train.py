@@ -1,5 +1,6 @@
 """Trains by a recipe: `deepspeed distill/train.py --config configs/kd_mini.json`."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import torch
 from data.cache_reader import CacheReader
 from data.errors import INTERRUPTED, InputError, run_cli
 from data.paths import resolve
+from data.prompts import instruction
 from distill.examples import read_rows
 from distill.inputs import require_inputs
 from distill.loop import Trainer
 from distill.models import student_of
 from distill.recipe import Recipe, recipe_of, recipe_parser
+from distill.sizes import beside
 from teacher.build import build_teacher
 from teacher.cache import cache_identity
 from teacher.device import prepare_process
@@ -43,7 +46,10 @@ def main() -> None:
             cache = CacheReader(resolve(recipe.cache.folder), cache_identity(*settings, rows, processor))
         student = student_of(recipe, teacher, processor)
         _require_same_width(recipe, teacher, student)
-        processor = SalmonnProcessor(processor.tokenizer, student.config)
+        hearing, processor = processor, SalmonnProcessor(processor.tokenizer, student.config)
+        if int(os.environ.get("RANK", 0)) == 0 and not (recipe.run_dir / "checkpoints" / "latest").is_file():
+            wording = instruction(recipe.data.prompts, next(iter(recipe.data.prompts)))
+            print(beside({"teacher": (teacher, hearing), "student": (student, processor)}, wording), flush=True)
         in_memory = bool(recipe.matched) and not recipe.matches_from_cache
         trainer = Trainer(recipe, student, processor, teacher if in_memory else None, cache)
     trainer.train()

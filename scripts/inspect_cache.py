@@ -32,8 +32,11 @@ def main() -> None:
         return
     print(f"rows {stats.rows:,}, tokens {stats.tokens:,}, failed {len(cache.failed()):,}")
     print(f"{stats.bytes / 1e6:,.1f} MB, {stats.bytes_per_token:.1f} bytes a token, texts included")
+    if stats.feature_bytes:
+        print(f"{stats.feature_bytes / 1e6:,.1f} MB of features")
     if stats.rows:
-        print(f"estimate for {arguments.clips:,} clips: {stats.bytes / stats.rows * arguments.clips / 1e9:,.1f} GB")
+        whole = (stats.bytes + stats.feature_bytes) / stats.rows * arguments.clips
+        print(f"estimate for {arguments.clips:,} clips: {whole / 1e9:,.1f} GB")
     print(f"kept mass: mean {stats.kept_mass_mean:.4f}, 1st percentile {stats.kept_mass_p01:.4f}")
     print(f"ids kept a token: mean {stats.ids_per_token:.1f}")
     for most, count in stats.ids_histogram.items():

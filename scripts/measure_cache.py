@@ -9,16 +9,18 @@ ids that are not kept; and targets drawn at random.
 
 import sys
 import tempfile
+from itertools import cycle
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from data.audio import load_audio
 from data.batches import batches_by_length
-from data.cache import CachedRow, CacheIdentity, SparseTargets, draw
+from data.cache import CachedRow, CacheIdentity, SparseTargets, draw, sparsify
 from data.cache_reader import CacheReader
 from data.cache_writer import CacheWriter
 from data.errors import run_cli
@@ -34,8 +36,9 @@ from teacher.device import prepare_process
 from teacher.model import SalmonnForConditionalGeneration, supervised
 from teacher.processor import Clip, SalmonnProcessor
 
+SHARD_ROWS = 256
 TOP_P, TOP_K, DRAWS = (0.9, 0.99, 0.999, 0.9999), (8, 32, 64, 128), (12, 50)
-MIN_P = (0.005, 0.003, 0.002, 0.0012, 0.001, 0.0005)
+MIN_P = (0.005, 0.003, 0.002, 0.0015, 0.001, 0.0005)
 WAYS = {"tail bucket": tail_gradient, "renormalised": renormalised_gradient, "spread evenly": even_gradient}
 
 
@@ -54,13 +57,23 @@ def logits_of(model: SalmonnForConditionalGeneration, processor: SalmonnProcesso
     return torch.cat([parts[i] for i in range(len(rows))])
 
 
-def bytes_a_token(targets: SparseTargets) -> float:
-    """On disk, as the cache is written, without the texts."""
+def bytes_a_token(texts: list[SparseTargets]) -> float:
+    """On disk, as a shard of the cache is written, without the annotation's and the teacher's words."""
     identity = CacheIdentity(*["measured"] * 5)
     with tempfile.TemporaryDirectory() as folder:
-        with CacheWriter(Path(folder), identity, 0, 1) as writer:
-            writer.add(CachedRow("0", "", "", targets={"reference": targets}))
+        with CacheWriter(Path(folder), identity, 0, 1, SHARD_ROWS) as writer:
+            # The same texts over again fill the shard: what is compressed together, some rows, has none twice.
+            for number, targets in zip(range(SHARD_ROWS), cycle(texts), strict=False):
+                writer.add(CachedRow(str(number), "", "", targets={"reference": targets}))
         return CacheReader(Path(folder), identity).stats().bytes_per_token
+
+
+def joined(texts: list[SparseTargets]) -> SparseTargets:
+    """The targets of several texts as those of one."""
+    parts = {
+        name: np.concatenate([getattr(of, name) for of in texts]) for name in ("token_ids", "ids", "logp", "counts")
+    }
+    return SparseTargets(**parts, draws=texts[0].draws)
 
 
 def main() -> None:
@@ -76,6 +89,7 @@ def main() -> None:
     trained, own = load_for_scoring(recipe, "student")
     untrained = student_of(recipe, teacher, processor).eval()
     teacher_NV = logits_of(teacher, processor, rows, recipe.data.prompts)
+    token_ids = [np.array(processor.text_ids(row.text), np.int32) for row in rows]
     students = {
         name: logits_of(model, own, rows, recipe.data.prompts)
         for name, model in (("untrained", untrained), ("trained", trained))
@@ -89,18 +103,19 @@ def main() -> None:
     lines = []
     cuts = [(p, k, 0.0) for p in (*TOP_P, 1.0) for k in TOP_K] + [(TOP_P[2], TOP_K[-1], p) for p in MIN_P]
     for top_p, top_k, min_p in cuts:
-        none = torch.zeros(len(teacher_NV)).int()
-        targets = SparseTargets.from_logits(teacher_NV, none, top_p=top_p, top_k=top_k, min_p=min_p)
+        texts = sparsify(teacher_NV, token_ids, top_p=top_p, top_k=top_k, min_p=min_p)
+        targets = joined(texts)
         ids, mass = len(targets.ids) / len(targets), 1 - targets.tail.mean()
         named = f"top_p {top_p}, top_k {top_k}" + (f", min_p {min_p}" if min_p else "")
-        line = [named, f"{bytes_a_token(targets):.0f}", f"{ids:.1f}", f"{mass:.4f}"]
+        line = [named, f"{bytes_a_token(texts):.0f}", f"{ids:.1f}", f"{mass:.4f}"]
         for name, student_NV in students.items():
             line += [shown(of(targets, student_NV), name) for of in WAYS.values()]
         lines.append(line)
         print(" | ".join(line), flush=True)
     for draws in DRAWS:
-        (targets,) = draw(teacher_NV, [torch.zeros(len(teacher_NV)).int().numpy()], draws=draws, seeds=[0])
-        line = [f"{draws} draws", f"{bytes_a_token(targets):.0f}", f"{len(targets.ids) / len(targets):.1f}", ""]
+        texts = draw(teacher_NV, token_ids, draws=draws, seeds=list(range(len(rows))))
+        targets = joined(texts)
+        line = [f"{draws} draws", f"{bytes_a_token(texts):.0f}", f"{len(targets.ids) / len(targets):.1f}", ""]
         for name, student_NV in students.items():
             line += [shown(tail_gradient(targets, student_NV), name), "", ""]
         lines.append(line)

@@ -19,7 +19,7 @@ import torch
 from deepspeed.accelerator import get_accelerator
 
 from data.audio import SAMPLE_RATE, load_audio
-from data.cache import SparseTargets
+from data.cache import CacheIdentity, SparseTargets
 from data.errors import InputError, run_cli
 from data.manifest import Row
 from data.paths import written_whole
@@ -30,7 +30,7 @@ from distill.inputs import require_inputs
 from distill.recipe import Recipe, recipe_of, recipe_parser
 from distill.report.table import MISSING, markdown
 from teacher.build import build_teacher
-from teacher.cache import cache_identity, fill_cache
+from teacher.cache import fill_cache
 from teacher.device import pick_device, prepare_process
 from teacher.model import SalmonnForConditionalGeneration, merge_lora, supervised
 from teacher.processor import Clip, SalmonnProcessor
@@ -44,9 +44,8 @@ def cached(
     """Fills a cache that is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
         cache = recipe.cache.model_copy(update={"folder": folder})
-        prompts = recipe.data.prompts
-        identity = cache_identity(recipe.teacher, cache, recipe.generation, prompts, rows, processor)
-        fill_cache(model, processor, rows, prompts, cache, recipe.generation, identity)
+        identity = CacheIdentity(*["measured"] * 5)  # its hashes take as long for two clips as for a million
+        fill_cache(model, processor, rows, recipe.data.prompts, cache, recipe.generation, identity)
 
 
 @torch.no_grad()

@@ -1,11 +1,11 @@
 """A student's language model that is not the teacher's own: another pretrained one of the same vocabulary."""
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from data.errors import InputError
 from student.shrink import StudentSettings
-from teacher.build import add_rows, load_tokenizer
+from teacher.build import add_rows, load_tokenizer, untrained_llm
 from teacher.weights import load_pretrained, locate, weight_files
 
 
@@ -47,7 +47,7 @@ def other_llm(
             raise InputError("--random-weights: the recipe states no student.llm_shapes, as configs/kd_1b.json does")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            llm = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings.llm_shapes), dtype=dtype)
+            llm = untrained_llm(settings.llm_shapes, dtype, "student.llm_shapes")
     else:
         theirs, own = load_tokenizer(settings.llm).get_vocab(), tokenizer.get_vocab()
         if theirs != own:

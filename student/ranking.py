@@ -1,6 +1,6 @@
 """Which layers a model needs least, by how little they turn its hidden states on a few clips.
 
-Shapes: N positions (frames, or supervised positions, of all calibration clips), D width.
+Shapes: B clips, N positions (frames, or supervised positions, of a batch), D width.
 """
 
 from collections.abc import Iterable
@@ -14,65 +14,71 @@ from teacher.model import Batch, SalmonnForConditionalGeneration, supervised
 
 
 @torch.no_grad()
-def layer_states(model: SalmonnForConditionalGeneration, batches: Iterable[Batch]) -> dict[str, list[Tensor]]:
-    """What goes into each layer of the speech encoder and of the LLM, and what comes out of the last.
+def block_distances(
+    model: SalmonnForConditionalGeneration, batches: Iterable[tuple[Batch, Tensor]], lengths: dict[str, int]
+) -> dict[str, Tensor]:
+    """How far each block of layers turns the hidden states: the mean angle over pi (Gromov et al. 2024, equation 7).
 
     Args:
         model: In evaluation mode.
-        batches: Clips with their texts.
+        batches: Clips with their texts, and the encoder frames B of each clip itself, without padding.
+        lengths: Layers of a block, by part: "encoder" (over the clips' frames), "llm" (over the positions at which
+            their texts are predicted).
 
     Returns:
-        For "encoder" and "llm" one float32 (N, D) more than there are layers: frames of the clips, and the positions
-        at which their texts are predicted.
+        By part, one distance for each layer at which a block can begin.
     """
     layers = {"encoder": model.encoder.layers, "llm": model.llm.get_decoder().layers}
-    kept: dict[str, list[list[Tensor]]] = {part: [[] for _ in range(len(of) + 1)] for part, of in layers.items()}
-    for batch in batches:
-        seen: dict[str, list[Tensor]] = {part: [] for part in layers}
+    sums, positions = (
+        {part: torch.zeros(len(layers[part]) - lengths[part] + 1) for part in lengths},
+        dict.fromkeys(lengths, 0),
+    )
+    for batch, frames_B in batches:
+        batch, frames_B = batch.to(model.device), frames_B.to(model.device)
+        seen: dict[str, list[Tensor]] = {part: [] for part in lengths}
         with ExitStack() as hooks:
-            for part, of in layers.items():
-                for layer in of:
+            for part in lengths:
+                for layer in layers[part]:
                     hooks.enter_context(_watched(layer, seen[part]))
             states = model.encode(batch.features)
-            model.hidden(batch, model.connector(states))
-        rows, _ = supervised(batch.labels_BT)
-        for part, states_BTD in seen.items():
-            for place, of_BTD in zip(kept[part], states_BTD, strict=True):
-                chosen = of_BTD.flatten(0, 1)[rows]
-                if part == "encoder":
-                    chosen = of_BTD[within(states.frames_B, of_BTD.shape[1])]
-                place.append(chosen.float())
-    return {part: [torch.cat(place) for place in places] for part, places in kept.items()}
+            if "llm" in lengths:
+                model.hidden(batch, model.connector(states))
+        rows_N, _ = supervised(batch.labels_BT)
+        for part, length in lengths.items():
+            if part == "llm":
+                chosen = [of_BTD.flatten(0, 1)[rows_N] for of_BTD in seen[part]]
+            else:
+                chosen = [of_BTD[within(frames_B, of_BTD.shape[1])] for of_BTD in seen[part]]
+            sums[part] += angles(chosen, length).sum(1).cpu()
+            positions[part] += len(chosen[0])
+    return {part: sums[part] / positions[part] / torch.pi for part in lengths}
 
 
-def block_distances(states: list[Tensor], length: int) -> Tensor:
-    """How far each block of `length` layers turns the states: the mean angle over pi (Gromov et al. 2024, equation 7).
+def angles(states: list[Tensor], length: int) -> Tensor:
+    """The angle (blocks, N) between what goes into each block of `length` layers and what comes out of it.
 
     Args:
-        states: Of all layers' inputs and the last one's output, each (N, D).
-        length: Layers of a block; at most as many as there are.
-
-    Returns:
-        One distance for each layer at which a block can begin; of single layers it is their own ranking.
+        states: All layers' inputs and the last one's output, each (N, D).
+        length: Layers of a block.
     """
     pairs = zip(states[: len(states) - length], states[length:], strict=True)
-    cosines = [nn.functional.cosine_similarity(before, after, dim=1).clamp(-1, 1) for before, after in pairs]
-    return torch.stack([cosine.arccos().mean() / torch.pi for cosine in cosines])
+    cosines = [nn.functional.cosine_similarity(before.float(), after.float(), dim=1) for before, after in pairs]
+    return torch.stack(cosines).clamp(-1, 1).arccos()
 
 
-def without_least_needed_block(states: list[Tensor], keep: int) -> tuple[int, ...]:
-    """The layers that stay where the block that turns the states least is left out.
+def least_needed(distances: Tensor, layers: int) -> tuple[int, ...]:
+    """The layers that stay where the block of least distance is left out.
 
-    The first layer and the last always stay: what they do to the states' scale and direction nothing else does.
+    Where two or more stay, the first layer and the last are among them.
+
+    Args:
+        distances: Of the blocks that can be left out, by the layer at which they begin: one more than layers stay.
+        layers: How many there are.
     """
-    layers = len(states) - 1
-    drop = layers - keep
-    if drop <= 0:
-        return tuple(range(layers))
-    distances = block_distances(states, drop)
-    inner = distances[1:-1] if keep >= 2 else distances
-    start = int(inner.argmin()) + (1 if keep >= 2 else 0)
-    return tuple(i for i in range(layers) if not start <= i < start + drop)
+    keep = len(distances) - 1
+    edge = 1 if keep >= 2 else 0
+    start = edge + int(distances[edge : len(distances) - edge].argmin())
+    return tuple(i for i in range(layers) if not start <= i < start + layers - keep)
 
 
 class _watched:
@@ -85,7 +91,7 @@ class _watched:
         def note(_: nn.Module, given: tuple, keywords: dict, out: Tensor | tuple) -> None:
             before = given[0] if given else keywords["hidden_states"]
             after = out[0] if isinstance(out, tuple) else out
-            self.seen[:] = [*self.seen[:-1], before.detach(), after.detach()]
+            self.seen[:] = [*self.seen[:-1], before, after]
 
         self.handle = self.layer.register_forward_hook(note, with_kwargs=True)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -35,10 +35,10 @@ class StudentSettings(Settings):
     llm_layers: Annotated[int, Field(ge=1)] | tuple[int, ...] | None = Field(
         None, description="LLM layers kept, counted from 0; or how many, see layer_choice; null: all"
     )
-    layer_choice: Literal["even", "ranked"] = Field(
-        "even",
-        description="which layers a number keeps: evenly spaced ones, first and last among them; or all but the block "
-        "that turns the teacher's states least (angular distance)",
+    layer_choice: Literal["even", "ranked"] | None = Field(
+        None,
+        description="which layers a number keeps: evenly spaced ones, first and last among them (ruins an LLM that is "
+        "not trained for long); or all but the block that turns the teacher's states least (angular distance)",
     )
     calibration_clips: int = Field(
         32, ge=1, description="ranked: training clips on which the teacher's layers are tried"
@@ -52,6 +52,12 @@ class StudentSettings(Settings):
         None, description="a trained student of the same shape to start from; null: the teacher"
     )
     train_embeddings: bool = Field(False, description="train the token embeddings and the head too")
+
+    @model_validator(mode="after")
+    def _numbers_say_which(self) -> "StudentSettings":
+        if self.layer_choice is None and (isinstance(self.encoder_layers, int) or isinstance(self.llm_layers, int)):
+            raise ValueError("layer_choice: where layers are a number, say which: 'even' or 'ranked'")
+        return self
 
 
 def layers_kept(wanted: int | tuple[int, ...] | None, available: int, what: str) -> tuple[int, ...]:
@@ -91,10 +97,12 @@ def shrink(
     Raises:
         InputError: A layer list does not fit the teacher.
     """
-    source = copy.deepcopy(teacher)
-    merge_lora(source)
+    own = teacher.llm
     if llm is not None:
-        source.llm = llm
+        teacher.llm = llm  # not copied, nor merged, only to be dropped
+    source = copy.deepcopy(teacher)
+    teacher.llm = own
+    merge_lora(source)
     encoder_layers = layers_kept(settings.encoder_layers, len(source.encoder.layers), "encoder_layers")
     llm_layers = layers_kept(settings.llm_layers, source.llm.config.num_hidden_layers, "llm_layers")
     if settings.qformer_layers:

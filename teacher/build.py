@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -151,22 +152,35 @@ def _build_untrained(
     if not isinstance(precision["llm"], torch.dtype):
         raise InputError("--random-weights: an untrained LLM is not quantised; set teacher.precision.llm=null")
     try:
-        config = AutoConfig.for_model(**settings.shapes.llm)
-        for name, stated, known in (
-            ("encoder", settings.shapes.encoder, WhisperConfig()),
-            ("llm", settings.shapes.llm, type(config)()),
-        ):
-            if unknown := sorted(stated.keys() - known.to_dict().keys() - {"rope_theta", "rope_scaling"}):
-                raise InputError(f"teacher.shapes.{name}: no size of such a model: {', '.join(unknown)}")
         encoder = WhisperConfig(**settings.shapes.encoder)
     except (TypeError, ValueError) as error:
-        raise InputError(f"teacher.shapes: {str(error).splitlines()[0]}") from error
+        raise InputError(f"teacher.shapes.encoder: {str(error).splitlines()[0]}") from error
+    _refuse_unknown(settings.shapes.encoder, WhisperConfig(), "teacher.shapes.encoder")
     beats = settings.shapes.beats if settings.beats else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        llm = AutoModelForCausalLM.from_config(config, dtype=precision["llm"])
-        tokenizer = stand_in_tokenizer(settings.end_symbol, config.vocab_size)
+        llm = untrained_llm(settings.shapes.llm, precision["llm"], "teacher.shapes.llm")
+        tokenizer = stand_in_tokenizer(settings.end_symbol, llm.config.vocab_size)
         return _put_together(settings, encoder, beats, llm, tokenizer, precision)
+
+
+def untrained_llm(shapes: dict[str, Any], dtype: torch.dtype, key: str) -> PreTrainedModel:
+    """A language model of these published sizes, at random weights.
+
+    Raises:
+        InputError: The sizes are not those of a model that is known; names the recipe's `key`.
+    """
+    try:
+        config = AutoConfig.for_model(**shapes)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{key}: {str(error).splitlines()[0][:120]}") from error
+    _refuse_unknown(shapes, type(config)(), key)
+    return AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+
+def _refuse_unknown(shapes: dict[str, Any], known: PretrainedConfig, key: str) -> None:
+    if unknown := sorted(shapes.keys() - known.to_dict().keys() - {"rope_theta", "rope_scaling"}):
+        raise InputError(f"{key}: no size of such a model: {', '.join(unknown)}")
 
 
 def _put_together(

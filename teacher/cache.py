@@ -44,7 +44,7 @@ class CacheSettings(Settings):
     top_p: float = Field(0.999, gt=0, le=1, description="topk: probability mass kept at each position")
     top_k: int = Field(128, ge=1, description="topk: most ids kept at each position")
     min_p: float = Field(
-        0.0012, ge=0, lt=1, description="topk: less probable ids are not kept (results/cache_fidelity.md)"
+        0.0015, ge=0, lt=1, description="topk: less probable ids are not kept (results/cache_fidelity.md)"
     )
     draws: int = Field(50, ge=1, le=MAX_DRAWS, description="sampled: ids drawn at each position, with replacement")
     features: tuple[Feature, ...] = Field(
@@ -129,10 +129,22 @@ def fill_cache(
             heard = [row for row in batch if row.id in waves]
             if heard:
                 clips = [waves[row.id] for row in heard]
-                for cached in _cache_batch(model, processor, heard, clips, prompts, cache, generation):
+                heard_s += sum(map(len, clips)) / SAMPLE_RATE
+                settings = (prompts, cache, generation)
+                try:
+                    made = _cache_batch(model, processor, heard, clips, *settings)
+                except FloatingPointError:
+                    made = []
+                    for row, clip in zip(heard, clips, strict=True):
+                        try:
+                            made += _cache_batch(model, processor, [row], [clip], *settings)
+                        except FloatingPointError as error:
+                            writer.fail(row.id, f"{row.path}: the teacher's {error}; try another teacher.precision")
+                            failed += 1
+                            _check_failed(failed, len(rows), cache, InputError(f"{row.path}: {error}"), rank)
+                for cached in made:
                     if cached.id not in done:
                         writer.add(cached)
-                heard_s += sum(map(len, clips)) / SAMPLE_RATE
             progress.add(len(wanted), heard_s)
 
 
@@ -172,7 +184,7 @@ def _cache_batch(
     written = generate_texts(
         model, processor, prompt, audio_NH, [len(wave) / SAMPLE_RATE for wave in waves], generation
     )
-    texts = {"reference": [row.text for row in rows], "hypothesis": [text for text, _ in written]}
+    texts = {"reference": [row.text for row in rows], "hypothesis": [text for text, *_ in written]}
     seeds = [int(hash_of(row.id)[:12], 16) for row in rows]  # a row's draws are its own, whatever its batch
     targets = {kind: _targets(model, lay_out(texts[kind]), audio_NH, cache, seeds) for kind in cache.targets}
     kept = _features(model, states, audio_NH, cache.features)
@@ -184,11 +196,12 @@ def _cache_batch(
             reference=row.text,
             hypothesis=text,
             hypothesis_logp=logp,
+            hypothesis_ended=ended,
             hypothesis_wer=word_error_rate(row.text, text) if row.task == "asr" else None,
             targets={kind: targets[kind][i] for kind in cache.targets},
             features={name: parts[i] for name, parts in kept.items()},
         )
-        for i, (row, wording, (text, logp)) in enumerate(zip(rows, wordings, written, strict=True))
+        for i, (row, wording, (text, logp, ended)) in enumerate(zip(rows, wordings, written, strict=True))
     ]
 
 

@@ -54,8 +54,8 @@ def generate_texts(
     audio_NH: Tensor,
     seconds: list[float],
     settings: GenerationSettings,
-) -> list[tuple[str, float]]:
-    """Texts and mean log-probabilities for a left-padded batch whose audio tokens are there.
+) -> list[tuple[str, float, bool]]:
+    """Texts, mean log-probabilities, and whether they ended, for a left-padded batch whose audio tokens are there.
 
     Each text is cut at the cap of its own clip's `seconds`, so that it does not depend on the batch.
     """
@@ -82,7 +82,8 @@ def generate_texts(
     )
     mean_B = logp_BT.float().masked_fill(~written_BT, 0.0).sum(1) / written_BT.sum(1).clamp(min=1)
     texts = processor.decode(ids_BT.masked_fill(~written_BT, model.config.eos_token_id))
-    return list(zip(texts, mean_B.tolist(), strict=True))
+    ended_B = (ended_BT & written_BT).any(1)
+    return list(zip(texts, mean_B.tolist(), ended_B.tolist(), strict=True))
 
 
 @torch.no_grad()
@@ -119,6 +120,6 @@ def write_hypotheses(
         lengths = [len(clip.wave) / SAMPLE_RATE for clip in clips]
         texts = generate_texts(model, processor, batch, model.audio_tokens(batch), lengths, settings)
         seconds = (monotonic() - began) / len(indices)
-        for i, (text, logp) in zip(indices, texts, strict=True):
+        for i, (text, logp, _) in zip(indices, texts, strict=True):
             yield Hypothesis(rows[i][0], text, logp, seconds)
         progress.add(len(indices))

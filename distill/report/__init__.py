@@ -6,6 +6,7 @@ nothing is measured here, so a report can be made again at any time.
 """
 
 import json
+import math
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -64,13 +65,13 @@ def print_table(report: dict, console: Console | None = None) -> None:
 
 
 def ratios(teacher: dict, student: dict) -> dict:
-    """Student over teacher for every number both have, in the same nesting; nothing where the teacher has zero."""
+    """Student over teacher for every number both have, in the same nesting; nothing where the teacher's is zero."""
     result = {}
     for name, above in student.items():
         below = teacher.get(name)
         if isinstance(above, dict) and isinstance(below, dict):
             result[name] = ratios(below, above)
-        elif is_number(above) and is_number(below) and below:
+        elif is_number(above) and is_number(below) and below and math.isfinite(above / below):
             result[name] = above / below
     return result
 

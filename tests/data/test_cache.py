@@ -1,5 +1,6 @@
 """The teacher cache: sparse targets, and a folder of shards that survives what happens to it."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -186,6 +187,7 @@ ROWS = st.lists(
         hypothesis=st.none() | TEXT,
         hypothesis_logp=st.none() | st.floats(-9, 0),
         hypothesis_wer=st.none() | st.floats(0, 2),
+        hypothesis_ended=st.none() | st.booleans(),
         targets=st.dictionaries(st.sampled_from(["reference", "hypothesis"]), sparse_targets()),
         features=st.dictionaries(st.sampled_from(["encoder", "audio_tokens"]), FEATURE),
     ),
@@ -245,6 +247,7 @@ def make_row(number, N=3):
         hypothesis="one too",
         hypothesis_logp=-0.25,
         hypothesis_wer=0.5,
+        hypothesis_ended=True,
         targets={"reference": cut(logits_NV, 0.9, 16)},
     )
 
@@ -261,6 +264,12 @@ def test_the_hash_sees_every_part_of_a_row():
     row = make_row(0)
     targets = row.targets["reference"]
     others = [replace(row, **{name: None}) for name in ("reference", "hypothesis", "hypothesis_logp", "hypothesis_wer")]
+    others.append(replace(row, hypothesis_ended=False))
+    for draws in (25, 50):
+        drawn = replace(targets, logp=np.log(np.ones_like(targets.logp) / 25), draws=draws)
+        others.append(replace(row, targets={"reference": drawn}))
+    fewer = replace(targets, counts=targets.counts + np.array([1, -1, 0], np.int32))
+    others.append(replace(row, targets={"reference": fewer}))
     others += [replace(row, targets={"hypothesis": targets}), replace(row, prompt="?"), replace(row, targets={})]
     others.append(replace(row, features={"encoder": np.zeros((2, 3), np.float16)}))
     others.append(replace(row, features={"encoder": np.zeros((3, 2), np.float16)}))
@@ -451,8 +460,37 @@ def test_damaged_features_are_named(tmp_path):
     assert (CacheReader(tmp_path).features("clip-000")["encoder"] == with_features(0).features["encoder"]).all()
     path = tmp_path / "shard-00000-000000.safetensors"
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(InputError, match=r"shard-00000-000000\.safetensors: truncated.*delete it and the shard"):
-        CacheReader(tmp_path).features("clip-000")
+    for harm in (lambda: None, path.unlink):
+        harm()
+        with pytest.raises(
+            InputError, match=r"shard-00000-000000\.safetensors: missing, trunc.*delete it and the shard"
+        ):
+            CacheReader(tmp_path).features("clip-000")
+
+
+@pytest.mark.parametrize("logit", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_are_refused(logit):
+    logits_NV = torch.zeros(3, 9)
+    logits_NV[1, 4] = logit
+    with pytest.raises(FloatingPointError, match="NaN or infinite"):
+        sparsify(logits_NV, [np.arange(3)], top_p=0.9, top_k=4)
+    with pytest.raises(FloatingPointError, match="NaN or infinite"):
+        draw(logits_NV, [np.arange(3)], draws=3, seeds=[0])
+
+
+def test_a_full_disk_is_said(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer = CacheWriter(tmp_path, IDENTITY, 0, 1)
+    writer.add(with_features(0))
+    monkeypatch.setattr("data.cache_writer.write_features", full)
+    with pytest.raises(InputError, match="disk full; free some space, start again"):
+        writer.close()
+    assert not [*tmp_path.glob("shard-*"), *tmp_path.glob(".*")]
+    monkeypatch.undo()
+    writer.close()
+    assert CacheReader(tmp_path).ids() == ["clip-000"]
 
 
 def test_hash_of_is_of_the_value_not_of_its_order():

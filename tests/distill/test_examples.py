@@ -35,7 +35,8 @@ def examples(tiny_recipe, tiny_teacher, fill_tiny_cache):
     def make(*overrides, **changes):
         recipe = read_recipe(tiny_recipe, [NO_CTC, *overrides])
         rows = read_rows(recipe, recipe.data.train)
-        return Examples(recipe, tiny_teacher[1], rows, Rewritten(folder, **changes) if changes else CacheReader(folder))
+        # The untrained teacher's texts are all cut at the cap.
+        return Examples(recipe, tiny_teacher[1], rows, Rewritten(folder, **{"hypothesis_ended": True} | changes))
 
     return make
 
@@ -83,11 +84,12 @@ def test_the_distribution_is_that_on_the_text(examples):
         ({"hypothesis_wer": None, "hypothesis_logp": -0.3}, True),
         ({"hypothesis_wer": None, "hypothesis_logp": -0.31}, False),
         ({"hypothesis": "", "hypothesis_wer": 0.0, "hypothesis_logp": 0.0}, False),
+        ({"hypothesis_wer": None, "hypothesis_logp": 0.0, "hypothesis_ended": False}, False),
     ],
 )
 def test_a_text_that_is_not_good_enough_is_not_trained_on(examples, told, kept):
     limits = ["train.hypotheses.share=1", "train.hypotheses.max_wer=0.2", "train.hypotheses.min_logp=-0.3"]
-    made = examples(*limits, **told)
+    made = examples(*limits, **{"hypothesis_ended": True} | told)
     texts = supervised_texts(made, LossWeights(ce=1))
     references = {row.id: row.text for row in made.rows}
     assert (texts == references) == (not kept)

@@ -6,7 +6,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from matplotlib.image import imread
 from rich.console import Console
@@ -142,6 +142,7 @@ blocks = st.dictionaries(
 
 
 @given(blocks, blocks)
+@example({"a": 1e-308}, {"a": 2})
 def test_a_ratio_times_the_teacher_is_the_student(teacher, student):
     for name, ratio in ratios(teacher, student).items():
         pairs = {f"{name}.{part}": r for part, r in ratio.items()} if isinstance(ratio, dict) else {name: ratio}

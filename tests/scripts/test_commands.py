@@ -115,6 +115,21 @@ def test_a_recipe_without_a_cache_section_has_nothing_to_cache(command, tiny_rec
     assert status == 2 and f"{tiny_recipe}: the recipe has no cache section" in err
 
 
+def test_another_split_has_a_cache_of_its_own(command, tiny_recipe, own_data, tmp_path):
+    def cache(split, *options):
+        return command("scripts/cache_teacher.py", "--config", tiny_recipe, "--split", split, *options)
+
+    status, _, err = cache("test")
+    assert status == 0, err
+    held_out = CacheReader(tmp_path / "cache_test")
+    assert held_out.ids() == [f"test_asr_{i}" for i in range(4)] and not (tmp_path / "cache").exists()
+    assert {row.prompt for row in held_out.rows()} == {"transcribe"}
+    twice = f'data.valid=["{own_data}/valid.json", "{own_data}/again.json"]'
+    (own_data / "again.json").write_text((own_data / "valid.json").read_text())
+    status, _, err = cache("valid", "--set", twice)
+    assert status == 2 and 'id "valid_0" is in two of them' in err
+
+
 def test_a_cache_is_inspected(command, fill_tiny_cache):
     folder, _ = fill_tiny_cache()
     status, out, _ = command("scripts/inspect_cache.py", folder, "--examples", 2, "--clips", 1200)

@@ -85,7 +85,7 @@ def test_at_random_weights_it_is_built_from_its_shapes(tiny_recipe):
     shapes = SHAPES["llm"] | {"hidden_size": 24}
     overrides = ["teacher.random_weights=true", f"teacher.shapes={json.dumps(SHAPES)}", "teacher.weights=null"]
     overrides += [
-        "student.encoder_layers=1",
+        "student.encoder_layers=[0]",
         "student.llm=/no/llm",
         f"student.llm_shapes={json.dumps(shapes)}",
         "student.llm_layers=null",

@@ -166,7 +166,7 @@ def test_any_recipe_is_built_at_its_shapes_without_a_download(tiny_recipe, waves
     misspelt = json.dumps(SHAPES | {"encoder": {"d_modle": 3}})
     for bad, message in (
         ("null", "states no teacher.shapes"),
-        (unknown, "teacher.shapes: "),
+        (unknown, r"teacher.shapes.llm: Unrecognized model identifier: no"),
         (misspelt, r"teacher.shapes.encoder: no size of such a model: d_modle"),
     ):
         with pytest.raises(InputError, match=message):

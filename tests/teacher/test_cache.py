@@ -7,6 +7,7 @@ import pytest
 import soundfile
 
 import teacher.cache
+from data.cache import sparsify
 from data.cache_reader import CacheReader
 from data.cache_writer import CacheWriter
 from data.errors import InputError
@@ -150,6 +151,23 @@ def test_a_few_unreadable_clips_are_listed_and_the_rest_is_cached(fill_tiny_cach
     assert len(cache) == 10
     assert set(cache.failed()) == {"train_0", "train_1"}
     assert "train_0.wav: silent" in cache.failed()["train_0"]
+
+
+def test_a_clip_on_which_the_teacher_fails_is_listed_alone(fill_tiny_cache, tiny_teacher, own_data, monkeypatch):
+    rows = read_annotation(own_data / "train.json")
+    bad = tiny_teacher[1].text_ids(rows[3].text)
+
+    def overflows(logits_NV, token_ids, **cut):
+        if any(list(text) == bad for text in token_ids):
+            raise FloatingPointError("logits are NaN or infinite")
+        return sparsify(logits_NV, token_ids, **cut)
+
+    monkeypatch.setattr(teacher.cache, "sparsify", overflows)
+    folder, _ = fill_tiny_cache("cache.max_failed=0.5", 'cache.targets=["reference"]', "train.stages.1.losses.ctc=0")
+    failed = CacheReader(folder).failed()
+    assert set(failed) == {row.id for row in rows if row.text == rows[3].text}
+    assert all("teacher's logits are NaN or infinite; try another teacher.precision" in why for why in failed.values())
+    assert len(CacheReader(folder)) == 12 - len(failed) > 0
 
 
 def test_rows_without_a_text_are_listed(fill_tiny_cache, own_data):

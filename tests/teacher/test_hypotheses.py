@@ -38,7 +38,7 @@ def test_text_and_logp_are_what_teacher_forcing_says(tiny_teacher, waves, beams)
     ids_BT = model.generate(batch, **options)
     logp_BTV = teacher_forced(model, batch, ids_BT)
     ends = []
-    for row, (ids, (text, logp)) in enumerate(
+    for row, (ids, (text, logp, ended)) in enumerate(
         zip(
             ids_BT.tolist(),
             generate_texts(model, processor, batch, model.audio_tokens(batch), seconds, GenerationSettings(**options)),
@@ -47,6 +47,7 @@ def test_text_and_logp_are_what_teacher_forcing_says(tiny_teacher, waves, beams)
     ):
         end = ids.index(model.config.eos_token_id) + 1 if model.config.eos_token_id in ids else len(ids)
         ends.append(end)
+        assert ended == (model.config.eos_token_id in ids)
         if beams == 1:
             assert logp_BTV[row, :end].argmax(-1).tolist() == ids[:end]
         own = logp_BTV[row, range(end), ids[:end]]
@@ -68,8 +69,9 @@ def test_each_text_is_capped_by_its_own_clip(tiny_teacher, waves):
         )
 
     together = texts(range(len(waves)))
-    for i, (text, logp) in enumerate(together):
-        ((alone, alone_logp),) = texts([i])
+    for i, (text, logp, ended) in enumerate(together):
+        ((alone, alone_logp, _),) = texts([i])
+        assert not ended
         assert text == alone and logp == pytest.approx(alone_logp, abs=1e-4)
     assert len({min(50, 10 + int(20 * s)) for s in seconds}) > 1
 
