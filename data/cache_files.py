@@ -43,6 +43,14 @@ _TEXTS = {
 }
 _COLUMN = {name: f"{name}_targets" for name in TARGETS}
 _SCHEMA = pa.schema([*_TEXTS.items(), *((column, _TARGET) for column in _COLUMN.values())])
+_MADE_FROM = {
+    "teacher": "its weights or settings",
+    "tokenizer": "its vocabulary",
+    "prompts": "data.prompts",
+    "audio": "the rows: data.train, data.limit",
+    "targets": "the cache and generation sections",
+    "format_version": "of this code",
+}
 _IDENTITY, _WITH_FEATURES = b"cache_identity", b"features"
 
 
@@ -159,7 +167,7 @@ def check_identity(folder: Path, identity: CacheIdentity | None) -> CacheIdentit
         raise InputError(f"{path}: parts missing or unknown; remove the folder and cache again") from None
     if identity is not None and found != identity:
         parts = ", ".join(
-            f"{part} ({getattr(found, part)[:12]} there, {getattr(identity, part)[:12]} now)"
+            f"{part} ({_MADE_FROM[part]}: {getattr(found, part)[:12]} there, {getattr(identity, part)[:12]} now)"
             for part in found.differences(identity)
         )
         raise InputError(f"{folder}: made from another {parts}; use another cache folder, or remove this one")

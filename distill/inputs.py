@@ -21,7 +21,8 @@ def require_inputs(recipe: Recipe, annotations: Iterable[str], *, teacher: bool 
         InputError: Names everything that is missing at once, where it goes and how to get it.
     """
     missing = missing_parts(recipe.teacher) if teacher else []
-    if student and recipe.student and not recipe.teacher.random_weights:
+    # Who fetches the teacher fetches this with it, also where it is not needed yet.
+    if (student or missing) and recipe.student and not recipe.teacher.random_weights:
         missing += missing_llm(recipe.student)
     files = [path for path in map(resolve, annotations) if not path.is_file()]
     if files:

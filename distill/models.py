@@ -1,6 +1,7 @@
 """The two models of a recipe as they are scored: built or loaded, adapters folded in, on their device."""
 
 import json
+import os
 import random
 from collections.abc import Iterator
 from contextlib import suppress
@@ -109,6 +110,9 @@ def _with_layers_named(
     lengths = {part: there[part] - number for part, number in counts.items() if number < there[part]}
     distances = block_distances(teacher.eval(), _calibration(recipe, processor), lengths)
     named = {f"{part}_layers": least_needed(of, there[part]) for part, of in distances.items()}
+    if int(os.environ.get("RANK", 0)) == 0:
+        for name, layers in named.items():
+            print(f"ranked: student.{name}={list(layers)}", flush=True)
     return settings.model_copy(update=named)
 
 

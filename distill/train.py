@@ -20,7 +20,7 @@ from distill.recipe import Recipe, recipe_of, recipe_parser
 from distill.sizes import beside
 from teacher.build import build_teacher
 from teacher.cache import cache_identity
-from teacher.device import prepare_process
+from teacher.device import alone_without_launcher, prepare_process
 from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import SalmonnProcessor
 
@@ -33,6 +33,7 @@ def main() -> None:
     recipe = recipe_of(arguments)
     require_inputs(recipe, [recipe.data.train, *recipe.data.valid], student=True)
 
+    alone_without_launcher()
     prepare_process()
     torch.manual_seed(recipe.seed)
     teacher, processor = build_teacher(recipe.teacher, torch.float32)

@@ -22,7 +22,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="DIR", help="the cache folder")
     parser.add_argument("--examples", type=int, default=5, help="rows whose texts are shown")
-    parser.add_argument("--clips", type=int, default=1_609_722, help="clips whose cache's size is estimated")
+    parser.add_argument(
+        "--clips", type=int, default=1_609_722, help="clips whose cache's size is estimated (SALMONN's training data)"
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     arguments = parser.parse_args()
     cache = CacheReader(arguments.folder)
@@ -36,7 +38,7 @@ def main() -> None:
         print(f"{stats.feature_bytes / 1e6:,.1f} MB of features")
     if stats.rows:
         whole = (stats.bytes + stats.feature_bytes) / stats.rows * arguments.clips
-        print(f"estimate for {arguments.clips:,} clips: {whole / 1e9:,.1f} GB")
+        print(f"estimate for {arguments.clips:,} clips like these: {whole / 1e9:,.1f} GB")
     print(f"kept mass: mean {stats.kept_mass_mean:.4f}, 1st percentile {stats.kept_mass_p01:.4f}")
     print(f"ids kept a token: mean {stats.ids_per_token:.1f}")
     for most, count in stats.ids_histogram.items():

@@ -1,8 +1,10 @@
 """Prints the keys of a recipe, what they mean, their types and defaults: `python scripts/recipe_keys.py [train.kd]`."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import get_origin
 
@@ -10,7 +12,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from pydantic import BaseModel
 
-from data.errors import run_cli
+from data.errors import InputError, run_cli
 from data.settings import section_of
 from distill.recipe import Recipe
 
@@ -32,10 +34,14 @@ def keys(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, str]]:
 
 def main() -> None:
     """Prints all of them, or those that begin with the argument."""
-    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
-    for key, meaning in keys(Recipe):
-        if key.startswith(wanted):
-            print(f"{key}: {meaning}")
+    wanted = re.sub(r"\.\d+(?=\.|$)", "[]", sys.argv[1] if len(sys.argv) > 1 else "")  # --set names list entries so
+    known = dict(keys(Recipe))
+    shown = [key for key in known if key.startswith(wanted)]
+    if not shown:
+        near = get_close_matches(wanted, known, n=1, cutoff=0)
+        raise InputError(f"no key of a recipe begins with '{wanted}'; did you mean '{near[0]}'?")
+    for key in shown:
+        print(f"{key}: {known[key]}")
 
 
 if __name__ == "__main__":

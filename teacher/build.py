@@ -63,7 +63,8 @@ def missing_error(missing: list[str]) -> InputError:
     """One message for all that is missing; it ends in the recipe that runs without any of it."""
     return InputError(
         "\n  ".join(["the recipe needs files that are not on this machine:", *missing])
-        + "\nTo try without them: --config configs/kd_mini.json (bash scripts/setup.sh fetches its weights and sounds)"
+        + "\nbash scripts/download_weights.sh fetches what configs/kd_1b.json needs of the hub."
+        "\nTo try without them: --config configs/kd_mini.json (bash scripts/setup.sh fetches its weights and sounds)"
     )
 
 

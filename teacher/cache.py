@@ -146,6 +146,8 @@ def fill_cache(
                     if cached.id not in done:
                         writer.add(cached)
             progress.add(len(wanted), heard_s)
+    if failed:
+        print(f"{failed} rows could not be cached: {resolve(cache.folder)}/failed.jsonl says why", flush=True)
 
 
 def _check_failed(failed: int, rows: int, cache: CacheSettings, last: InputError, rank: int) -> None:
@@ -155,7 +157,7 @@ def _check_failed(failed: int, rows: int, cache: CacheSettings, last: InputError
     if failed > cache.max_failed * rows:
         message = (
             f"{failed} of {rows} rows cannot be read, more than cache.max_failed ({cache.max_failed}), "
-            f"the last of them {last}; all are in {folder}/failed.jsonl"
+            f"the last of them {last}; those met so far are in {folder}/failed.jsonl"
         )
         if rank > 0:  # the other ranks need not have met it
             print(f"error: {message}", file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import socket
 import sys
 
 import torch
@@ -41,6 +42,16 @@ def prepare_process() -> None:
         if hasattr(libc, "mallopt"):
             libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
             libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def alone_without_launcher() -> None:
+    """Started without a launcher, this process is the only rank: DeepSpeed would look for MPI."""
+    if "RANK" not in os.environ:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in alone.items()})
 
 
 def give_back_memory() -> None:

@@ -1,12 +1,15 @@
 """What a person sees of the three commands when something they gave is wrong."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import soundfile
 
 from data.cache_reader import CacheReader
+from data.paths import REPOSITORY
 from tests.teacher.test_build import SHAPES
 
 COMMANDS = {
@@ -136,7 +139,7 @@ def test_a_cache_is_inspected(command, fill_tiny_cache):
     assert status == 0
     assert "rows 12, tokens" in out and out.count("hypothesis:") == 2
     size = sum(path.stat().st_size for path in folder.glob("*.parquet"))
-    assert f"estimate for 1,200 clips: {size * 100 / 1e9:,.1f} GB" in out
+    assert f"estimate for 1,200 clips like these: {size * 100 / 1e9:,.1f} GB" in out
     status, out, _ = command("scripts/inspect_cache.py", folder, "--json")
     told = json.loads(out)
     keys = ("tokens", "bytes_per_token", "kept_mass_mean", "kept_mass_p01", "ids_per_token", "content_sha256")
@@ -155,3 +158,24 @@ def test_a_recipe_is_tried_at_random_weights(command, tiny_recipe, tmp_path):
     status, out, err = command("scripts/evaluate.py", *arguments, "--model", "teacher")
     assert status == 0, err
     assert "WER" in out and (tmp_path / "results" / "tiny_random" / "teacher" / "metrics.json").is_file()
+
+
+def test_the_keys_of_a_recipe_are_told(command):
+    status, out, _ = command("scripts/recipe_keys.py", "train.stages.0.losses")
+    assert status == 0 and "train.stages[].losses.kd: divergence from the teacher" in out
+    status, _, err = command("scripts/recipe_keys.py", "train.hypothesis")
+    assert status == 2 and "no key of a recipe begins with 'train.hypothesis'; did you mean 'train.hypotheses" in err
+
+
+def test_training_needs_no_launcher(command, tiny_recipe, monkeypatch, tmp_path):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name)
+    settings = [word for override in WITHOUT_CACHE for word in ("--set", override)]
+    done = subprocess.run(
+        [sys.executable, "distill/train.py", "--config", tiny_recipe, *settings],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"trained model: {tmp_path}/runs/tiny/model" in done.stdout
