@@ -12,6 +12,7 @@ from distill.recipe import Recipe
 from teacher.build import weights_hash
 from teacher.weights import folder_hash, locate
 
+SEAL = "sizes.json"
 LOGS = ("steps.jsonl", "validation.jsonl")
 
 
@@ -73,6 +74,31 @@ def checkpoints(run_dir: Path) -> list[Path]:
     """Checkpoint folders, the oldest first."""
     found = (path for path in (run_dir / "checkpoints").glob("step_*") if path.is_dir())
     return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
+
+
+def seal(folder: Path) -> None:
+    """Writes down the sizes of a checkpoint's files: one without this, or with others, was cut off or damaged."""
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != SEAL}
+    with written_whole(folder / SEAL) as path:
+        path.write_text(json.dumps(sizes, indent=2) + "\n")
+
+
+def newest_whole(run_dir: Path, *, say: bool = True) -> Path:
+    """The newest checkpoint that is as it was written; says which newer ones are not.
+
+    Raises:
+        InputError: There is none.
+    """
+    for folder in reversed(checkpoints(run_dir)):
+        try:
+            sizes = json.loads((folder / SEAL).read_text())
+            if all((folder / name).stat().st_size == size for name, size in sizes.items()):
+                return folder
+        except (OSError, ValueError):
+            pass
+        if say:
+            print(f"warning: {folder}: cut off or damaged; going back to the checkpoint before it", flush=True)
+    raise InputError(f"{run_dir}/checkpoints: none of them is whole; remove that folder to start anew")
 
 
 def forget_after(run_dir: Path, step: int) -> None:

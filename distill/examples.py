@@ -94,7 +94,7 @@ class Examples:
         encoder_BTD = audio_NH = None
         if self.cache is not None and self.recipe.matches_from_cache and (losses.encoder or losses.audio_tokens):
             encoder_BTD, audio_NH = self._features(rows, losses, batch.features.mel_frames_B)
-        return Example(batch, signal, states, heard, encoder_BTD, audio_NH)
+        return Example(batch, signal, states, heard, encoder_BTD, audio_NH, tuple(row.id for row in rows))
 
     def _features(
         self, rows: list[Row], losses: LossWeights, mel_frames_B: Tensor

@@ -21,7 +21,15 @@ from data.cache_reader import CacheReader
 from data.errors import InputError
 from data.manifest import Row
 from data.progress import clock
-from distill.checkpoints import begin, checkpoints, forget_after, require_same_run, run_identity
+from distill.checkpoints import (
+    begin,
+    checkpoints,
+    forget_after,
+    newest_whole,
+    require_same_run,
+    run_identity,
+    seal,
+)
 from distill.ctc import CtcHead
 from distill.examples import Examples, read_rows
 from distill.objective import UNITS, Example, Objective
@@ -104,7 +112,7 @@ class Trainer:
         trained = {part for part in PARTS if any(getattr(stage.lr, part) for stage in stages)}
         embeddings = bool(recipe.student and recipe.student.train_embeddings)
         set_trainable(student, trained, embeddings=embeddings)
-        ctc = self._ctc_head(rows) if any(stage.losses.ctc for stage in stages) else None
+        ctc = self._ctc_head(rows) if any(stage.used.ctc for stage in stages) else None
         objective = Objective(student, recipe.train.kd, ctc, teacher)
         groups = parameter_groups(objective, recipe.train.weight_decay)
         optimizer = torch.optim.AdamW(groups, betas=recipe.train.betas, fused=True)
@@ -184,12 +192,13 @@ class Trainer:
         """Has this rank's micro-batches of a step made, in the background."""
         index, within = self._locate(step)
         batches, chosen = self.batches[index]
-        losses = self.recipe.train.stages[index].losses
+        losses = self.recipe.train.stages[index].losses_at(within)
         return [self._pool.submit(self.examples, [chosen[i] for i in rows], losses) for rows in batches.step(within)]
 
     def _one_step(self) -> dict:
         index, within = self._locate(self.step)
         stage = self.recipe.train.stages[index]
+        weights = stage.losses_at(within)
         began = time.monotonic()
         asked = self._coming.pop(self.step, None) or self._ask(self.step)
         made = [example.result() for example in asked]
@@ -206,9 +215,12 @@ class Trainer:
         for number, example in enumerate(micro):
             # Dropout depends on the batch's place in the run alone: not on a restart, nor on how many ranks share.
             torch.manual_seed(hash((self.recipe.seed, self.step, number * self.world + self.rank)))
-            loss, parts = self.engine(example, stage.losses, counts)
+            loss, parts = self.engine(example, weights, counts)
             if not torch.isfinite(loss):
-                raise InputError(f"the loss is {loss.item()} at step {self.step}; lower train.stages.{index}.lr")
+                raise InputError(
+                    f"the loss is {loss.item()} at step {self.step}, over the clips {', '.join(example.ids)}; lower "
+                    f"train.stages.{index}.lr (the last checkpoint is kept)"
+                )
             sums.append({name: float(value) for name, value in parts.items()})
             # DeepSpeed averages over accumulation and ranks; the counts are global, so the sum is wanted.
             self.engine.backward(loss * (self.accumulation * self.world))
@@ -221,7 +233,7 @@ class Trainer:
         if "kd" in record:
             # As it is trained on: the gradient of a tempered divergence is made up for by T squared.
             record["kd"] *= self.recipe.train.kd.temperature**2
-        record["loss"] = sum(getattr(stage.losses, name) * record[name] for name in UNITS if name in record)
+        record["loss"] = sum(getattr(weights, name) * record[name] for name in UNITS if name in record)
         for name in ("correct", "agreement"):
             if name in totals:
                 record[name] = totals[name] / max(counts["tokens"], 1)
@@ -265,7 +277,7 @@ class Trainer:
         self.engine.eval()
         for name, rows in self.valid.items():
             record = {"step": self.step, "set": name} | validate(
-                self.recipe, self.engine.module, self.processor, rows[: self.recipe.train.validate_clips], stage.losses
+                self.recipe, self.engine.module, self.processor, rows[: self.recipe.train.validate_clips], stage.used
             )
             if self.rank == 0:
                 with (self.run_dir / "validation.jsonl").open("a") as file:
@@ -276,9 +288,10 @@ class Trainer:
     def _save(self) -> None:
         folder = self.run_dir / "checkpoints"
         state = {"step": self.step}
-        # DeepSpeed writes `latest` after all else: a checkpoint that was cut off is never the one resumed from.
         self.engine.save_checkpoint(folder, f"step_{self.step}", client_state=state, exclude_frozen_parameters=True)
+        dist.barrier()  # all ranks' files are there
         if self.rank == 0:
+            seal(folder / f"step_{self.step}")
             for old in checkpoints(self.run_dir)[: -self.recipe.train.keep_checkpoints]:
                 shutil.rmtree(old)
         dist.barrier()
@@ -291,9 +304,8 @@ class Trainer:
         dist.barrier()
         if not (self.run_dir / "checkpoints" / "latest").is_file():
             return
-        path, state = self.engine.load_checkpoint(self.run_dir / "checkpoints", load_module_strict=False)
-        if path is None:
-            raise InputError(f"{self.run_dir}/checkpoints: the newest checkpoint is gone; remove that folder")
+        tag = newest_whole(self.run_dir, say=self.rank == 0).name
+        _, state = self.engine.load_checkpoint(self.run_dir / "checkpoints", tag, load_module_strict=False)
         self.step = state["step"]
         if self.rank == 0:
             forget_after(self.run_dir, self.step)

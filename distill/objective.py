@@ -32,6 +32,7 @@ class Example:
         heard: The clips as the teacher hears them, where it hears them otherwise.
         encoder_BTD: The teacher's encoder states in the student's frames, where they are cached.
         audio_NH: The teacher's audio tokens in the student's windows, where they are cached.
+        ids: Of the rows.
     """
 
     batch: Batch
@@ -40,10 +41,11 @@ class Example:
     heard: Features | None = None
     encoder_BTD: Tensor | None = None
     audio_NH: Tensor | None = None
+    ids: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> "Example":
         """The same example on another device."""
-        return Example(*[None if x is None else x.to(device) for x in vars(self).values()])
+        return Example(*[x.to(device) if hasattr(x, "to") else x for x in vars(self).values()])
 
     def counts(self, model: SalmonnForConditionalGeneration) -> dict[str, int]:
         """Units of this micro-batch, known before any computation: the losses' denominators are sums of these."""

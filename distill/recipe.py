@@ -1,5 +1,6 @@
 """One JSON file holds everything about a run. Its sections are described here; each field says its unit."""
 
+import math
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any, Literal
@@ -53,11 +54,31 @@ class StageSettings(Settings):
     name: str = Field(description="shown in the progress line")
     steps: int = Field(ge=1, description="optimizer steps")
     losses: LossWeights
+    final_losses: LossWeights | None = Field(
+        None, description="weights at the stage's last step, towards which they move; null: they stay"
+    )
+    curve: Literal["linear", "cosine"] = Field("linear", description="how weights move over the stage")
     lr: LearningRates
     max_seconds: float = Field(60.0, gt=0, description="padded audio seconds of a micro-batch")
     warmup_steps: int = Field(20, ge=0, description="linear warm-up, steps")
     final_lr: float = Field(0.05, ge=0, le=1, description="end of the cosine, as a share of the peak")
     tasks: tuple[str, ...] = Field((), description="tasks trained on; empty: all")
+
+    @property
+    def used(self) -> LossWeights:
+        """The largest weight that each loss ever has: which losses there are."""
+        return LossWeights(**{name: max(ends) for name, ends in self._ends().items()})
+
+    def losses_at(self, step: int) -> LossWeights:
+        """The weights at a step of the stage, counted from 0."""
+        share = step / max(self.steps - 1, 1)
+        if self.curve == "cosine":
+            share = (1 - math.cos(math.pi * share)) / 2
+        return LossWeights(**{name: start + (end - start) * share for name, (start, end) in self._ends().items()})
+
+    def _ends(self) -> dict[str, tuple[float, float]]:
+        final = self.final_losses or self.losses
+        return {name: (weight, getattr(final, name)) for name, weight in self.losses}
 
 
 class KdSettings(Settings):
@@ -129,19 +150,19 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
         for stage in self.train.stages:
-            if not any(stage.losses.model_dump().values()) or not any(stage.lr.model_dump().values()):
+            if not any(stage.used.model_dump().values()) or not any(stage.lr.model_dump().values()):
                 raise ValueError(f"stage '{stage.name}' trains nothing: give it a loss and a learning rate")
-            if stage.losses.kd and not (self.cache and self.student):
+            if stage.used.kd and not (self.cache and self.student):
                 raise ValueError(f"stage '{stage.name}' has a kd weight; that takes a cache and a student section")
-            if stage.losses.ctc and self.train.hypotheses.share:
+            if stage.used.ctc and self.train.hypotheses.share:
                 raise ValueError(f"stage '{stage.name}' has a ctc weight, which goes with train.hypotheses.share 0")
-            if self.train.keep_encoded and (stage.lr.encoder or stage.losses.encoder or stage.losses.audio_tokens):
+            if self.train.keep_encoded and (stage.lr.encoder or stage.used.encoder or stage.used.audio_tokens):
                 raise ValueError(f"train.keep_encoded: stage '{stage.name}' trains the encoder or matches its features")
-            if (stage.losses.encoder or stage.losses.audio_tokens) and not self.student:
+            if (stage.used.encoder or stage.used.audio_tokens) and not self.student:
                 raise ValueError(
                     f"stage '{stage.name}' matches the teacher's features, but there is no student section"
                 )
-            if (stage.losses.encoder or stage.losses.audio_tokens) and self._hears_longer():
+            if (stage.used.encoder or stage.used.audio_tokens) and self._hears_longer():
                 raise ValueError(
                     f"student.margin_s {self.student.margin_s} is longer than teacher.margin_s {self.teacher.margin_s}"
                     f", but stage '{stage.name}' matches features; set student.margin_s to at most that"
@@ -154,7 +175,7 @@ class Recipe(Settings):
             raise ValueError("data.valid: two files of one name; they are told apart by it in the logs")
         if self.train.hypotheses.share and not (self.cache and self.student):
             raise ValueError("train.hypotheses.share: the teacher's texts take a cache and a student section")
-        if any(stage.losses.kd for stage in self.train.stages):
+        if any(stage.used.kd for stage in self.train.stages):
             if self.cache.method == "sampled" and (self.train.kd.temperature, self.train.kd.divergence) != (
                 1,
                 "forward_kl",
@@ -174,13 +195,13 @@ class Recipe(Settings):
     @property
     def trains_from_cache(self) -> bool:
         """Whether training reads the teacher's cache: its distributions, texts or features."""
-        distils = any(stage.losses.kd for stage in self.train.stages)
+        distils = any(stage.used.kd for stage in self.train.stages)
         return bool(distils or self.train.hypotheses.share or self.matches_from_cache)
 
     @property
     def matched(self) -> set[Feature]:
         """The teacher's features that a stage matches."""
-        return {name for name in FEATURES for stage in self.train.stages if getattr(stage.losses, name)}
+        return {name for name in FEATURES for stage in self.train.stages if getattr(stage.used, name)}
 
     @property
     def matches_from_cache(self) -> bool:

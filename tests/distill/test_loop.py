@@ -161,6 +161,46 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(train, tmp_path, monkeypatc
     assert again == finished
 
 
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(train, tmp_path):
+    whole, _ = train("whole")
+    folder = tmp_path / "runs" / "whole" / "checkpoints"
+    assert {path.name for path in folder.glob("step_*")} == {"step_4", "step_6"}
+    states = next((folder / "step_6").glob("*optim_states.pt"))
+    states.write_bytes(states.read_bytes()[:-100])
+    again, out = train("whole")
+    assert f"warning: {folder}/step_6: cut off or damaged; going back to the checkpoint before it" in out
+    assert "going on from step 4" in out and losses(again) == losses(whole)
+    (folder / "step_6" / "sizes.json").unlink()  # killed before it was sealed
+    assert "going on from step 4" in train("whole")[1]
+    for path in folder.glob("step_*/sizes.json"):
+        path.write_text("{")
+    assert losses(train("whole", ends=2)[0]) == losses(whole)
+
+
+def test_weights_move_over_a_stage(train):
+    moving = {"losses": {"ce": 1.0}, "final_losses": {"ce": 0.2, "kd": 0.6}, "curve": "cosine"}
+    found = stage(**moving | {"steps": 5})
+    assert [found.losses_at(step).kd for step in range(5)] == pytest.approx([0, 0.0879, 0.3, 0.5121, 0.6], abs=1e-4)
+    assert found.losses_at(4).ce == pytest.approx(0.2) and found.used.kd == 0.6 and found.used.ce == 1.0
+    assert stage(losses={"ce": 0.5}).losses_at(7).ce == 0.5
+    line = stage(losses={"ce": 1.0}, final_losses={}, steps=3)
+    assert [line.losses_at(step).ce for step in range(3)] == [1.0, 0.5, 0.0]
+    overrides = [f"train.stages.1.{key}={json.dumps(value)}" for key, value in moving.items()]
+    steps, _ = train("moving", *overrides)
+    assert "kd" not in steps[2] and all(step["kd"] > 0 for step in steps[3:])
+    last = steps[-1]
+    assert last["loss"] == pytest.approx(0.2 * last["ce"] + 0.6 * last["kd"])
+
+
+def test_a_loss_that_is_no_number_names_the_clips(command, tiny_recipe, train, tmp_path):
+    train("begun", "train.stages.1.lr.llm=0")  # the cache is filled
+    wild = ["--set", "name=wild", "--set", "train.stages.1.lr.llm=1e30", "--set", "train.stages.1.warmup_steps=0"]
+    status, _, err = command("distill/train.py", "--config", tiny_recipe, *wild)
+    assert status == 2 and "the loss is nan at step" in err
+    assert ", over the clips train_" in err and "lower train.stages.1.lr (the last checkpoint is kept)" in err
+    assert [*(tmp_path / "runs" / "wild" / "checkpoints").glob("step_*")]
+
+
 @pytest.mark.parametrize("zero", [0, 2, 3])
 def test_every_zero_stage_gives_the_same_curve_and_model(train, tmp_path, zero):
     # Adam's first steps are the signs of gradients: a large rate would make rounding of the small ones visible.
