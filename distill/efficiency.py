@@ -49,8 +49,8 @@ class Efficiency:
     peak_memory_bytes: int
 
 
-def _forget_peak(device: torch.device) -> None:
-    """Starts the peak anew after loading, whose copies say nothing of the model."""
+def forget_peak(device: torch.device) -> None:
+    """Starts the peak anew: what loading copied says nothing of the model."""
     gc.collect()
     if device.type != "cpu":
         get_accelerator().reset_peak_memory_stats(device.index)
@@ -59,12 +59,19 @@ def _forget_peak(device: torch.device) -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
+def present_bytes(device: torch.device) -> int:
+    """Memory now: allocated on an accelerator; on the CPU, resident of this whole process."""
+    return get_accelerator().memory_allocated(device.index) if device.type != "cpu" else _resident("VmRSS")
+
+
 def peak_bytes(device: torch.device) -> int:
-    """Most memory so far: allocated on an accelerator; on the CPU, resident of this whole process."""
-    if device.type != "cpu":
-        return get_accelerator().max_memory_allocated(device.index)
+    """Most memory since `forget_peak`, or since the start, counted as `present_bytes`."""
+    return get_accelerator().max_memory_allocated(device.index) if device.type != "cpu" else _resident("VmHWM")
+
+
+def _resident(which: str) -> int:
     status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    return int(status.split(f"{which}:")[1].split()[0]) * 1024
 
 
 @torch.no_grad()
@@ -127,7 +134,7 @@ def main() -> None:
     recipe: Recipe = read_recipe(arguments.config)
     disable_progress_bar()  # and memory as the C library has it: what is freed while loading is to go
     model, processor = load_for_scoring(recipe, arguments.model, arguments.folder)
-    _forget_peak(model.device)
+    forget_peak(model.device)
     prompt = instruction(recipe.data.prompts, next(iter(recipe.data.prompts)))
     settings = recipe.evaluation
     figures = measure(model, processor, prompt, warmup=settings.warmup_runs, runs=settings.measured_runs)

@@ -179,3 +179,18 @@ def test_training_needs_no_launcher(command, tiny_recipe, monkeypatch, tmp_path)
     )
     assert done.returncode == 0, done.stderr
     assert f"trained model: {tmp_path}/runs/tiny/model" in done.stdout
+
+
+@pytest.mark.parametrize("way", ["ours", "full_vocabulary", "cross_entropy_only"])
+def test_a_loss_is_timed_and_its_memory_measured(command, way):
+    sizes = ["--rows", 64, "--width", 16, "--vocabulary", 20_000, "--kept", 8]
+    status, out, err = command("scripts/bench.py", "loss", "--one", way, *sizes)
+    assert status == 0, err
+    figures = json.loads(out.splitlines()[-1])
+    assert figures["seconds"] > 0 and figures["peak_bytes"] >= 0
+
+
+def test_a_peer_that_is_not_installed_is_left_out(command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchtune", None)
+    status, _, err = command("scripts/bench.py", "loss", "--one", "torchtune", "--rows", 4, "--vocabulary", 50)
+    assert status == 3 and "torchtune" in err
