@@ -102,7 +102,7 @@ def _validation(axes: Axes, rates: list[dict]) -> None:
     for name in dict.fromkeys(row["set"] for row in rates):
         points = [(row["step"], 100 * row["wer"]) for row in rates if row["set"] == name]
         axes.plot(*zip(*points, strict=True), "o-", lw=1.4, ms=4, label=name)
-    axes.set_ylim(0)
+    axes.set_ylim(0, 1.2 * max(axes.dataLim.y1, 0) or 1)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("validation WER, %")
     axes.grid(alpha=0.25)
