@@ -49,7 +49,6 @@ _MADE_FROM = {
     "prompts": "data.prompts",
     "audio": "the rows: data.train, data.limit",
     "targets": "the cache and generation sections",
-    "format_version": "of this code",
 }
 _IDENTITY, _WITH_FEATURES = b"cache_identity", b"features"
 

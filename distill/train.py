@@ -15,9 +15,9 @@ from data.prompts import instruction
 from distill.examples import read_rows
 from distill.inputs import require_inputs
 from distill.loop import Trainer
-from distill.models import student_of
 from distill.recipe import Recipe, recipe_of, recipe_parser
 from distill.sizes import beside
+from distill.students import student_of
 from teacher.build import build_teacher
 from teacher.cache import cache_identity
 from teacher.device import alone_without_launcher, prepare_process

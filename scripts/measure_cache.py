@@ -29,9 +29,10 @@ from data.prompts import instruction
 from distill.examples import read_rows
 from distill.fidelity import compare, even_gradient, exact_gradient, renormalised_gradient, tail_gradient
 from distill.inputs import require_inputs
-from distill.models import load_for_scoring, student_of
+from distill.models import load_for_scoring
 from distill.recipe import recipe_of, recipe_parser
 from distill.report.table import markdown
+from distill.students import student_of
 from teacher.device import prepare_process
 from teacher.model import SalmonnForConditionalGeneration, supervised
 from teacher.processor import Clip, SalmonnProcessor

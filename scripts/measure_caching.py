@@ -54,11 +54,8 @@ def plain(recipe: Recipe, model: SalmonnForConditionalGeneration, processor: Sal
     settings = recipe.generation
     for row in rows:
         wave, wording = load_audio(row.path), instruction(recipe.data.prompts, row.task, row.id)
-        most = settings.max_new_tokens
-        if settings.tokens_per_second is not None:
-            most = min(most, 10 + int(settings.tokens_per_second * len(wave) / SAMPLE_RATE))
         batch = processor([Clip(wave, wording)]).to(model.device)
-        ids = model.generate(batch, num_beams=settings.num_beams, max_new_tokens=most)
+        ids = model.generate(batch, num_beams=settings.num_beams, max_new_tokens=settings.cap(len(wave) / SAMPLE_RATE))
         texts = {"reference": row.text, "hypothesis": processor.decode(ids)[0]}
         for kind in recipe.cache.targets:
             batch = processor([Clip(wave, wording, texts[kind])]).to(model.device)

@@ -130,18 +130,11 @@ def fill_cache(
             if heard:
                 clips = [waves[row.id] for row in heard]
                 heard_s += sum(map(len, clips)) / SAMPLE_RATE
-                settings = (prompts, cache, generation)
-                try:
-                    made = _cache_batch(model, processor, heard, clips, *settings)
-                except FloatingPointError:
-                    made = []
-                    for row, clip in zip(heard, clips, strict=True):
-                        try:
-                            made += _cache_batch(model, processor, [row], [clip], *settings)
-                        except FloatingPointError as error:
-                            writer.fail(row.id, f"{row.path}: the teacher's {error}; try another teacher.precision")
-                            failed += 1
-                            _check_failed(failed, len(rows), cache, InputError(f"{row.path}: {error}"), rank)
+                made, lost = _cache_what_can_be(model, processor, heard, clips, prompts, cache, generation)
+                for row_id, error in lost.items():
+                    writer.fail(row_id, str(error))
+                    failed += 1
+                    _check_failed(failed, len(rows), cache, error, rank)
                 for cached in made:
                     if cached.id not in done:
                         writer.add(cached)
@@ -162,6 +155,28 @@ def _check_failed(failed: int, rows: int, cache: CacheSettings, last: InputError
         if rank > 0:  # the other ranks need not have met it
             print(f"error: {message}", file=sys.stderr, flush=True)
         raise InputError(message) from last
+
+
+def _cache_what_can_be(
+    model: SalmonnForConditionalGeneration,
+    processor: SalmonnProcessor,
+    rows: list[Row],
+    waves: list,
+    *settings: object,
+) -> tuple[list[CachedRow], dict[str, InputError]]:
+    """The rows of a batch; where the teacher fails on one, each alone, and by id those on which it does."""
+    try:
+        return _cache_batch(model, processor, rows, waves, *settings), {}
+    except FloatingPointError as error:
+        if len(rows) == 1:
+            reason = InputError(f"{rows[0].path}: the teacher's {error}; try another teacher.precision")
+            return [], {rows[0].id: reason}
+    made, lost = [], {}
+    for row, wave in zip(rows, waves, strict=True):
+        one, failing = _cache_what_can_be(model, processor, [row], [wave], *settings)
+        made += one
+        lost |= failing
+    return made, lost
 
 
 @torch.no_grad()

@@ -29,6 +29,12 @@ class GenerationSettings(Settings):
     )
     max_seconds: float = Field(120.0, gt=0, description="padded audio seconds of a batch")
 
+    def cap(self, seconds: float) -> int:
+        """Most tokens of a text about a clip of so many seconds."""
+        if self.tokens_per_second is None:
+            return self.max_new_tokens
+        return min(self.max_new_tokens, 10 + int(self.tokens_per_second * seconds))
+
 
 @dataclass(frozen=True)
 class Hypothesis:
@@ -59,9 +65,7 @@ def generate_texts(
 
     Each text is cut at the cap of its own clip's `seconds`, so that it does not depend on the batch.
     """
-    caps = [settings.max_new_tokens] * len(seconds)
-    if settings.tokens_per_second is not None:
-        caps = [min(cap, 10 + int(settings.tokens_per_second * s)) for cap, s in zip(caps, seconds, strict=True)]
+    caps = [settings.cap(of) for of in seconds]
     out = model.generate(
         batch,
         audio_NH,

@@ -11,7 +11,8 @@ import soundfile
 import torch
 
 from data.cache_reader import CacheReader
-from distill.loop import Trainer, learning_rate, parameter_groups
+from distill.loop import Trainer
+from distill.optimizer import learning_rate, parameter_groups
 from distill.recipe import StageSettings, read_recipe
 from teacher.build import build_teacher
 from teacher.model import SalmonnForConditionalGeneration

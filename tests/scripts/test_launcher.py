@@ -24,6 +24,16 @@ def losses(path):
 
 
 @pytest.fixture
+def launch(environment):
+    """Runs a command in processes of its own, to its end."""
+
+    def launch(*words):
+        return subprocess.run(words, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
+
+    return launch
+
+
+@pytest.fixture
 def train(command, tiny_recipe, fill_tiny_cache, tmp_path):
     """Runs distill/train.py in this process; gives the losses of its steps."""
     fill_tiny_cache()
@@ -37,40 +47,22 @@ def train(command, tiny_recipe, fill_tiny_cache, tmp_path):
 
 
 @pytest.mark.skipif(get_accelerator().device_name() != "cpu", reason="two ranks would need two accelerators")
-def test_two_ranks_give_the_curve_of_one_with_twice_the_accumulation(
-    train, tiny_recipe, environment, free_port, tmp_path
-):
+def test_two_ranks_give_the_curve_of_one_with_twice_the_accumulation(train, launch, tiny_recipe, free_port, tmp_path):
     # A small rate: Adam's first steps are the signs of gradients, and would make rounding of the small ones visible.
     slow = [f"train.stages.1.lr.{part}=1e-4" for part in ("encoder", "connector", "llm")]
     alone = train("alone", "deepspeed.gradient_accumulation_steps=2", *slow)
     launcher = ["deepspeed", "--num_gpus", "2", "--master_port", str(free_port + 1), "distill/train.py"]
-    done = subprocess.run(
-        [*launcher, "--config", tiny_recipe, *options("name=ranks", *slow)],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = launch(*launcher, "--config", tiny_recipe, *options("name=ranks", *slow))
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "runs" / "ranks" / "steps.jsonl") == pytest.approx(alone, rel=1e-4)
     assert done.stdout.count("trained model: ") == 1
 
 
 @pytest.mark.skipif(get_accelerator().device_name() != "cpu", reason="two ranks would need two accelerators")
-def test_two_ranks_make_the_cache_of_one(tiny_recipe, environment, free_port, tmp_path):
-    def cache(folder, *options):
-        done = subprocess.run(
-            [
-                *["deepspeed", "--master_port", str(free_port + 3), *options, "scripts/cache_teacher.py"],
-                *["--config", tiny_recipe, "--set", f"cache.folder={tmp_path}/{folder}"],
-            ],
-            cwd=REPOSITORY,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+def test_two_ranks_make_the_cache_of_one(launch, tiny_recipe, free_port, tmp_path):
+    def cache(folder, *ranks):
+        launcher = ["deepspeed", "--master_port", str(free_port + 3), *ranks, "scripts/cache_teacher.py"]
+        done = launch(*launcher, "--config", tiny_recipe, *options(f"cache.folder={tmp_path}/{folder}"))
         assert done.returncode == 0, done.stderr
         return CacheReader(tmp_path / folder)
 
@@ -125,15 +117,8 @@ def test_training_killed_and_started_again_gives_the_same_losses_bit_for_bit(
 @pytest.mark.parametrize(
     "launcher", [["bash", "scripts/cache_teacher.sh"], ["deepspeed", "distill/train.py"]], ids=["cache", "train"]
 )
-def test_the_launcher_hands_on_the_line_and_the_status(tiny_recipe, environment, launcher):
-    done = subprocess.run(
-        [*launcher, "--config", tiny_recipe, "--set", "tarin=1"],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def test_the_launcher_hands_on_the_line_and_the_status(launch, tiny_recipe, launcher):
+    done = launch(*launcher, "--config", tiny_recipe, "--set", "tarin=1")
     assert done.returncode == 2
     assert f"error: {tiny_recipe}: unknown key 'tarin'; did you mean 'train'?" in done.stderr.splitlines()
     assert "Traceback" not in done.stderr

@@ -6,8 +6,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from data.errors import InputError
-from distill.models import student_of
 from distill.recipe import read_recipe
+from distill.students import student_of
 from student.llm import missing_llm, other_llm
 from student.shrink import layers_kept
 from teacher.build import build_teacher

@@ -4,8 +4,8 @@ import soundfile
 import torch
 
 from data.errors import InputError
-from distill.models import student_of
 from distill.recipe import read_recipe
+from distill.students import student_of
 from student.ranking import angles, block_distances, least_needed
 from teacher.model import supervised
 from teacher.processor import Clip

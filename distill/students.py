@@ -1,0 +1,75 @@
+"""A recipe's student as training starts from it; where its layers are ranked, on clips of the training set."""
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import suppress
+
+import torch
+from torch import Tensor
+
+from data.audio import SAMPLE_RATE, load_audio
+from data.batches import batches_by_length
+from data.errors import InputError
+from data.features import HOP
+from data.prompts import instruction
+from distill.examples import read_rows
+from distill.recipe import Recipe
+from student.llm import other_llm
+from student.ranking import block_distances, least_needed
+from student.shrink import StudentSettings, layers_kept, shrink
+from teacher.encoder import encoder_frames
+from teacher.model import Batch, SalmonnForConditionalGeneration
+from teacher.processor import Clip, SalmonnProcessor
+
+
+def student_of(
+    recipe: Recipe, teacher: SalmonnForConditionalGeneration, processor: SalmonnProcessor
+) -> SalmonnForConditionalGeneration:
+    """The recipe's student as training starts from it, in the teacher's precision."""
+    settings = _with_layers_named(recipe, teacher, processor)
+    rows, untrained = teacher.config.llm_config.vocab_size, recipe.teacher.random_weights
+    llm = other_llm(settings, processor.tokenizer, rows, teacher.dtype, random_weights=untrained)
+    return shrink(teacher, settings, recipe.seed, llm)
+
+
+def _with_layers_named(
+    recipe: Recipe, teacher: SalmonnForConditionalGeneration, processor: SalmonnProcessor
+) -> StudentSettings:
+    """The student's settings, where layers are ranked with their numbers."""
+    settings = recipe.student
+    there = {"encoder": len(teacher.encoder.layers), "llm": teacher.config.llm_config.num_hidden_layers}
+    wanted = {"encoder": settings.encoder_layers, "llm": settings.llm_layers}
+    counts = {part: number for part, number in wanted.items() if isinstance(number, int)}
+    if settings.layer_choice != "ranked" or not counts:
+        return settings
+    if settings.llm and "llm" in counts:
+        raise InputError(
+            "student.layer_choice 'ranked': layers of another LLM cannot be ranked; list student.llm_layers"
+        )
+    for part, number in counts.items():
+        layers_kept(number, there[part], f"{part}_layers")  # refuses what cannot be
+    lengths = {part: there[part] - number for part, number in counts.items() if number < there[part]}
+    distances = block_distances(teacher.eval(), _calibration(recipe, processor), lengths)
+    named = {f"{part}_layers": least_needed(of, there[part]) for part, of in distances.items()}
+    if int(os.environ.get("RANK", 0)) == 0:
+        for name, layers in named.items():
+            print(f"ranked: student.{name}={list(layers)}", flush=True)
+    return settings.model_copy(update=named)
+
+
+def _calibration(recipe: Recipe, processor: SalmonnProcessor) -> Iterator[tuple[Batch, Tensor]]:
+    """Batches of some training clips that can be read and have a text, with the encoder frames of each clip."""
+    rows = [row for row in read_rows(recipe, recipe.data.train) if row.text.strip()]
+    random.Random(recipe.seed).shuffle(rows)
+    clips = []
+    for row in rows:
+        if len(clips) == recipe.student.calibration_clips:
+            break
+        with suppress(InputError):  # named where it is cached or trained on
+            wording = instruction(recipe.data.prompts, row.task, row.id)
+            clips.append(Clip(load_audio(row.path), wording, row.text))
+    for indices in batches_by_length([len(clip.wave) / SAMPLE_RATE for clip in clips], 60):
+        batch = [clips[i] for i in indices]
+        frames = [encoder_frames(-(-len(clip.wave) // HOP)) for clip in batch]
+        yield processor(batch), torch.tensor(frames)
