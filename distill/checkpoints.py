@@ -4,6 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
+import torch.distributed as dist
+from deepspeed import DeepSpeedEngine
+
 from data.cache import CacheIdentity, hash_of
 from data.errors import InputError
 from data.manifest import Row
@@ -76,14 +79,40 @@ def checkpoints(run_dir: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
 
 
-def seal(folder: Path) -> None:
+def save(engine: DeepSpeedEngine, run_dir: Path, step: int, keep: int) -> None:
+    """Writes the checkpoint of `step`, then drops all but the newest `keep`; all ranks take part."""
+    folder = run_dir / "checkpoints"
+    engine.save_checkpoint(folder, f"step_{step}", client_state={"step": step}, exclude_frozen_parameters=True)
+    dist.barrier()  # all ranks' files are there
+    if dist.get_rank() == 0:
+        _seal(folder / f"step_{step}")
+        for old in checkpoints(run_dir)[:-keep]:
+            shutil.rmtree(old)
+    dist.barrier()
+
+
+def resume(engine: DeepSpeedEngine, run_dir: Path) -> int:
+    """Loads the newest whole checkpoint, and drops what the logs hold past it; gives its step, or 0 without one."""
+    if not (run_dir / "checkpoints" / "latest").is_file():
+        return 0
+    first = dist.get_rank() == 0
+    tag = _newest_whole(run_dir, say=first).name
+    _, state = engine.load_checkpoint(run_dir / "checkpoints", tag, load_module_strict=False)
+    if first:
+        _forget_after(run_dir, state["step"])
+        print(f"going on from step {state['step']}", flush=True)
+    dist.barrier()
+    return state["step"]
+
+
+def _seal(folder: Path) -> None:
     """Writes down the sizes of a checkpoint's files: one without this, or with others, was cut off or damaged."""
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != SEAL}
     with written_whole(folder / SEAL) as path:
         path.write_text(json.dumps(sizes, indent=2) + "\n")
 
 
-def newest_whole(run_dir: Path, *, say: bool = True) -> Path:
+def _newest_whole(run_dir: Path, *, say: bool = True) -> Path:
     """The newest checkpoint that is as it was written; says which newer ones are not.
 
     Raises:
@@ -101,7 +130,7 @@ def newest_whole(run_dir: Path, *, say: bool = True) -> Path:
     raise InputError(f"{run_dir}/checkpoints: none of them is whole; remove that folder to start anew")
 
 
-def forget_after(run_dir: Path, step: int) -> None:
+def _forget_after(run_dir: Path, step: int) -> None:
     """Drops log lines of steps that will be run again, and checkpoints past `step` that were cut off."""
     for folder in checkpoints(run_dir):
         if int(folder.name.removeprefix("step_")) > step:

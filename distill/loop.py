@@ -1,45 +1,31 @@
 """The training loop: stages over one DeepSpeed engine, exact resume, progress, checkpoints, validation."""
 
-import json
-import os
-import shutil
 import signal
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import deepspeed
 import torch
 import torch.distributed as dist
-from deepspeed.runtime.config import DeepSpeedConfigError
-from pydantic import ValidationError
 from torch import Tensor
 
-from data.batches import LengthBatches
 from data.cache_reader import CacheReader
 from data.errors import InputError
 from data.manifest import Row
-from data.progress import clock
-from distill.checkpoints import (
-    begin,
-    checkpoints,
-    forget_after,
-    newest_whole,
-    require_same_run,
-    run_identity,
-    seal,
-)
+from distill.checkpoints import begin, require_same_run, resume, run_identity, save
 from distill.ctc import CtcHead
+from distill.engine import start_engine
 from distill.examples import Examples, read_rows
-from distill.objective import UNITS, Example, Objective
-from distill.optimizer import learning_rate, parameter_groups
-from distill.recipe import PARTS, Recipe, StageSettings
+from distill.loader import StepLoader
+from distill.objective import UNITS, Objective
+from distill.optimizer import learning_rate
+from distill.recipe import PARTS, Recipe
+from distill.run_log import RunLog
 from distill.validation import validate
 from student.shrink import set_trainable
 from teacher.device import give_back_memory
 from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import SalmonnProcessor
-from teacher.weights import save_trained_part
 
 _GIVE_BACK_EVERY = 20
 """Steps after which freed memory goes back to the system, on the CPU."""
@@ -84,33 +70,24 @@ class Trainer:
         hearing = None
         if teacher is not None and not processor.hears_like(teacher.config):
             hearing = SalmonnProcessor(processor.tokenizer, teacher.config)
-        self.examples = Examples(recipe, processor, rows, cache, hearing)
+        examples = Examples(recipe, processor, rows, cache, hearing)
         self.valid = {Path(path).stem: read_rows(recipe, path) for path in recipe.data.valid}
 
         trained = {part for part in PARTS if any(getattr(stage.lr, part) for stage in stages)}
         embeddings = bool(recipe.student and recipe.student.train_embeddings)
         set_trainable(student, trained, embeddings=embeddings)
         ctc = self._ctc_head(rows) if any(stage.used.ctc for stage in stages) else None
-        objective = Objective(student, recipe.train.kd, ctc, teacher)
-        groups = parameter_groups(objective, recipe.train.weight_decay)
-        optimizer = torch.optim.AdamW(groups, betas=recipe.train.betas, fused=True)
-        try:
-            self.engine, self.optimizer, *_ = deepspeed.initialize(
-                model=objective, optimizer=optimizer, config=_deepspeed_config(recipe), dist_init_required=False
-            )
-        except (DeepSpeedConfigError, ValidationError, AssertionError) as error:
-            raise InputError(f"deepspeed section of the recipe: DeepSpeed refuses it ({error})") from error
+        self.engine = start_engine(recipe, Objective(student, recipe.train.kd, ctc, teacher))
         self.accumulation = self.engine.gradient_accumulation_steps()
         self.identity = run_identity(recipe, rows, self.world, None if cache is None else cache.identity)
         if teacher is not None:
             teacher.llm = torch.nn.Identity()  # features come from its encoder and connector alone
             teacher.to(self.engine.device, next(student.parameters()).dtype).requires_grad_(False)
         if recipe.train.keep_encoded:
-            self.examples.keep_encoded(student, max_seconds=120, quiet=self.rank > 0)
-        self.batches = [self._stage_batches(stage, rows) for stage in stages]
-        self.run_dir = recipe.run_dir
-        self._pool = ThreadPoolExecutor(max(recipe.train.prefetch, 1))
-        self._coming: dict[int, list[Future[Example]]] = {}
+            examples.keep_encoded(student, max_seconds=120, quiet=self.rank > 0)
+        ranks = {"rank": self.rank, "world": self.world, "accumulation": self.accumulation}
+        self.loader = StepLoader(recipe, examples, **ranks)
+        self.log = RunLog(recipe, self.engine.monitor)
         self.step = 0
         self.stopped = self._signalled = False
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -125,26 +102,6 @@ class Trainer:
         torch.manual_seed(self.recipe.seed)
         return CtcHead(self.student.get_input_embeddings().weight.float(), ids)
 
-    def _stage_batches(self, stage: StageSettings, rows: list[Row]) -> tuple[LengthBatches, list[int]]:
-        chosen = [i for i, row in enumerate(rows) if not stage.tasks or row.task in stage.tasks]
-        batches = LengthBatches(
-            self.processor.seconds([rows[i] for i in chosen]),
-            max_seconds=stage.max_seconds,
-            seed=self.recipe.seed,
-            rank=self.rank,
-            world=self.world,
-            accumulation=self.accumulation,
-        )
-        return batches, chosen
-
-    def _locate(self, step: int) -> tuple[int, int]:
-        """The stage of a step, and the step within it."""
-        for index, stage in enumerate(self.recipe.train.stages):
-            if step < stage.steps:
-                return index, step
-            step -= stage.steps
-        raise IndexError("past the last stage")
-
     def train(self) -> None:
         """Runs from the newest checkpoint, or from the start, to the last stage's end; `stopped` tells a signal did."""
         self._resume()
@@ -156,37 +113,26 @@ class Trainer:
             if self.step % _GIVE_BACK_EVERY == 0:
                 give_back_memory()
             if self.rank == 0:
-                self._log(record, (time.monotonic() - start) / (self.step - first) * (total - self.step))
+                self.log.step(record, (time.monotonic() - start) / (self.step - first) * (total - self.step))
             # A signal may have reached one rank only: they stop together, and before a validation that takes long.
             self.stopped = self._sum([{"stop": float(self._signalled)}])["stop"] > 0
             if self.valid and not self.stopped and (self.step % settings.validate_every == 0 or self.step == total):
                 self._validate()
             if self.step % settings.save_every == 0 or self.step == total or self.stopped:
-                self._save()
+                save(self.engine, self.recipe.run_dir, self.step, settings.keep_checkpoints)
         if self.stopped and self.rank == 0:
             print(f"stopped at step {self.step}; the same command goes on from there", flush=True)
 
-    def _ask(self, step: int) -> list[Future[Example]]:
-        """Has this rank's micro-batches of a step made, in the background."""
-        index, within = self._locate(step)
-        batches, chosen = self.batches[index]
-        losses = self.recipe.train.stages[index].losses_at(within)
-        return [self._pool.submit(self.examples, [chosen[i] for i in rows], losses) for rows in batches.step(within)]
-
     def _one_step(self) -> dict:
-        index, within = self._locate(self.step)
+        index, within = self.recipe.locate(self.step)
         stage = self.recipe.train.stages[index]
         weights = stage.losses_at(within)
         began = time.monotonic()
-        asked = self._coming.pop(self.step, None) or self._ask(self.step)
-        made = [example.result() for example in asked]
-        for ahead in range(self.step + 1, min(self.step + 1 + self.recipe.train.prefetch, self.recipe.total_steps)):
-            if ahead not in self._coming:
-                self._coming[ahead] = self._ask(ahead)
+        made = self.loader.load(self.step)
         # Counted where they were made: on a GPU each count would wait for the device.
         counts = self._sum([example.counts(self.student) for example in made])
         micro = [example.to(self.engine.device) for example in made]
-        for group in self.optimizer.param_groups:
+        for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate(getattr(stage.lr, group["name"]), stage, within)
         sums: list[dict[str, float]] = []
         self.engine.train()
@@ -216,7 +162,7 @@ class Trainer:
             if name in totals:
                 record[name] = totals[name] / max(counts["tokens"], 1)
         record["grad_norm"] = float(self.engine.get_global_grad_norm() or 0.0)
-        record["lr"] = {g["name"]: g["lr"] for g in self.optimizer.param_groups}
+        record["lr"] = {g["name"]: g["lr"] for g in self.engine.optimizer.param_groups}
         record |= {
             "tokens": int(counts["tokens"]),
             "audio_s": counts["frames"] / 50,
@@ -233,89 +179,24 @@ class Trainer:
             dist.all_reduce(sums)
         return dict(zip(keys, sums.tolist(), strict=True))
 
-    def _log(self, record: dict, left_s: float) -> None:
-        with (self.run_dir / "steps.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
-        events = [(f"train/{name}", record[name], record["step"]) for name in record if isinstance(record[name], float)]
-        if self.engine.monitor.enabled:
-            self.engine.monitor.write_events(events)
-        if self.step % 10 == 0 or self.step in (1, self.recipe.total_steps):
-            shown = " ".join(
-                f"{name} {record[name]:.3f}" for name in (*UNITS, "correct", "agreement") if name in record
-            )
-            print(
-                f"{record['stage']} {self.step}/{self.recipe.total_steps}: {shown} | "
-                f"{record['tokens'] / record['seconds']:.0f} tokens/s, "
-                f"{record['audio_s'] / record['seconds']:.0f} audio-s/s, {clock(left_s)} left",
-                flush=True,
-            )
-
     def _validate(self) -> None:
-        stage = self.recipe.train.stages[self._locate(self.step - 1)[0]]
+        stage = self.recipe.train.stages[self.recipe.locate(self.step - 1)[0]]
         self.engine.eval()
         for name, rows in self.valid.items():
             record = {"step": self.step, "set": name} | validate(
                 self.recipe, self.engine.module, self.processor, rows[: self.recipe.train.validate_clips], stage.used
             )
             if self.rank == 0:
-                with (self.run_dir / "validation.jsonl").open("a") as file:
-                    file.write(json.dumps(record) + "\n")
-                numbers = " ".join(f"{key} {value:.3f}" for key, value in record.items() if isinstance(value, float))
-                print(f"validation {name} at step {self.step}: {numbers}", flush=True)
-
-    def _save(self) -> None:
-        folder = self.run_dir / "checkpoints"
-        state = {"step": self.step}
-        self.engine.save_checkpoint(folder, f"step_{self.step}", client_state=state, exclude_frozen_parameters=True)
-        dist.barrier()  # all ranks' files are there
-        if self.rank == 0:
-            seal(folder / f"step_{self.step}")
-            for old in checkpoints(self.run_dir)[: -self.recipe.train.keep_checkpoints]:
-                shutil.rmtree(old)
-        dist.barrier()
+                self.log.validation(record)
 
     def _resume(self) -> None:
-        require_same_run(self.run_dir, self.identity)
+        run_dir = self.recipe.run_dir
+        require_same_run(run_dir, self.identity)
         dist.barrier()
         if self.rank == 0:
-            begin(self.run_dir, self.recipe, self.identity)
+            begin(run_dir, self.recipe, self.identity)
         dist.barrier()
-        if not (self.run_dir / "checkpoints" / "latest").is_file():
-            return
-        tag = newest_whole(self.run_dir, say=self.rank == 0).name
-        _, state = self.engine.load_checkpoint(self.run_dir / "checkpoints", tag, load_module_strict=False)
-        self.step = state["step"]
-        if self.rank == 0:
-            forget_after(self.run_dir, self.step)
-            print(f"going on from step {self.step}", flush=True)
-        dist.barrier()
-
-    def save_model(self) -> Path:
-        """Writes the trained model as a Hugging Face folder, whole or not at all."""
-        folder, temporary = self.run_dir / "model", self.run_dir / f".model.{os.getpid()}.tmp"
-        if self.engine.zero_optimization_stage() == 3:
-            tensors = self.engine._zero3_consolidated_16bit_state_dict()
-        else:
-            tensors = self.engine.module.state_dict()
-        if self.rank == 0:
-            tensors = {k.removeprefix("student."): v for k, v in tensors.items() if k.startswith("student.")}
-            self.processor.save_pretrained(temporary)
-            if self.recipe.student is None:
-                save_trained_part(tensors, temporary / "trained.safetensors")
-            self.student.save_pretrained(temporary, state_dict=tensors)  # last: it empties the dictionary
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(temporary, folder)
-        dist.barrier()
-        return folder
-
-
-def _deepspeed_config(recipe: Recipe) -> dict:
-    """The recipe's own block; TensorBoard, where it is on, writes beside the run unless it names another place."""
-    config = dict(recipe.deepspeed)
-    if config.get("tensorboard", {}).get("enabled"):
-        beside = {"output_path": str(recipe.run_dir / "tensorboard"), "job_name": "log"}
-        config["tensorboard"] = beside | config["tensorboard"]
-    return config
+        self.step = resume(self.engine, run_dir)
 
 
 def _cached_rows(rows: list[Row], cache: CacheReader, folder: str) -> list[Row]:

@@ -223,6 +223,14 @@ class Recipe(Settings):
         """Steps of all stages."""
         return sum(stage.steps for stage in self.train.stages)
 
+    def locate(self, step: int) -> tuple[int, int]:
+        """The stage of a step, and the step within it, all counted from 0."""
+        for index, stage in enumerate(self.train.stages):
+            if step < stage.steps:
+                return index, step
+            step -= stage.steps
+        raise IndexError("past the last stage")
+
 
 def recipe_parser(about: str) -> ArgumentParser:
     """The arguments that all commands over a recipe share; `recipe_of` reads the recipe from them."""

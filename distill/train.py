@@ -13,6 +13,7 @@ from data.errors import INTERRUPTED, InputError, run_cli
 from data.paths import resolve
 from data.prompts import instruction
 from distill.examples import read_rows
+from distill.export import save_model
 from distill.inputs import require_inputs
 from distill.loop import Trainer
 from distill.recipe import Recipe, recipe_of, recipe_parser
@@ -56,7 +57,7 @@ def main() -> None:
     trainer.train()
     if trainer.stopped:
         sys.exit(INTERRUPTED)
-    folder = trainer.save_model()
+    folder = save_model(recipe, trainer.engine, processor)
     if trainer.rank == 0:
         print(f"trained model: {folder}", flush=True)
 

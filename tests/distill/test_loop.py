@@ -14,6 +14,7 @@ from data.cache_reader import CacheReader
 from distill.loop import Trainer
 from distill.optimizer import learning_rate, parameter_groups
 from distill.recipe import StageSettings, read_recipe
+from distill.run_log import RunLog
 from teacher.build import build_teacher
 from teacher.model import SalmonnForConditionalGeneration
 
@@ -143,15 +144,15 @@ def test_training_lowers_the_loss(train):
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(train, tmp_path, monkeypatch):
     whole, _ = train("whole")
-    log = Trainer._log
+    step = RunLog.step
 
     def stop_after_three(self, record, left_s):
-        log(self, record, left_s)
+        step(self, record, left_s)
         if record["step"] == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_log", stop_after_three)
+        patch.setattr(RunLog, "step", stop_after_three)
         begun, out = train("stopped", ends=130)
     assert len(begun) == 3 and "stopped at step 3; the same command goes on from there" in out
     assert not (tmp_path / "runs" / "stopped" / "model").exists()

@@ -1,0 +1,40 @@
+"""DeepSpeed's engine over the objective, as the recipe's `deepspeed` block has it."""
+
+import deepspeed
+import torch
+from deepspeed.runtime.config import DeepSpeedConfigError
+from pydantic import ValidationError
+
+from data.errors import InputError
+from distill.objective import Objective
+from distill.optimizer import parameter_groups
+from distill.recipe import Recipe
+
+_JOB = "log"
+
+
+def start_engine(recipe: Recipe, objective: Objective) -> deepspeed.DeepSpeedEngine:
+    """Wraps the objective, with AdamW over its trained parameters.
+
+    Raises:
+        InputError: DeepSpeed refuses the recipe's block.
+    """
+    groups = parameter_groups(objective, recipe.train.weight_decay)
+    optimizer = torch.optim.AdamW(groups, betas=recipe.train.betas, fused=True)
+    try:
+        engine, *_ = deepspeed.initialize(
+            model=objective, optimizer=optimizer, config=_config(recipe), dist_init_required=False
+        )
+    except (DeepSpeedConfigError, ValidationError, AssertionError) as error:
+        raise InputError(f"deepspeed section of the recipe: DeepSpeed refuses it ({error})") from error
+    return engine
+
+
+def _config(recipe: Recipe) -> dict:
+    """The recipe's own block; what is monitored lies in the run's folder unless the block names another place."""
+    config = dict(recipe.deepspeed)
+    for monitor in ("tensorboard", "csv_monitor"):
+        if config.get(monitor, {}).get("enabled"):
+            beside = {"output_path": str(recipe.run_dir / monitor.removesuffix("_monitor")), "job_name": _JOB}
+            config[monitor] = beside | config[monitor]
+    return config

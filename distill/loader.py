@@ -1,0 +1,55 @@
+"""The micro-batches of each step, made ahead in threads."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from data.batches import LengthBatches
+from distill.examples import Examples
+from distill.objective import Example
+from distill.recipe import Recipe
+
+
+class StepLoader:
+    """What this rank trains on at each step: a pure function of the step, so that nothing is lost on a restart.
+
+    Args:
+        recipe: The run.
+        examples: Makes a micro-batch of some rows.
+        rank: This process.
+        world: Processes.
+        accumulation: Micro-batches of one rank in one optimizer step.
+
+    Raises:
+        InputError: A stage has fewer batches than one step needs.
+    """
+
+    def __init__(self, recipe: Recipe, examples: Examples, *, rank: int, world: int, accumulation: int) -> None:
+        self.recipe, self.examples = recipe, examples
+        self._stages = []
+        for stage in recipe.train.stages:
+            chosen = [i for i, row in enumerate(examples.rows) if not stage.tasks or row.task in stage.tasks]
+            batches = LengthBatches(
+                examples.processor.seconds([examples.rows[i] for i in chosen]),
+                max_seconds=stage.max_seconds,
+                seed=recipe.seed,
+                rank=rank,
+                world=world,
+                accumulation=accumulation,
+            )
+            self._stages.append((batches, chosen))
+        self._pool = ThreadPoolExecutor(max(recipe.train.prefetch, 1))
+        self._coming: dict[int, list[Future[Example]]] = {}
+
+    def load(self, step: int) -> list[Example]:
+        """This rank's micro-batches of a step; those of the next steps are made meanwhile."""
+        asked = self._coming.pop(step, None) or self._ask(step)
+        made = [example.result() for example in asked]
+        for ahead in range(step + 1, min(step + 1 + self.recipe.train.prefetch, self.recipe.total_steps)):
+            if ahead not in self._coming:
+                self._coming[ahead] = self._ask(ahead)
+        return made
+
+    def _ask(self, step: int) -> list[Future[Example]]:
+        index, within = self.recipe.locate(step)
+        batches, chosen = self._stages[index]
+        losses = self.recipe.train.stages[index].losses_at(within)
+        return [self._pool.submit(self.examples, [chosen[i] for i in rows], losses) for rows in batches.step(within)]
