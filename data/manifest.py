@@ -4,12 +4,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import soundfile
 
 from data.errors import InputError
 from data.paths import written_whole
+
+Channels = Literal["first", "mix"]
+"""What is heard of several channels: the first, as the reference does, or their mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,8 @@ class Row:
         references: All texts that are right, for scoring.
         question: What is asked, for question answering.
         testset_id: The name of the clip in a submission.
+        start_s: Where the clip begins in its sound file, seconds.
+        channels: What is heard of a file with several channels.
     """
 
     id: str
@@ -37,6 +42,8 @@ class Row:
     references: tuple[str, ...] = ()
     question: str = ""
     testset_id: str = ""
+    start_s: float = 0.0
+    channels: Channels = "first"
 
 
 def read_annotation(path: Path, root: Path | None = None) -> list[Row]:

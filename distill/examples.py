@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.audio import load_audio
+from data.audio import load_clip
 from data.batches import batches_by_length
 from data.cache import CachedRow, Target, hash_of
 from data.cache_reader import CacheReader
@@ -60,7 +60,7 @@ class Examples:
         kept: dict[int, AudioStates] = {}
         progress = Progress("encoder states", len(self.rows), quiet=quiet)
         for batch in batches_by_length(self.processor.seconds(self.rows), max_seconds):
-            features = self.processor.features([load_audio(self.rows[i].path) for i in batch])
+            features = self.processor.features([load_clip(self.rows[i]) for i in batch])
             states = model.encode(features.to(model.device)).to("cpu", torch.bfloat16)
             kept |= zip(batch, states.split(), strict=True)
             progress.add(len(batch))
@@ -85,7 +85,7 @@ class Examples:
             states = AudioStates.collate([self._kept[i] for i in indices])
             features = Features(torch.empty(0), 2 * states.frames_B)
         else:
-            waves = [load_audio(row.path) for row in rows]
+            waves = [load_clip(row) for row in rows]
             features = self.processor.features(waves)
             if (losses.encoder or losses.audio_tokens) and self.teacher is not None:
                 heard = self.teacher.features(waves)

@@ -8,7 +8,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from data.audio import SAMPLE_RATE, load_audio
+from data.audio import SAMPLE_RATE, load_clip
 from data.batches import batches_by_length
 from data.errors import InputError
 from data.features import HOP
@@ -68,7 +68,7 @@ def _calibration(recipe: Recipe, processor: SalmonnProcessor) -> Iterator[tuple[
             break
         with suppress(InputError):  # named where it is cached or trained on
             wording = instruction(recipe.data.prompts, row.task, row.id)
-            clips.append(Clip(load_audio(row.path), wording, row.text))
+            clips.append(Clip(load_clip(row), wording, row.text))
     for indices in batches_by_length([len(clip.wave) / SAMPLE_RATE for clip in clips], 60):
         batch = [clips[i] for i in indices]
         frames = [encoder_frames(-(-len(clip.wave) // HOP)) for clip in batch]

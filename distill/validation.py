@@ -2,7 +2,7 @@
 
 import torch
 
-from data.audio import load_audio
+from data.audio import load_clip
 from data.batches import batches_by_length
 from data.manifest import Row
 from data.prompts import instruction
@@ -44,7 +44,7 @@ def _cross_entropy(
 ) -> float:
     weights, total, tokens = LossWeights(ce=1.0), 0.0, 0
     for batch in batches_by_length(processor.seconds(rows), max_seconds):
-        clips = [Clip(load_audio(rows[i].path), instructions[i], rows[i].text) for i in batch]
+        clips = [Clip(load_clip(rows[i]), instructions[i], rows[i].text) for i in batch]
         example = Example(processor(clips).to(objective.student.device))
         counts = example.counts(objective.student)
         _, sums = objective(example, weights, counts)
@@ -56,7 +56,7 @@ def _ctc_texts(objective: Objective, processor: SalmonnProcessor, rows: list[Row
     model = objective.student
     texts: dict[int, str] = {}
     for batch in batches_by_length(processor.seconds(rows), 120.0):
-        features = processor.features([load_audio(rows[i].path) for i in batch])
+        features = processor.features([load_clip(rows[i]) for i in batch])
         states = model.encode(features.to(model.device))
         paths = objective.ctc.decode(model.connector(states), model.connector.windows(states.frames_B))
         texts |= {i: processor.tokenizer.decode(ids) for i, ids in zip(batch, paths, strict=True)}

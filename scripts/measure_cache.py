@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.audio import load_audio
+from data.audio import load_clip
 from data.batches import batches_by_length
 from data.cache import CachedRow, CacheIdentity, SparseTargets, draw, sparsify
 from data.cache_reader import CacheReader
@@ -48,7 +48,7 @@ def logits_of(model: SalmonnForConditionalGeneration, processor: SalmonnProcesso
     """Logits (N, V) at the supervised positions of all rows, row after row whatever the batches."""
     parts: dict[int, Tensor] = {}
     for batch_rows in batches_by_length(processor.seconds(rows), 120):
-        clips = [Clip(load_audio(rows[i].path), instruction(prompts, rows[i].task), rows[i].text) for i in batch_rows]
+        clips = [Clip(load_clip(rows[i]), instruction(prompts, rows[i].task), rows[i].text) for i in batch_rows]
         batch = processor(clips).to(model.device)
         positions, _ = supervised(batch.labels_BT)
         hidden_ND = model.hidden(batch).flatten(0, 1)[positions]

@@ -18,7 +18,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import torch
 from deepspeed.accelerator import get_accelerator
 
-from data.audio import SAMPLE_RATE, load_audio
+from data.audio import SAMPLE_RATE, load_clip
 from data.cache import CacheIdentity, SparseTargets
 from data.errors import InputError, run_cli
 from data.manifest import Row
@@ -53,7 +53,7 @@ def plain(recipe: Recipe, model: SalmonnForConditionalGeneration, processor: Sal
     """One clip after the other: generate, then forward."""
     settings = recipe.generation
     for row in rows:
-        wave, wording = load_audio(row.path), instruction(recipe.data.prompts, row.task, row.id)
+        wave, wording = load_clip(row), instruction(recipe.data.prompts, row.task, row.id)
         batch = processor([Clip(wave, wording)]).to(model.device)
         ids = model.generate(batch, num_beams=settings.num_beams, max_new_tokens=settings.cap(len(wave) / SAMPLE_RATE))
         texts = {"reference": row.text, "hypothesis": processor.decode(ids)[0]}

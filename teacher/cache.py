@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from data.audio import SAMPLE_RATE, load_audio
+from data.audio import SAMPLE_RATE, load_clip
 from data.batches import batches_by_length
 from data.cache import MAX_DRAWS, CachedRow, CacheIdentity, Feature, SparseTargets, Target, draw, hash_of, sparsify
 from data.cache_files import read_failed
@@ -121,7 +121,7 @@ def fill_cache(
                 try:
                     if "reference" in cache.targets and not row.text.strip():
                         raise InputError(f"row {row.id} has no text to be distilled on; write one, or drop it")
-                    waves[row.id] = load_audio(row.path)
+                    waves[row.id] = load_clip(row)
                 except InputError as error:
                     writer.fail(row.id, str(error))
                     failed += 1

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from data.audio import SAMPLE_RATE, load_audio
+from data.audio import SAMPLE_RATE, load_clip
 from data.batches import batches_by_length
 from data.manifest import Row
 from data.progress import Progress
@@ -119,7 +119,7 @@ def write_hypotheses(
     progress = Progress(label, len(rows), quiet=quiet)
     for indices in batches_by_length(processor.seconds([row for row, _ in rows]), settings.max_seconds):
         began = monotonic()
-        clips = [Clip(load_audio(rows[i][0].path), rows[i][1]) for i in indices]
+        clips = [Clip(load_clip(rows[i][0]), rows[i][1]) for i in indices]
         batch = processor(clips).to(model.device)
         lengths = [len(clip.wave) / SAMPLE_RATE for clip in clips]
         texts = generate_texts(model, processor, batch, model.audio_tokens(batch), lengths, settings)

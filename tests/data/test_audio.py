@@ -1,13 +1,16 @@
 import io
 
+import av
 import numpy as np
 import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.audio import SAMPLE_RATE, load_audio, resample
+from data.audio import SAMPLE_RATE, load_audio, load_clip, resample
+from data.decode import SoundBytes, sound_info
 from data.errors import InputError
+from data.manifest import Row
 
 
 def tone(seconds, rate=SAMPLE_RATE, hz=440.0):
@@ -40,6 +43,70 @@ def test_resamples_as_librosa(rate, count):
     samples = np.random.default_rng(count).standard_normal(count).astype(np.float32)
     expected = librosa.resample(samples, orig_sr=rate, target_sr=SAMPLE_RATE, res_type="soxr_hq")
     np.testing.assert_array_equal(resample(samples, rate), expected)
+
+
+def m4a_bytes(samples, rate=SAMPLE_RATE):
+    """AAC in an MP4 container, of samples [frames, channels]."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        layout = {1: "mono", 2: "stereo"}[samples.shape[1]]
+        stream = container.add_stream("aac", rate=rate, layout=layout)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T), format="fltp", layout=layout)
+        frame.rate = rate
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    return buffer.getvalue()
+
+
+def test_mp3_and_m4a(tmp_path):
+    written(tmp_path / "a.mp3", tone(2.0, 44_100), 44_100)
+    (tmp_path / "a.m4a").write_bytes(m4a_bytes(np.stack([tone(2.0, 44_100), tone(2.0, 44_100, 880)], 1), 44_100))
+    info = sound_info(tmp_path / "a.m4a")
+    assert (info.rate, info.channels, round(info.seconds, 1)) == (44_100, 2, 2.0)
+    for name in ("a.mp3", "a.m4a"):
+        samples = load_audio(tmp_path / name)
+        # A codec may shift the clip by its delay: what is compared is pitch, loudness and length.
+        spectrum = np.abs(np.fft.rfft(samples[8_000:24_000]))
+        assert abs(len(samples) - 2 * SAMPLE_RATE) < 2_000
+        assert spectrum.argmax() == 440 and spectrum[870:890].max() < 0.05 * spectrum.max()
+        assert samples[8_000:24_000].std() == pytest.approx(0.5 / 2**0.5, rel=0.05)
+
+
+def test_a_cut_m4a_is_refused(tmp_path):
+    content = m4a_bytes(tone(2.0)[:, None])
+    (tmp_path / "cut.m4a").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"cut\.m4a: (cannot be read as sound|truncated)"):
+        load_audio(tmp_path / "cut.m4a")
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.m4a"])
+def test_a_clip_inside_a_file(tmp_path, name):
+    glide = (0.5 * np.sin(2000 * np.arange(48_000) ** 2 / 48_000**1.5)).astype(np.float32)
+    if name == "a.m4a":
+        (tmp_path / name).write_bytes(m4a_bytes(glide[:, None]))
+    else:
+        written(tmp_path / name, glide)
+    whole, part = load_audio(tmp_path / name), load_audio(tmp_path / name, start_s=1.25)
+    np.testing.assert_array_equal(part, whole[20_000:])
+    with pytest.raises(InputError, match="holds no samples"):
+        load_audio(tmp_path / name, start_s=60.0)
+
+
+def test_the_same_from_memory(tmp_path):
+    path = written(tmp_path / "a.flac", tone(1.5))
+    np.testing.assert_array_equal(load_audio(SoundBytes(path.read_bytes(), "a.flac")), load_audio(path))
+    content = m4a_bytes(tone(1.5)[:, None])
+    (tmp_path / "a.m4a").write_bytes(content)
+    np.testing.assert_array_equal(load_audio(SoundBytes(content, "a.m4a")), load_audio(tmp_path / "a.m4a"))
+    with pytest.raises(InputError, match=r"shard\.tar/b\.wav: cannot be read as sound"):
+        load_audio(SoundBytes(b"nothing" * 99, "shard.tar/b.wav"))
+
+
+def test_channels_mixed(tmp_path):
+    stereo = np.stack([tone(1.5), tone(1.5, hz=880)], axis=1)
+    path = written(tmp_path / "a.wav", stereo, subtype="FLOAT")
+    np.testing.assert_array_equal(load_audio(path, channels="mix"), stereo.mean(1))
+    row = Row("a", path, "", "asr", channels="mix", start_s=0.25)
+    np.testing.assert_array_equal(load_clip(row), stereo.mean(1)[4_000:])
 
 
 def test_first_channel_of_several(tmp_path):
