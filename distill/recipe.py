@@ -5,12 +5,13 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from data.cache import FEATURES, Feature
 from data.paths import resolve
 from data.prompts import Prompts
 from data.settings import Settings, read_settings
+from distill.deepspeed_block import require_known
 from distill.divergences import DivergenceName
 from student.shrink import StudentSettings
 from teacher.cache import CacheSettings
@@ -146,6 +147,12 @@ class Recipe(Settings):
     generation: GenerationSettings = GenerationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     deepspeed: dict[str, Any] = Field(description="DeepSpeed's own configuration, passed on untouched")
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _known_to_deepspeed(cls, block: dict[str, Any]) -> dict[str, Any]:
+        require_known(block)
+        return block
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
