@@ -19,7 +19,7 @@ from data.prompts import instruction
 from distill.objective import Example
 from distill.recipe import LossWeights, Recipe
 from distill.signals import SparseSignal
-from teacher.connector import AudioStates
+from teacher.connector import AudioStates, windows_of
 from teacher.encoder import encoder_frames
 from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import SalmonnProcessor
@@ -108,7 +108,8 @@ class Examples:
             parts = [torch.from_numpy(entry["encoder"])[:t] for entry, t in zip(cached, frames, strict=True)]
             encoder_BTD = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).float()
         if losses.audio_tokens:
-            slots = [self.processor.audio_slots(t) for t in mel_frames_B.tolist()]
+            theirs = self.recipe.teacher.window_frames, self.recipe.teacher.window_stride
+            slots = windows_of(encoder_frames(mel_frames_B), *theirs).tolist()
             parts = [torch.from_numpy(entry["audio_tokens"])[:w] for entry, w in zip(cached, slots, strict=True)]
             audio_NH = torch.cat(parts).float()
         return encoder_BTD, audio_NH

@@ -17,12 +17,14 @@ from distill.ctc import CtcHead
 from distill.engine import start_engine
 from distill.examples import Examples, read_rows
 from distill.loader import StepLoader
+from distill.matching import FeatureMatching
 from distill.objective import UNITS, Objective
 from distill.optimizer import learning_rate
 from distill.recipe import PARTS, Recipe
 from distill.run_log import RunLog
 from distill.validation import validate
 from student.shrink import set_trainable
+from teacher.config import SalmonnConfig
 from teacher.device import give_back_memory
 from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import SalmonnProcessor
@@ -44,6 +46,7 @@ class Trainer:
         processor: Its processor.
         teacher: The frozen teacher, where a stage matches features that the cache does not have.
         cache: The teacher's cache, where a stage trains on what it holds.
+        theirs: The teacher's configuration, where a stage matches features.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Trainer:
         processor: SalmonnProcessor,
         teacher: SalmonnForConditionalGeneration | None = None,
         cache: CacheReader | None = None,
+        theirs: SalmonnConfig | None = None,
     ) -> None:
         self.recipe, self.student, self.processor = recipe, student, processor
         deepspeed.init_distributed(verbose=False)
@@ -77,7 +81,11 @@ class Trainer:
         embeddings = bool(recipe.student and recipe.student.train_embeddings)
         set_trainable(student, trained, embeddings=embeddings)
         ctc = self._ctc_head(rows) if any(stage.used.ctc for stage in stages) else None
-        self.engine = start_engine(recipe, Objective(student, recipe.train.kd, ctc, teacher))
+        matching = None
+        if recipe.matched:
+            torch.manual_seed(recipe.seed)
+            matching = FeatureMatching(student, theirs, recipe.train.match, recipe.matched)
+        self.engine = start_engine(recipe, Objective(student, recipe.train.kd, ctc, teacher, matching))
         self.accumulation = self.engine.gradient_accumulation_steps()
         self.identity = run_identity(recipe, rows, self.world, None if cache is None else cache.identity)
         if teacher is not None:
@@ -133,7 +141,7 @@ class Trainer:
         counts = self._sum([example.counts(self.student) for example in made])
         micro = [example.to(self.engine.device) for example in made]
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = learning_rate(getattr(stage.lr, group["name"]), stage, within)
+            group["lr"] = learning_rate(stage.peak_lr(group["name"]), stage, within)
         sums: list[dict[str, float]] = []
         self.engine.train()
         for number, example in enumerate(micro):

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from data.features import Features
 from distill.ctc import CtcHead, has_room
 from distill.losses import fused_loss
+from distill.matching import FeatureMatching
 from distill.recipe import KdSettings, LossWeights
 from distill.signals import TeacherSignal
-from teacher.connector import AudioStates, within
+from teacher.connector import AudioStates
 from teacher.encoder import encoder_frames
 from teacher.model import Batch, SalmonnForConditionalGeneration, supervised
 
@@ -31,7 +32,7 @@ class Example:
         states: The student's encoder states, where they are kept in memory.
         heard: The clips as the teacher hears them, where it hears them otherwise.
         encoder_BTD: The teacher's encoder states in the student's frames, where they are cached.
-        audio_NH: The teacher's audio tokens in the student's windows, where they are cached.
+        audio_NH: The teacher's audio tokens of the frames that the student has, where they are cached.
         ids: Of the rows.
     """
 
@@ -69,6 +70,7 @@ class Objective(nn.Module):
         ctc: The CTC head, where a stage uses it.
         teacher: A frozen teacher, where a stage matches features that examples do not bring; only its encoder and
             connector are called. It is kept out of the module's parameters.
+        matching: The feature losses, where a stage has one.
     """
 
     def __init__(
@@ -77,9 +79,10 @@ class Objective(nn.Module):
         kd: KdSettings,
         ctc: CtcHead | None = None,
         teacher: SalmonnForConditionalGeneration | None = None,
+        matching: FeatureMatching | None = None,
     ) -> None:
         super().__init__()
-        self.student, self.kd, self.ctc = student, kd, ctc
+        self.student, self.kd, self.ctc, self.matching = student, kd, ctc, matching
         self._teacher = [teacher]  # in a list, nn.Module does not see it
 
     def forward(
@@ -96,18 +99,19 @@ class Objective(nn.Module):
             The weighted loss, and each loss's undivided sum.
         """
         batch, student = example.batch, self.student
-        states = example.states or student.encode(batch.features)
         terms: dict[str, Tensor] = {}
         sums: dict[str, Tensor] = {}
-        teacher_BTD, teacher_NH = self._matched(example, states, weights)
         if weights.encoder:
-            length = teacher_BTD.shape[1]
-            real_BT = within(states.frames_B, length)
-            terms["encoder"] = relative_error(states.speech_BTD[:, :length][real_BT], teacher_BTD[real_BT])
+            states, own = self.matching.encoded(student, batch.features, self.matching.own_layers)
+        else:
+            states = example.states or student.encode(batch.features)
+        teacher, teacher_NH = self.matched(example, states, weights)
+        if weights.encoder:
+            terms["encoder"] = self.matching.encoder(own, teacher, states.frames_B)
         if weights.ce or weights.kd or weights.ctc or weights.audio_tokens:
             audio_NH = student.connector(states)
             if weights.audio_tokens:
-                terms["audio_tokens"] = relative_error(audio_NH, teacher_NH)
+                terms["audio_tokens"] = self.matching.audio_tokens(audio_NH, teacher_NH, states.frames_B)
             if weights.ctc:
                 texts = [row[row != -100][:-1] for row in batch.labels_BT]
                 terms["ctc"] = self.ctc(audio_NH, student.connector.windows(states.frames_B), texts)
@@ -144,23 +148,18 @@ class Objective(nn.Module):
         return out.loss / max(counts["tokens"], 1)
 
     @torch.no_grad()
-    def _matched(
+    def matched(
         self, example: Example, states: AudioStates, weights: LossWeights
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """The teacher's encoder states (B, T, D) and audio tokens (N, H), those that a loss matches."""
-        encoder_BTD, audio_NH = example.encoder_BTD, example.audio_NH
-        if (weights.encoder and encoder_BTD is None) or (weights.audio_tokens and audio_NH is None):
-            heard = self._teacher[0].encode(example.heard or example.batch.features)
-            # Cut to the frames that the student has.
-            heard.speech_BTD, heard.frames_B = heard.speech_BTD[:, : states.speech_BTD.shape[1]], states.frames_B
-            encoder_BTD = heard.speech_BTD
-            if weights.audio_tokens:
-                audio_NH = self._teacher[0].connector(heard)
-        return encoder_BTD, audio_NH
-
-
-def relative_error(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
-    """Sum over rows of the squared distance, relative to the teacher's mean squared deviation from its mean row."""
-    teacher_ND = teacher_ND.float()
-    spread = (teacher_ND - teacher_ND.mean(0)).square().sum(1).mean().clamp(min=1e-6)
-    return (student_ND.float() - teacher_ND).square().sum() / spread
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """The teacher's encoder states (B, T, D) of each layer and audio tokens (N, H), those that a loss matches."""
+        if example.encoder_BTD is not None or example.audio_NH is not None:
+            return [example.encoder_BTD] * len(self.matching.their_layers), example.audio_NH
+        if not (weights.encoder or weights.audio_tokens):
+            return [], None
+        layers = self.matching.their_layers if weights.encoder else ()
+        heard, encoder = self.matching.encoded(self._teacher[0], example.heard or example.batch.features, layers)
+        if not weights.audio_tokens:
+            return encoder, None
+        # Cut to the frames that the student has.
+        heard.speech_BTD, heard.frames_B = heard.speech_BTD[:, : states.speech_BTD.shape[1]], states.frames_B
+        return encoder, self._teacher[0].connector(heard)

@@ -21,8 +21,9 @@ def parameter_groups(objective: Objective, weight_decay: float) -> list[dict]:
     groups: dict[tuple[str, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in objective.named_parameters():
         if parameter.requires_grad:
+            module, _, rest = name.partition(".")
             # The CTC head learns with the connector that it teaches.
-            part = name.removeprefix("student.").split(".")[0] if name.startswith("student.") else "connector"
+            part = {"student": rest.partition(".")[0], "ctc": "connector", "matching": "projections"}[module]
             groups.setdefault((part, parameter.ndim > 1), []).append(parameter)
     return [
         {"params": parameters, "weight_decay": weight_decay if decays else 0.0, "name": part}

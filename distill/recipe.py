@@ -13,6 +13,7 @@ from data.prompts import Prompts
 from data.settings import Settings, read_settings
 from distill.deepspeed_block import require_known
 from distill.divergences import DivergenceName
+from distill.matching import LAST, MatchSettings
 from student.shrink import StudentSettings
 from teacher.cache import CacheSettings
 from teacher.hypotheses import GenerationSettings
@@ -37,8 +38,8 @@ class LossWeights(Settings):
     ce: float = Field(0.0, ge=0, description="cross-entropy on the text, mean over supervised tokens")
     kd: float = Field(0.0, ge=0, description="divergence from the teacher's distribution, mean over supervised tokens")
     ctc: float = Field(0.0, ge=0, description="CTC of audio tokens against the LLM's embeddings, mean over text tokens")
-    encoder: float = Field(0.0, ge=0, description="encoder states against the teacher's, relative squared error")
-    audio_tokens: float = Field(0.0, ge=0, description="audio tokens against the teacher's, relative squared error")
+    encoder: float = Field(0.0, ge=0, description="distance of encoder states from the teacher's, mean over frames")
+    audio_tokens: float = Field(0.0, ge=0, description="distance of audio tokens from the teacher's, mean over them")
 
 
 class LearningRates(Settings):
@@ -47,6 +48,9 @@ class LearningRates(Settings):
     encoder: float = Field(0.0, ge=0, description="speech encoder")
     connector: float = Field(0.0, ge=0, description="Q-Former, projection, CTC head")
     llm: float = Field(0.0, ge=0, description="language model (its LoRA where it has one)")
+    projections: float = Field(
+        1e-3, ge=0, description="of the student's features to the teacher's width, in stages that match features"
+    )
 
 
 class StageSettings(Settings):
@@ -64,6 +68,15 @@ class StageSettings(Settings):
     warmup_steps: int = Field(20, ge=0, description="linear warm-up, steps")
     final_lr: float = Field(0.05, ge=0, le=1, description="end of the cosine, as a share of the peak")
     tasks: tuple[str, ...] = Field((), description="tasks trained on; empty: all")
+
+    def peak_lr(self, part: str) -> float:
+        """The peak learning rate of a part: one of PARTS, or "projections", which rest where nothing is matched."""
+        return getattr(self.lr, part) if part in PARTS or self.matched else 0.0
+
+    @property
+    def matched(self) -> set[Feature]:
+        """The teacher's features that this stage matches."""
+        return {name for name in FEATURES if getattr(self.used, name)}
 
     @property
     def used(self) -> LossWeights:
@@ -112,6 +125,7 @@ class TrainSettings(Settings):
 
     stages: tuple[StageSettings, ...] = Field(min_length=1)
     kd: KdSettings = KdSettings()
+    match: MatchSettings = MatchSettings()
     hypotheses: HypothesisSettings = HypothesisSettings()
     weight_decay: float = Field(0.01, ge=0, description="AdamW's, not on biases and norms")
     betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's")
@@ -157,19 +171,19 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
         for stage in self.train.stages:
-            if not any(stage.used.model_dump().values()) or not any(stage.lr.model_dump().values()):
+            if not any(stage.used.model_dump().values()) or not any(map(stage.peak_lr, PARTS)):
                 raise ValueError(f"stage '{stage.name}' trains nothing: give it a loss and a learning rate")
             if stage.used.kd and not (self.cache and self.student):
                 raise ValueError(f"stage '{stage.name}' has a kd weight; that takes a cache and a student section")
             if stage.used.ctc and self.train.hypotheses.share:
                 raise ValueError(f"stage '{stage.name}' has a ctc weight, which goes with train.hypotheses.share 0")
-            if self.train.keep_encoded and (stage.lr.encoder or stage.used.encoder or stage.used.audio_tokens):
+            if self.train.keep_encoded and (stage.lr.encoder or stage.matched):
                 raise ValueError(f"train.keep_encoded: stage '{stage.name}' trains the encoder or matches its features")
-            if (stage.used.encoder or stage.used.audio_tokens) and not self.student:
+            if stage.matched and not self.student:
                 raise ValueError(
                     f"stage '{stage.name}' matches the teacher's features, but there is no student section"
                 )
-            if (stage.used.encoder or stage.used.audio_tokens) and self._hears_longer():
+            if stage.matched and self._hears_longer():
                 raise ValueError(
                     f"student.margin_s {self.student.margin_s} is longer than teacher.margin_s {self.teacher.margin_s}"
                     f", but stage '{stage.name}' matches features; set student.margin_s to at most that"
@@ -208,12 +222,14 @@ class Recipe(Settings):
     @property
     def matched(self) -> set[Feature]:
         """The teacher's features that a stage matches."""
-        return {name for name in FEATURES for stage in self.train.stages if getattr(stage.used, name)}
+        return {name for stage in self.train.stages for name in stage.matched}
 
     @property
     def matches_from_cache(self) -> bool:
         """Whether the cache has all features that are matched, so that training needs no teacher in memory."""
-        return bool(self.cache and self.matched and self.matched <= set(self.cache.features))
+        if not (self.cache and self.matched and self.matched <= set(self.cache.features)):
+            return False
+        return "encoder" not in self.matched or all(layer == LAST for _, layer in self.train.match.encoder_layers)
 
     @property
     def run_dir(self) -> Path:

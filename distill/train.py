@@ -9,20 +9,19 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import torch
 
 from data.cache_reader import CacheReader
-from data.errors import INTERRUPTED, InputError, run_cli
+from data.errors import INTERRUPTED, run_cli
 from data.paths import resolve
 from data.prompts import instruction
 from distill.examples import read_rows
 from distill.export import save_model
 from distill.inputs import require_inputs
 from distill.loop import Trainer
-from distill.recipe import Recipe, recipe_of, recipe_parser
+from distill.recipe import recipe_of, recipe_parser
 from distill.sizes import beside
 from distill.students import student_of
 from teacher.build import build_teacher
 from teacher.cache import cache_identity
 from teacher.device import alone_without_launcher, prepare_process
-from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import SalmonnProcessor
 
 
@@ -47,30 +46,18 @@ def main() -> None:
             settings = (recipe.teacher, recipe.cache, recipe.generation, recipe.data.prompts)
             cache = CacheReader(resolve(recipe.cache.folder), cache_identity(*settings, rows, processor))
         student = student_of(recipe, teacher, processor)
-        _require_same_width(recipe, teacher, student)
         hearing, processor = processor, SalmonnProcessor(processor.tokenizer, student.config)
         if int(os.environ.get("RANK", 0)) == 0 and not (recipe.run_dir / "checkpoints" / "latest").is_file():
             wording = instruction(recipe.data.prompts, next(iter(recipe.data.prompts)))
             print(beside({"teacher": (teacher, hearing), "student": (student, processor)}, wording), flush=True)
         in_memory = bool(recipe.matched) and not recipe.matches_from_cache
-        trainer = Trainer(recipe, student, processor, teacher if in_memory else None, cache)
+        trainer = Trainer(recipe, student, processor, teacher if in_memory else None, cache, teacher.config)
     trainer.train()
     if trainer.stopped:
         sys.exit(INTERRUPTED)
     folder = save_model(recipe, trainer.engine, processor)
     if trainer.rank == 0:
         print(f"trained model: {folder}", flush=True)
-
-
-def _require_same_width(
-    recipe: Recipe, teacher: SalmonnForConditionalGeneration, student: SalmonnForConditionalGeneration
-) -> None:
-    theirs, own = (model.connector.proj.out_features for model in (teacher, student))
-    if "audio_tokens" in recipe.matched and theirs != own:
-        raise InputError(
-            f"audio tokens are {theirs} wide in the teacher and {own} in the student, whose LLM is another one: "
-            "they cannot be matched; take the audio_tokens weight out of train.stages"
-        )
 
 
 if __name__ == "__main__":

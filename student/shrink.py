@@ -45,6 +45,10 @@ class StudentSettings(Settings):
     )
     qformer: QFormerSettings = Field(description="sizes of the student's Q-Former")
     qformer_layers: tuple[int, ...] = Field((), description="Q-Former layers copied where shapes allow")
+    window_frames: int | None = Field(
+        None, ge=1, description="encoder frames (20 ms) heard by one query; null: as the teacher"
+    )
+    window_stride: int | None = Field(None, ge=1, description="encoder frames between windows; null: as the teacher")
     beats: bool = Field(False, description="keep the teacher's BEATs; false: sounds are heard by Whisper alone")
     margin_s: float | None = Field(0.5, ge=0, description="silence heard after a clip, seconds; null: pad to 30 s")
     lora: LoraSettings | None = Field(None, description="LoRA on the LLM; null: its layers are trained in full")
@@ -128,6 +132,8 @@ def shrink(
         kinds = values["llm_config"]["layer_types"]
         values["llm_config"]["layer_types"] = [kinds[i] for i in llm_layers]
     values["qformer"] = settings.qformer.model_dump()
+    values["window_frames"] = settings.window_frames or values["window_frames"]
+    values["window_stride"] = settings.window_stride or values["window_stride"]
     values["margin_s"] = settings.margin_s
     values["reference_padding"] = False
     if settings.beats and not values["beats_config"]:

@@ -7,6 +7,7 @@ import torch
 from data.cache_reader import CacheReader
 from data.errors import InputError
 from distill.examples import Examples, read_rows
+from distill.matching import FeatureMatching
 from distill.objective import Objective
 from distill.recipe import LossWeights, read_recipe
 from student.shrink import shrink
@@ -112,7 +113,10 @@ def test_cached_features_are_those_that_the_teacher_would_make(
     heard = with_teacher([3, 0, 7], losses)
     assert heard.encoder_BTD is None and heard.audio_NH is None
     states = student.encode(heard.batch.features)
-    encoder_BTD, audio_NH = Objective(student, recipe.train.kd, teacher=teacher)._matched(heard, states, losses)
+    matching = FeatureMatching(student, teacher.config, recipe.train.match)
+    (encoder_BTD,), audio_NH = Objective(student, recipe.train.kd, None, teacher, matching).matched(
+        heard, states, losses
+    )
     real_BT = within(states.frames_B, cached.encoder_BTD.shape[1])
     torch.testing.assert_close(
         cached.encoder_BTD[real_BT], encoder_BTD[:, : real_BT.shape[1]][real_BT], atol=2e-3, rtol=2e-3

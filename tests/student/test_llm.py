@@ -3,6 +3,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from data.errors import InputError
@@ -11,6 +12,7 @@ from distill.students import student_of
 from student.llm import missing_llm, other_llm
 from student.shrink import layers_kept
 from teacher.build import build_teacher
+from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import Clip, SalmonnProcessor
 from tests.teacher.test_build import SHAPES
 
@@ -69,16 +71,27 @@ def test_a_missing_llm_is_named_before_anything_is_loaded(tiny_recipe, command):
     assert missing_llm(read_recipe(tiny_recipe).student) == []
 
 
-def test_audio_tokens_of_another_width_are_not_matched(tiny_recipe, fill_tiny_cache, command, other):
+def test_audio_tokens_of_another_width_are_projected(tiny_recipe, fill_tiny_cache, command, other, tmp_path):
     fill_tiny_cache()
-    llm = ["--set", f"student.llm={other}", "--set", "student.llm_layers=null"]
-    status, _, err = command("distill/train.py", "--config", tiny_recipe, *llm)
-    assert status == 2 and "audio tokens are 48 wide in the teacher and 24 in the student" in err
-    stages = [f"train.stages.{number}.{key}" for number, key in ((0, 'losses={"encoder": 1}'), (1, "losses.ctc=0"))]
-    settings = [word for override in [*stages, "name=other"] for word in ("--set", override)]
-    status, out, err = command("distill/train.py", "--config", tiny_recipe, *llm, *settings)
+    changes = [f"student.llm={other}", "student.llm_layers=null", "train.stages.1.losses.ctc=0", "name=other"]
+    changes += ["student.window_frames=6", "student.window_stride=5", "train.save_every=1", "train.keep_checkpoints=9"]
+    options = [word for override in changes for word in ("--set", override)]
+    status, out, err = command("distill/train.py", "--config", tiny_recipe, *options)
     assert status == 0, err
     assert "trained model" in out
+    run = tmp_path / "runs" / "other"
+    steps = [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
+    assert [step["lr"]["projections"] > 0 for step in steps] == [True] * 2 + [False] * 4
+
+    def projection(step):
+        files = (run / "checkpoints" / f"step_{step}").glob("*model_states.pt")
+        return torch.load(next(files), weights_only=False)["module"]["matching.project.audio_tokens.weight"]
+
+    assert projection(1).shape == (48, 24) and not torch.equal(projection(1), projection(2))
+    assert torch.equal(projection(2), projection(6))  # at rest
+    model = SalmonnForConditionalGeneration.from_pretrained(run / "model")
+    assert (model.config.window_frames, model.config.window_stride) == (6, 5)
+    assert not [key for key in load_file(run / "model" / "model.safetensors") if "matching" in key]
 
 
 def test_at_random_weights_it_is_built_from_its_shapes(tiny_recipe):
