@@ -7,7 +7,7 @@ import soxr
 
 from data.decode import Sound, blocks
 from data.errors import InputError
-from data.manifest import Channels, Row
+from data.manifest import Mono, Row
 
 SAMPLE_RATE = 16_000
 MIN_SECONDS = 1
@@ -23,17 +23,17 @@ def resample(samples: np.ndarray, rate: int) -> np.ndarray:
     return np.pad(out, (0, length - len(out)))
 
 
-def to_mono(samples: np.ndarray, channels: Channels) -> np.ndarray:
+def to_mono(samples: np.ndarray, mono: Mono) -> np.ndarray:
     """One channel, shape [frames], of samples [frames, channels]."""
-    return samples[:, 0] if channels == "first" or samples.shape[1] == 1 else samples.mean(1)
+    return samples[:, 0] if mono == "first" or samples.shape[1] == 1 else samples.mean(1)
 
 
 def load_clip(row: Row) -> np.ndarray:
     """The clip of an annotation row, as the row says that it is heard (see `load_audio`)."""
-    return load_audio(row.path, start_s=row.start_s, channels=row.channels)
+    return load_audio(row.path, start_s=row.start_s, mono=row.mono)
 
 
-def load_audio(sound: Sound | str, *, start_s: float = 0.0, channels: Channels = "first") -> np.ndarray:
+def load_audio(sound: Sound | str, *, start_s: float = 0.0, mono: Mono = "first") -> np.ndarray:
     """Reads a sound file as the models hear it.
 
     Made mono, resampled to 16 kHz, cut to 30 s, padded with zeros to 1 s.
@@ -41,7 +41,7 @@ def load_audio(sound: Sound | str, *, start_s: float = 0.0, channels: Channels =
     Args:
         sound: A file (wav, flac, ogg, mp3, m4a, ...).
         start_s: Where the clip begins in it, seconds.
-        channels: What is heard of several channels.
+        mono: What is heard of several channels.
 
     Returns:
         float32 samples, shape [samples], between 16,000 and 480,000 of them.
@@ -53,7 +53,7 @@ def load_audio(sound: Sound | str, *, start_s: float = 0.0, channels: Channels =
     parts = list(blocks(sound, start_s=start_s, seconds=MAX_SECONDS))
     if not parts:
         raise InputError(f"{sound}: holds no samples; fetch or record it again, or drop its row")
-    samples, rate = np.concatenate([to_mono(part, channels) for part, _ in parts]), parts[0][1]
+    samples, rate = np.concatenate([to_mono(part, mono) for part, _ in parts]), parts[0][1]
     if not np.isfinite(samples).all():
         raise InputError(f"{sound}: holds NaN or infinite samples; write it again from its source, or drop its row")
     if not samples.any():

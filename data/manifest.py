@@ -11,7 +11,7 @@ import soundfile
 from data.errors import InputError
 from data.paths import written_whole
 
-Channels = Literal["first", "mix"]
+Mono = Literal["first", "mix"]
 """What is heard of several channels: the first, as the reference does, or their mean."""
 
 
@@ -30,7 +30,7 @@ class Row:
         question: What is asked, for question answering.
         testset_id: The name of the clip in a submission.
         start_s: Where the clip begins in its sound file, seconds.
-        channels: What is heard of a file with several channels.
+        mono: What is heard of a file with several channels.
     """
 
     id: str
@@ -43,7 +43,7 @@ class Row:
     question: str = ""
     testset_id: str = ""
     start_s: float = 0.0
-    channels: Channels = "first"
+    mono: Mono = "first"
 
 
 def read_annotation(path: Path, root: Path | None = None) -> list[Row]:

@@ -104,8 +104,8 @@ def test_the_same_from_memory(tmp_path):
 def test_channels_mixed(tmp_path):
     stereo = np.stack([tone(1.5), tone(1.5, hz=880)], axis=1)
     path = written(tmp_path / "a.wav", stereo, subtype="FLOAT")
-    np.testing.assert_array_equal(load_audio(path, channels="mix"), stereo.mean(1))
-    row = Row("a", path, "", "asr", channels="mix", start_s=0.25)
+    np.testing.assert_array_equal(load_audio(path, mono="mix"), stereo.mean(1))
+    row = Row("a", path, "", "asr", mono="mix", start_s=0.25)
     np.testing.assert_array_equal(load_clip(row), stereo.mean(1)[4_000:])
 
 
