@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from data.errors import InputError
 from distill.objective import Objective
-from distill.optimizer import parameter_groups
+from distill.optimizer import let_parts_rest, parameter_groups
 from distill.recipe import Recipe
 
 _JOB = "log"
@@ -27,6 +27,7 @@ def start_engine(recipe: Recipe, objective: Objective) -> deepspeed.DeepSpeedEng
         )
     except (DeepSpeedConfigError, ValidationError, AssertionError) as error:
         raise InputError(f"deepspeed section of the recipe: DeepSpeed refuses it ({error})") from error
+    let_parts_rest(optimizer)
     return engine
 
 

@@ -19,7 +19,7 @@ from distill.examples import Examples, read_rows
 from distill.loader import StepLoader
 from distill.matching import FeatureMatching
 from distill.objective import UNITS, Objective
-from distill.optimizer import learning_rate
+from distill.optimizer import learning_rate, parameters_by_part
 from distill.recipe import PARTS, Recipe
 from distill.run_log import RunLog
 from distill.validation import validate
@@ -85,7 +85,9 @@ class Trainer:
         if recipe.matched:
             torch.manual_seed(recipe.seed)
             matching = FeatureMatching(student, theirs, recipe.train.match, recipe.matched)
-        self.engine = start_engine(recipe, Objective(student, recipe.train.kd, ctc, teacher, matching))
+        objective = Objective(student, recipe.train.kd, ctc, teacher, matching)
+        self.trained = parameters_by_part(objective)
+        self.engine = start_engine(recipe, objective)
         self.accumulation = self.engine.gradient_accumulation_steps()
         self.identity = run_identity(recipe, rows, self.world, None if cache is None else cache.identity)
         if teacher is not None:
@@ -140,6 +142,10 @@ class Trainer:
         # Counted where they were made: on a GPU each count would wait for the device.
         counts = self._sum([example.counts(self.student) for example in made])
         micro = [example.to(self.engine.device) for example in made]
+        for part, named in self.trained.items():
+            for _, parameter in named:
+                # No gradient is computed for what rests, nor for what lies before it.
+                parameter.requires_grad_(stage.peak_lr(part) > 0)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate(stage.peak_lr(group["name"]), stage, within)
         sums: list[dict[str, float]] = []

@@ -16,16 +16,63 @@ def learning_rate(peak: float, stage: StageSettings, step: int) -> float:
     return peak * (stage.final_lr + (1 - stage.final_lr) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
 
 
-def parameter_groups(objective: Objective, weight_decay: float) -> list[dict]:
-    """AdamW groups: one for each part with decay and one without (biases, norms, scales)."""
-    groups: dict[tuple[str, bool], list[torch.nn.Parameter]] = {}
+def parameters_by_part(objective: Objective) -> dict[str, list[tuple[str, torch.nn.Parameter]]]:
+    """The trained parameters with their names, by the part whose learning rate they have."""
+    parts: dict[str, list[tuple[str, torch.nn.Parameter]]] = {}
     for name, parameter in objective.named_parameters():
         if parameter.requires_grad:
             module, _, rest = name.partition(".")
             # The CTC head learns with the connector that it teaches.
             part = {"student": rest.partition(".")[0], "ctc": "connector", "matching": "projections"}[module]
-            groups.setdefault((part, parameter.ndim > 1), []).append(parameter)
-    return [
-        {"params": parameters, "weight_decay": weight_decay if decays else 0.0, "name": part}
-        for (part, decays), parameters in groups.items()
-    ]
+            parts.setdefault(part, []).append((name, parameter))
+    return parts
+
+
+def parameter_groups(objective: Objective, weight_decay: float) -> list[dict]:
+    """AdamW groups: one for each part with decay and one without (biases, norms, scales)."""
+    groups = []
+    for part, named in parameters_by_part(objective).items():
+        for decays in (True, False):
+            parameters = [parameter for _, parameter in named if (parameter.ndim > 1) == decays]
+            if parameters:
+                groups.append({"params": parameters, "weight_decay": weight_decay if decays else 0.0, "name": part})
+    return groups
+
+
+def let_parts_rest(optimizer: torch.optim.Optimizer) -> None:
+    """A group whose learning rate is 0 is left out of a step: neither its moments nor its count of steps move.
+
+    So a part that joins in a later stage begins as in a run of its own. Every group has its state from now on, at step
+    0: DeepSpeed restores none where the first group has none.
+
+    Args:
+        optimizer: As DeepSpeed has it, over its own flat copies of the parameters.
+    """
+    resting: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
+
+    def leave_out(*_: object) -> None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"] if group["lr"] == 0 else ():
+                resting.append((parameter, parameter.grad))
+                parameter.grad = None
+
+    def restore(*_: object) -> None:
+        for parameter, gradient in resting:
+            parameter.grad = gradient
+        resting.clear()
+
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0  # weights do not even decay
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if not optimizer.state[parameter]:
+                before, parameter.grad = parameter.grad, torch.zeros_like(parameter)
+                optimizer.step()
+                parameter.grad = before
+    for state in optimizer.state.values():
+        state["step"] = torch.zeros_like(state["step"]) if torch.is_tensor(state["step"]) else 0
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    optimizer.register_step_pre_hook(leave_out)
+    optimizer.register_step_post_hook(restore)

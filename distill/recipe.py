@@ -43,7 +43,7 @@ class LossWeights(Settings):
 
 
 class LearningRates(Settings):
-    """Peak learning rate of each part; 0 freezes it in this stage."""
+    """Peak learning rate of each part; 0 freezes it in this stage: it costs no gradient, and its optimizer rests."""
 
     encoder: float = Field(0.0, ge=0, description="speech encoder")
     connector: float = Field(0.0, ge=0, description="Q-Former, projection, CTC head")
