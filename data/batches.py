@@ -20,7 +20,7 @@ def batches_by_length(durations_s: Sequence[float], max_seconds: float) -> list[
 
 
 class LengthBatches:
-    """Deterministic batches under a budget of padded seconds.
+    """Deterministic batches under a budget of padded seconds, and one of padded text where it is given.
 
     Nothing is remembered between steps: the micro-batches of a step follow from seed, step, rank and world alone,
     so a resumed run goes on exactly, and two ranks see together what one rank with twice the accumulation sees.
@@ -32,6 +32,8 @@ class LengthBatches:
         rank: This process.
         world: Processes.
         accumulation: Micro-batches of one rank in one optimizer step.
+        text_tokens: Length of each row's text, where `max_text_tokens` bounds it.
+        max_text_tokens: Budget of a micro-batch: its clips times its longest text.
 
     Raises:
         InputError: There are fewer batches than one step needs.
@@ -46,9 +48,12 @@ class LengthBatches:
         rank: int = 0,
         world: int = 1,
         accumulation: int = 1,
+        text_tokens: Sequence[int] = (),
+        max_text_tokens: int | None = None,
     ) -> None:
         self.durations_s = np.asarray(durations_s, dtype=np.float64)
-        self.max_seconds, self.seed = max_seconds, seed
+        self.text_tokens = np.asarray(text_tokens if max_text_tokens else [0] * len(durations_s))
+        self.max_seconds, self.max_text_tokens, self.seed = max_seconds, max_text_tokens or 1, seed
         self.rank, self.world, self.accumulation = rank, world, accumulation
         self._batches = lru_cache(maxsize=2)(self._make)
         # Later epochs come out a few batches longer or shorter; the first one's count holds for all.
@@ -62,14 +67,17 @@ class LengthBatches:
     def _make(self, epoch: int) -> list[list[int]]:
         """All batches of an epoch in shuffled order, for all ranks."""
         rng = np.random.default_rng((self.seed, epoch))
-        # Jitter of a tenth: neighbours in length change from epoch to epoch, padding stays small.
-        order = np.argsort(self.durations_s * rng.uniform(0.9, 1.1, len(self.durations_s)), kind="stable")
-        batches, longest = [[]], 0.0
+        # What a row takes of both budgets, in seconds: neighbours are alike in length and in text.
+        size = self.durations_s + self.text_tokens * (self.max_seconds / self.max_text_tokens)
+        # Jitter of a tenth: neighbours change from epoch to epoch, padding stays small.
+        order = np.argsort(size * rng.uniform(0.9, 1.1, len(size)), kind="stable")
+        batches, seconds, tokens = [[]], 0.0, 0
         for row in order:
-            longest = max(longest, self.durations_s[row])
-            if batches[-1] and longest * (len(batches[-1]) + 1) > self.max_seconds:
+            clips = len(batches[-1]) + 1
+            seconds, tokens = max(seconds, self.durations_s[row]), max(tokens, self.text_tokens[row])
+            if clips > 1 and (seconds * clips > self.max_seconds or tokens * clips > self.max_text_tokens):
                 batches.append([])
-                longest = self.durations_s[row]
+                seconds, tokens = self.durations_s[row], self.text_tokens[row]
             batches[-1].append(int(row))
         return [batches[i] for i in rng.permutation(len(batches))]
 

@@ -29,7 +29,7 @@ def run_identity(recipe: Recipe, rows: list[Row], world: int, cache: CacheIdenti
         tree["train"].pop(key)
     for section in ("valid", "test"):
         tree["data"].pop(section)
-    for key in ("generation", "evaluation", "runs", "results", "cache"):
+    for key in ("description", "generation", "evaluation", "runs", "results", "cache"):
         tree.pop(key)
     start, llm = (recipe.student.weights, recipe.student.llm) if recipe.student else (None, None)
     if recipe.teacher.random_weights:

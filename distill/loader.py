@@ -27,13 +27,16 @@ class StepLoader:
         self._stages = []
         for stage in recipe.train.stages:
             chosen = [i for i, row in enumerate(examples.rows) if not stage.tasks or row.task in stage.tasks]
+            rows, processor = [examples.rows[i] for i in chosen], examples.processor
             batches = LengthBatches(
-                examples.processor.seconds([examples.rows[i] for i in chosen]),
+                processor.seconds(rows),
                 max_seconds=stage.max_seconds,
                 seed=recipe.seed,
                 rank=rank,
                 world=world,
                 accumulation=accumulation,
+                text_tokens=[len(processor.text_ids(row.text)) for row in rows] if stage.max_text_tokens else (),
+                max_text_tokens=stage.max_text_tokens,
             )
             self._stages.append((batches, chosen))
         self._pool = ThreadPoolExecutor(max(recipe.train.prefetch, 1))

@@ -9,9 +9,12 @@ from distill.recipe import StageSettings
 
 
 def learning_rate(peak: float, stage: StageSettings, step: int) -> float:
-    """Linear warm-up to `peak`, then a cosine to `final_lr` x peak at the stage's last step (step counts from 0)."""
+    """Linear warm-up from `initial_lr` x peak to `peak`, then a cosine to `final_lr` x peak at the stage's last step.
+
+    Step counts from 0.
+    """
     if step < stage.warmup_steps:
-        return peak * (step + 1) / stage.warmup_steps
+        return peak * (stage.initial_lr + (1 - stage.initial_lr) * (step + 1) / stage.warmup_steps)
     share = (step - stage.warmup_steps) / max(stage.steps - 1 - stage.warmup_steps, 1)
     return peak * (stage.final_lr + (1 - stage.final_lr) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
 

@@ -65,7 +65,11 @@ class StageSettings(Settings):
     curve: Literal["linear", "cosine"] = Field("linear", description="how weights move over the stage")
     lr: LearningRates
     max_seconds: float = Field(60.0, gt=0, description="padded audio seconds of a micro-batch")
+    max_text_tokens: int | None = Field(
+        None, ge=1, description="padded text tokens of a micro-batch (clips times the longest text); null: not bounded"
+    )
     warmup_steps: int = Field(20, ge=0, description="linear warm-up, steps")
+    initial_lr: float = Field(0.0, ge=0, le=1, description="where the warm-up starts, as a share of the peak")
     final_lr: float = Field(0.05, ge=0, le=1, description="end of the cosine, as a share of the peak")
     tasks: tuple[str, ...] = Field((), description="tasks trained on; empty: all")
 
@@ -150,6 +154,7 @@ class Recipe(Settings):
     name: str = Field(
         pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$", description="names the folders of the run and of its results"
     )
+    description: str = Field("", description="what the recipe is for and why it is so, for people")
     runs: str = Field("runs", description="folder that holds runs; relative paths start at the repository")
     results: str = Field("results", description="folder that holds results; relative paths start at the repository")
     seed: int = Field(0, description="seed of data order, dropout and initialisation")

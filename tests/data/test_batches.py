@@ -32,6 +32,35 @@ def test_a_step_keeps_the_budget(durations, budget, seed):
         assert len(batch) == 1 or max(durations[row] for row in batch) * len(batch) <= budget
 
 
+@given(
+    rows=st.lists(st.tuples(st.floats(0.5, 30), st.integers(1, 300)), min_size=1, max_size=60),
+    budget=BUDGET,
+    tokens=st.integers(1, 2000),
+)
+def test_a_step_keeps_both_budgets(rows, budget, tokens):
+    durations, texts = zip(*rows, strict=True)
+    batches = LengthBatches(durations, max_seconds=budget, seed=0, text_tokens=texts, max_text_tokens=tokens)
+    seen = []
+    for step in range(batches.steps_per_epoch):
+        (batch,) = batches.step(step)
+        seen += batch
+        longest = max(durations[row] for row in batch), max(texts[row] for row in batch)
+        assert len(batch) == 1 or (longest[0] * len(batch) <= budget and longest[1] * len(batch) <= tokens)
+    assert sorted(seen) == list(range(len(rows)))
+
+
+def test_clips_of_one_length_are_batched_by_their_texts():
+    texts = np.random.default_rng(0).integers(5, 300, 400)
+    alike = {"durations_s": [30.0] * 400, "max_seconds": 240, "seed": 0}
+
+    def padding(**bound):
+        batches = LengthBatches(**alike, **bound)
+        steps = [batches.step(step)[0] for step in range(batches.steps_per_epoch)]
+        return sum(len(batch) * texts[batch].max() for batch in steps) / texts.sum()
+
+    assert padding(text_tokens=texts, max_text_tokens=2400) < 1.3 < 1.5 < padding()
+
+
 @settings(max_examples=25)
 @given(durations=DURATIONS, budget=BUDGET, seed=st.integers(0, 99))
 def test_every_row_is_seen_and_none_is_favoured(durations, budget, seed):

@@ -5,6 +5,7 @@ import pytest
 from data.errors import InputError
 from data.paths import cache_dir
 from distill.inputs import require_inputs
+from distill.optimizer import learning_rate
 from distill.recipe import read_recipe
 
 
@@ -47,3 +48,20 @@ def test_a_student_is_scored_without_its_teacher(recipe):
 def test_advice_is_no_part_of_what_was_run(recipe):
     assert recipe.teacher.sources
     assert "sources" not in recipe.model_dump_json()
+
+
+def test_the_second_stage_of_a_teacher_names_the_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("SALMONN_DISTILL_CACHE", str(tmp_path))
+    first, second = (read_recipe(f"configs/teacher_3b_stage{number}.json") for number in (1, 2))
+    # The reference's: batches of eight windows, and rates in absolute terms.
+    for stage in (first.train.stages[0], second.train.stages[0]):
+        assert stage.max_seconds == 8 * 30 and stage.warmup_steps == 3000
+        assert learning_rate(3e-5, stage, 0) == pytest.approx(1e-6, rel=0.02)
+        assert learning_rate(3e-5, stage, 3000) == pytest.approx(3e-5)
+        assert learning_rate(3e-5, stage, stage.steps - 1) == pytest.approx(1e-5, rel=1e-4)
+    assert first.teacher.weights is None and not first.trains_from_cache
+    with pytest.raises(InputError) as refused:
+        require_inputs(second, [second.data.train])
+    assert "runs/teacher_3b_stage1/model/trained.safetensors" in str(refused.value)
+    assert "deepspeed distill/train.py --config configs/teacher_3b_stage1.json" in str(refused.value)
+    assert "--config configs/kd_mini.json" in str(refused.value)

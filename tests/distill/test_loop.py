@@ -32,6 +32,8 @@ def test_the_learning_rate_warms_up_and_falls_along_a_cosine():
     assert rates[4:] == sorted(rates[4:], reverse=True)
     assert learning_rate(2.0, stage(warmup_steps=0, steps=1), 0) == 2.0
     assert learning_rate(0.0, stage(), 5) == 0.0
+    from_above = [learning_rate(2.0, stage(initial_lr=0.2), step) for step in range(4)]
+    assert from_above == pytest.approx([0.8, 1.2, 1.6, 2.0])
 
 
 def test_only_matrices_decay(tiny_teacher):
