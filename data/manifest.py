@@ -46,12 +46,14 @@ class Row:
     mono: Mono = "first"
 
 
-def read_annotation(path: Path, root: Path | None = None) -> list[Row]:
+def read_annotation(path: Path, root: Path | None = None, *, texts: bool = True, sounds: bool = True) -> list[Row]:
     """Reads `{"annotation": [{"path", "text", "task", ...}]}`.
 
     Args:
         path: The JSON file.
         root: What the rows' paths are relative to; the file's own folder if not given. A leading slash is tolerated.
+        texts: Whether every row must have a text; a test set without its answers has none.
+        sounds: Whether the sound files are needed; without them, a duration that is not stated is 0.
 
     Returns:
         The rows in the file's order. A missing id is made of path and task; a missing duration is read from the
@@ -64,7 +66,7 @@ def read_annotation(path: Path, root: Path | None = None) -> list[Row]:
     root = (root or path.parent).resolve()
     rows, ids = [], set()
     for index, entry in enumerate(_entries(path)):
-        row = _row(path, index, entry, root, ids)
+        row = _row(path, index, entry, root, ids, texts=texts, sounds=sounds)
         if row.id in ids:
             raise InputError(f'{path}, row {index}: id "{row.id}" is there twice; give each row its own "id"')
         ids.add(row.id)
@@ -107,11 +109,11 @@ def _entries(path: Path) -> list[Any]:
     return content["annotation"]
 
 
-def _row(file: Path, index: int, entry: Any, root: Path, ids: set[str]) -> Row:
+def _row(file: Path, index: int, entry: Any, root: Path, ids: set[str], *, texts: bool, sounds: bool) -> Row:
     where = f"{file}, row {index}"
     if not isinstance(entry, dict):
         raise InputError(f'{where}: must be an object with "path", "text" and "task", not {type(entry).__name__}')
-    for key in ("path", "text", "task"):
+    for key in ("path", "text", "task") if texts else ("path", "task"):
         if key not in entry:
             raise InputError(f'{where}: the key "{key}" is missing; add it, or drop the row')
     for key in ("path", "text", "task", "id", "corpus", "Q", "testset_id"):
@@ -121,15 +123,15 @@ def _row(file: Path, index: int, entry: Any, root: Path, ids: set[str]) -> Row:
     if not isinstance(references, list) or not all(isinstance(reference, str) for reference in references):
         raise InputError(f'{where}: "references" must be a list of strings; write it as ["...", "..."]')
     sound = root / entry["path"].lstrip("/")
-    if not sound.is_file():
+    if sounds and not sound.is_file():
         raise InputError(f'{where}: "path" names {sound}, which does not exist; mend it, or give the right root')
     return Row(
         id=entry.get("id") or _unique(f"{entry['path'].lstrip('/')}#{entry['task']}", ids),
         path=sound,
-        text=entry["text"],
+        text=entry.get("text", ""),
         task=entry["task"],
         corpus=entry.get("corpus", ""),
-        duration_s=_duration(where, entry.get("duration"), sound),
+        duration_s=_duration(where, entry.get("duration"), sound) if sounds else float(entry.get("duration") or 0),
         references=tuple(references),
         question=entry.get("Q", ""),
         testset_id=entry.get("testset_id", ""),

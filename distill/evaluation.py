@@ -8,11 +8,12 @@ from data.cache import hash_of
 from data.manifest import Row
 from data.paths import REPOSITORY, resolve, written_whole
 from data.prompts import instruction
+from distill.captions import score_captions
 from distill.efficiency import measure_apart
 from distill.examples import read_rows
 from distill.models import load_for_scoring, parameter_counts, student_folder
 from distill.recipe import Recipe
-from distill.scoring import score_asr, score_captions
+from distill.scoring import score_asr
 from teacher.build import weights_hash
 from teacher.hypotheses import write_hypotheses
 from teacher.weights import folder_hash

@@ -1,8 +1,10 @@
 """Scores texts against references, whoever wrote them: the code that scores teacher and student.
 
-python scripts/score.py --task asr|aac --pairs FILE [--protocol literature|nota-v1.0] [--json]
+python scripts/score.py --task asr|aac --pairs FILE [--protocol literature|nota-v1.1|nota-v1.0] [--json]
+python scripts/score.py --task asr|aac --hypotheses FILE.jsonl --annotation FILE.json [...]
 
-FILE is JSON: {"refs": [...], "hyps": [...]}, in the same order; a caption's references may be a list of texts.
+A file of pairs is JSON: {"refs": [...], "hyps": [...]}, in the same order; a caption's references may be a list of
+texts. A file of hypotheses has a line {"id": ..., "hypothesis": ...} for each clip, as scripts/evaluate.py writes it.
 """
 
 import argparse
@@ -14,7 +16,11 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.errors import InputError, run_cli
-from distill.scoring import cider_d_split, score_asr, score_captions
+from data.manifest import read_annotation
+from distill.captions import PROTOCOLS, caption_figures
+from distill.hypothesis_file import hypotheses_for
+from distill.scoring import alignment, score_asr
+from distill.test_sets import grouped, of_kind
 
 
 def read_pairs(path: Path) -> tuple[list, list[str]]:
@@ -40,31 +46,45 @@ def read_pairs(path: Path) -> tuple[list, list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=("asr", "aac"), required=True, help="word error rate, or caption metrics")
-    parser.add_argument("--pairs", type=Path, required=True, metavar="FILE", help="references and hypotheses")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--pairs", type=Path, metavar="FILE", help="references and hypotheses")
+    source.add_argument("--hypotheses", type=Path, metavar="FILE", help="hypotheses by id; takes --annotation")
+    parser.add_argument("--annotation", type=Path, metavar="FILE", help="the test set that --hypotheses are for")
     parser.add_argument(
         "--protocol",
-        choices=("literature", "nota-v1.0"),
-        default="literature",
-        help="of captions: PTB tokens and all references, or CIDEr-D on whitespace tokens",
+        choices=PROTOCOLS,
+        default=PROTOCOLS[0],
+        help="of captions: PTB tokens and all references, or the challenge's, on whitespace tokens",
     )
+    parser.add_argument("--worst", type=int, default=0, metavar="N", help="also the N worst transcripts, aligned")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
-    refs, hyps = read_pairs(arguments.pairs)
+    if (arguments.hypotheses is None) != (arguments.annotation is None):
+        raise InputError("--hypotheses and --annotation go together: texts by id, and the test set with those ids")
+    if arguments.pairs:
+        refs, hyps = read_pairs(arguments.pairs)
+    else:
+        rows = grouped(of_kind(read_annotation(arguments.annotation, sounds=False), arguments.task), arguments.task)
+        refs = [row.text if arguments.task == "asr" else list(row.references) or row.text for row in rows]
+        hyps = hypotheses_for(arguments.hypotheses, rows, arguments.task)
     if arguments.task == "asr":
         if any(isinstance(ref, list) for ref in refs):
             raise InputError(f"{arguments.pairs}: a clip of speech has one reference, a text")
-        figures = score_asr(refs, hyps).summary()
+        score = score_asr(refs, hyps)
+        figures = score.summary()
+        worst = [alignment(refs[clip], hyps[clip]) for clip in score.worst(arguments.worst)]
+        figures |= {"worst": worst} if worst else {}
     else:
-        captions = [ref if isinstance(ref, list) else [ref] for ref in refs]
-        if arguments.protocol == "literature":
-            figures = score_captions(captions, hyps).summary()
-        else:
-            figures = {"cider_d_split": cider_d_split(captions, hyps), "clips": len(hyps)}
+        figures = caption_figures([ref if isinstance(ref, list) else [ref] for ref in refs], hyps, arguments.protocol)
     if arguments.json:
         print(json.dumps(figures, indent=2))
         return
+    missing, worst = figures.pop("not_computed", {}), figures.pop("worst", [])
     for name, figure in figures.items():
-        print(f"{name:<20} {figure:.4f}" if isinstance(figure, float) else f"{name:<20} {figure}")
+        shown = f"not computed; for its parts: {missing[name]}" if name in missing else figure
+        print(f"{name:<20} {shown:.4f}" if isinstance(shown, float) else f"{name:<20} {shown}")
+    for aligned in worst:
+        print(f"\n{aligned}")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,53 @@ def test_words_and_captions(score):
     assert status == 0 and "wer                  0.4000" in out
     status, out, _ = score(CAPTIONS, "--task", "aac", "--json")
     assert status == 0 and json.loads(out)["cider_d"] > 0
+    status, out, _ = score(CAPTIONS, "--task", "aac", "--protocol", "nota-v1.1")
+    assert status == 0 and "cider_d_split" in out
+    status, out, _ = score(SPEECH, "--task", "asr", "--worst", 1)
+    assert "REF: press   2 now" in out and out.count("REF") == 1
+
+
+@pytest.fixture
+def by_id(command, own_data):
+    """Scores lines of hypotheses against the tiny test set of a kind."""
+
+    def run(kind, lines):
+        (own_data / "hypotheses.jsonl").write_text(
+            lines if isinstance(lines, str) else "\n".join(map(json.dumps, lines))
+        )
+        files = ["--hypotheses", own_data / "hypotheses.jsonl", "--annotation", own_data / f"test_{kind}.json"]
+        return command("scripts/score.py", "--task", kind, "--json", "--protocol", "nota-v1.0", *files)
+
+    return run
+
+
+def test_hypotheses_are_matched_to_a_test_set_by_their_ids(by_id, own_data):
+    texts = [row["text"] for row in json.loads((own_data / "test_asr.json").read_text())["annotation"]]
+    lines = [{"id": f"test_asr_{i}", "hypothesis": text} for i, text in enumerate(texts)]
+    status, out, err = by_id("asr", lines[::-1])
+    assert status == 0 and json.loads(out)["wer"] == 0, err
+    status, out, _ = by_id("aac", [{"id": f"test_aac_{i}", "hypothesis": ""} for i in range(2)])
+    assert status == 0 and json.loads(out)["cider_d_split"] == 0
+    for bad, message in (
+        ([*lines, lines[1]], 'line 5: id "test_asr_1" is in line 2 already'),
+        (lines[1:], '1 of 4 clips of the annotation are missing (the first: "test_asr_0"); finish it'),
+        ([{"id": "valid_0", "hypothesis": ""}, *lines], 'are not in it (the first: "valid_0"); it is of another split'),
+        ([{"id": "a"}, *lines], "line 1: must be"),
+        ("no JSON\n" + json.dumps(lines[0]), "line 1: must be"),
+    ):
+        status, _, err = by_id("asr", bad)
+        assert status == 2 and message in err and err.count("\n") == 1
+
+
+def test_several_rows_of_one_clip_are_its_references(by_id, own_data):
+    file = own_data / "test_aac.json"
+    rows = json.loads(file.read_text())["annotation"]
+    again = [row | {"id": row["id"] + "b", "text": f"other {i}", "references": []} for i, row in enumerate(rows)]
+    file.write_text(json.dumps({"annotation": rows + again}))
+    status, out, err = by_id("aac", [{"id": f"test_aac_{i}", "hypothesis": f"other {i}"} for i in range(2)])
+    assert status == 0, err
+    told = json.loads(out)
+    assert told["clips"] == 2 and told["cider_d_split"] > 0
 
 
 @pytest.mark.parametrize(
