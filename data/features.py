@@ -74,8 +74,9 @@ def log_mel(waves: list[np.ndarray], *, mel_bins: int, margin_s: float | None) -
         samples = torch.zeros(max(padded // (2 * HOP), 1) * 2 * HOP)  # whole encoder frames
         kept = min(len(wave), len(samples))
         samples[:kept] = torch.from_numpy(wave[:kept])
-        power = torch.stft(samples, _FFT, HOP, window=window, return_complex=True)[:, :-1].abs() ** 2
-        spectrum = (_filters(mel_bins) @ power).clamp(min=1e-10).log10()
+        bins = torch.stft(samples, _FFT, HOP, window=window, return_complex=True)[:, :-1]
+        power = bins.real.square().addcmul_(bins.imag, bins.imag)  # half the time of abs() ** 2
+        spectrum = (_filters(mel_bins) @ power).clamp_(min=1e-10).log10_()
         mels.append((spectrum.maximum(spectrum.max() - 8.0) + 4.0) / 4.0)
     frames_B = torch.tensor([mel.shape[1] for mel in mels])
     mel_BMT = torch.zeros(len(mels), mel_bins, int(frames_B.max()))

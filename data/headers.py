@@ -7,7 +7,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
+from data.decode import sound_info
+from data.errors import InputError
 
 _PROBE = 4096
 _CHUNK = 64
@@ -38,14 +39,14 @@ def read_header(path: str | Path) -> Header:
     try:
         with open(path, "rb", buffering=0) as file:
             fingerprint = _fingerprint(file)
-        with soundfile.SoundFile(path) as sound:
-            return Header(sound.frames / sound.samplerate, sound.samplerate, sound.channels, fingerprint)
+        info = sound_info(Path(path))
+        return Header(info.seconds, info.rate, info.channels, fingerprint)
     except FileNotFoundError:
         return Header(fault="no such file")
     except OSError as error:
         return Header(fault=f"cannot be read ({error.strerror})")
-    except (soundfile.LibsndfileError, RuntimeError, ZeroDivisionError) as error:
-        return Header(fault=f"not a sound file ({str(error).split(': ', 1)[-1].rstrip('.')})")
+    except InputError as error:
+        return Header(fault=str(error).removeprefix(f"{path}: ").split(";")[0])
 
 
 def read_headers(paths: Iterable[str | Path], pool: Executor) -> Iterator[Header]:

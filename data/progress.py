@@ -2,6 +2,7 @@
 
 import sys
 import time
+from typing import TextIO
 
 
 def clock(seconds: float) -> str:
@@ -19,12 +20,16 @@ class Progress:
         total: Units in all.
         unit: Name of a unit.
         quiet: Say nothing (ranks other than the first).
+        stream: Where it is said; stdout if not given.
     """
 
-    def __init__(self, label: str, total: int, unit: str = "clips", quiet: bool = False) -> None:
+    def __init__(
+        self, label: str, total: int, unit: str = "clips", quiet: bool = False, stream: TextIO | None = None
+    ) -> None:
         self.label, self.total, self.unit, self.quiet = label, total, unit, quiet
+        self.stream = stream or sys.stdout
         self.done, self.start, self.said = 0, time.monotonic(), 0.0
-        self.terminal = sys.stdout.isatty()
+        self.terminal = self.stream.isatty()
 
     def add(self, units: int, audio_s: float | None = None) -> None:
         """Counts finished units, and says so now and then and at the end; with the audio heard so far, where known."""
@@ -40,4 +45,4 @@ class Progress:
         heard = "" if audio_s is None else f", {audio_s / max(spent, 1e-9):.0f} audio-s/s"
         line = f"{self.label}: {self.done}/{self.total} {self.unit}, {rate:.1f} {self.unit}/s{heard}, {left}"
         end = "\n" if finished or not self.terminal else ""
-        print(f"\r\x1b[K{line}" if self.terminal else line, end=end, flush=True)
+        print(f"\r\x1b[K{line}" if self.terminal else line, end=end, file=self.stream, flush=True)

@@ -2,8 +2,9 @@
 
 import difflib
 import json
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -24,6 +25,34 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
     # On Python 3.10 `tuple[str, ...]` passes for a class, but is none.
     classes = [c for c in candidates if isinstance(c, type) and get_origin(c) is None]
     return next((c for c in classes if issubclass(c, BaseModel)), None)
+
+
+def add_options(parser: ArgumentParser, model: type[BaseModel]) -> None:
+    """Gives a command an option for each field of a section; `settings_of` reads them back."""
+    for name, field in model.model_fields.items():
+        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=str if choices else field.annotation,
+            choices=choices,
+            default=field.default,
+            metavar=None if choices else "N",
+            help=f"{field.description} (default: %(default)s)",
+        )
+
+
+def settings_of(model: type[T], arguments: Namespace) -> T:
+    """The section that a command's options make.
+
+    Raises:
+        InputError: A value is out of bounds.
+    """
+    try:
+        return model(**{name: getattr(arguments, name) for name in model.model_fields})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        option = str(fault["loc"][0]).replace("_", "-")
+        raise InputError(f"--{option} {fault['input']}: {fault['msg']}") from error
 
 
 def _known_keys(model: type[BaseModel], path: tuple) -> list[str]:

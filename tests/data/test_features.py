@@ -3,9 +3,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchaudio.compliance import kaldi
 from transformers import WhisperFeatureExtractor
 
-from data.features import log_mel
+from data.features import fbank, log_mel
 
 
 @pytest.mark.parametrize("mel_bins", [80, 128])
@@ -33,3 +34,17 @@ def test_frames_are_the_clips_own_length_and_its_margin(waves):
     frames_B = log_mel(waves, mel_bins=80, margin_s=0.1)[1]
     assert frames_B.tolist() == [110, 280, 174]  # 1.00, 2.70 and 1.64 s, and a tenth
     assert log_mel([np.zeros(29_999 * 16 + 100, np.float32)], mel_bins=80, margin_s=1.0)[1].tolist() == [3000]
+
+
+@pytest.mark.parametrize("reference_padding", [False, True])
+def test_filter_banks_are_kaldis(waves, reference_padding):
+    fbank_BTF, frames_B = fbank(waves, reference_padding=reference_padding)
+    assert fbank_BTF.shape == (3, 268, 128)
+    longest = max(map(len, waves))
+    for wave, bank_TF, frames in zip(waves, fbank_BTF, frames_B.tolist(), strict=True):
+        heard = np.pad(wave, (0, longest - len(wave))) if reference_padding else wave
+        options = {"num_mel_bins": 128, "sample_frequency": 16_000, "frame_length": 25, "frame_shift": 10}
+        theirs = (kaldi.fbank(torch.from_numpy(heard)[None] * 2**15, **options) - 15.41663) / (2 * 6.55582)
+        torch.testing.assert_close(bank_TF[: len(theirs)], theirs, atol=1e-4, rtol=0)
+        assert frames == (len(theirs) if not reference_padding else min(-(-len(wave) // (longest // 268)), 268))
+        assert reference_padding or not bank_TF[frames:].any()

@@ -41,9 +41,11 @@ def test_the_fingerprint_is_the_contents(sounds):
 def test_faults_are_told_and_not_raised(sounds):
     assert read_header(sounds / "none.wav").fault == "no such file"
     assert read_header(sounds).fault.startswith("cannot be read")
-    for name in ("text.wav", "nothing.wav"):
-        header = read_header(sounds / name)
-        assert header.fault.startswith("not a sound file (") and header.sample_rate == 0
+    (sounds / "cut.wav").write_bytes((sounds / "a.wav").read_bytes()[:-100])
+    faults = {"text": "cannot be read as sound (Format", "nothing": "the file is empty", "cut": "truncated, the file"}
+    for name, fault in faults.items():
+        header = read_header(sounds / f"{name}.wav")
+        assert header.fault.startswith(fault) and header.sample_rate == 0
 
 
 @pytest.mark.parametrize("kind", [ThreadPoolExecutor, ProcessPoolExecutor])

@@ -1,0 +1,126 @@
+"""Long lists in JSON files, item by item: memory is that of one item, whatever the file's size."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+from data.errors import InputError
+
+_BLOCK = 1 << 20
+LONGEST_ITEM = 1 << 26
+"""Characters: what does not end within them is taken for broken."""
+_SPACE = re.compile(r"[ \t\n\r]*")
+_DECODER = json.JSONDecoder()
+
+
+def stream_list(
+    path: Path, key: str, *, before: dict[str, Any] | None = None, on_bytes: Callable[[int], None] | None = None
+) -> Iterator[Any]:
+    """The items of the list under a key of a file that holds one JSON object.
+
+    Args:
+        path: The file, in UTF-8.
+        key: Of the outermost object.
+        before: Is filled with what stands before that key, once the first item is asked for.
+        on_bytes: Is told of bytes as they are read.
+
+    Raises:
+        InputError: No such file, not JSON (with the line), or no list under the key.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            yield from _items(_Text(file, path, on_bytes), key, {} if before is None else before)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); it must be a JSON file in UTF-8") from None
+
+
+def _items(text: "_Text", key: str, before: dict[str, Any]) -> Iterator[Any]:
+    if text.peek() != "{":
+        text.value()  # not JSON at all, perhaps
+        raise InputError(f'{text.path}: must be {{"{key}": [...]}}; put the list under the key "{key}"')
+    text.take("{")
+    found = False
+    while text.peek() != "}":
+        name = text.value()
+        text.take(":")
+        if name == key and text.peek() == "[":
+            found = True
+            yield from _list(text)
+        else:
+            value = text.value()
+            if not found:
+                before[name] = value
+        if text.peek() != "}":
+            text.take(",")
+    text.take("}")
+    if text.peek():
+        text.fail("Extra data")
+    if not found:
+        raise InputError(f'{text.path}: must be {{"{key}": [...]}}; put the list under the key "{key}"')
+
+
+def _list(text: "_Text") -> Iterator[Any]:
+    text.take("[")
+    while text.peek() != "]":
+        yield text.value()
+        if text.peek() != "]":
+            text.take(",")
+    text.take("]")
+
+
+class _Text:
+    """A window over a JSON text, moved on as it is taken."""
+
+    def __init__(self, file: TextIO, path: Path, on_bytes: Callable[[int], None] | None) -> None:
+        self.file, self.path, self.on_bytes = file, path, on_bytes
+        self.window, self.at, self.lines, self.told = "", 0, 0, 0
+
+    def peek(self) -> str:
+        """The next character that is no space; empty at the end."""
+        while True:
+            self.at = _SPACE.match(self.window, self.at).end()
+            if self.at < len(self.window):
+                return self.window[self.at]
+            if not self._more():
+                return ""
+
+    def take(self, character: str) -> None:
+        """Goes past a character that must come now."""
+        if self.peek() != character:
+            self.fail(f"Expecting '{character}'")
+        self.at += 1
+
+    def value(self) -> Any:
+        """Goes past a value, and gives it."""
+        self.peek()
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self.window, self.at)
+            except json.JSONDecodeError as error:
+                # It may only be cut by the window's end.
+                if len(self.window) - self.at < LONGEST_ITEM and self._more():
+                    continue
+                self.fail(error.msg, error.pos)
+            if end < len(self.window) or not self._more():  # a number at the end may go on
+                self.at = end
+                return value
+
+    def _more(self) -> bool:
+        """Reads on, twice as much as was not enough; False at the file's end."""
+        block = self.file.read(max(_BLOCK, len(self.window) - self.at))
+        self.lines += self.window.count("\n", 0, self.at)
+        self.window, self.at = self.window[self.at :] + block, 0
+        if self.on_bytes is not None:
+            read = self.file.buffer.tell()
+            self.on_bytes(read - self.told)
+            self.told = read
+        return bool(block)
+
+    def fail(self, reason: str, at: int | None = None) -> NoReturn:
+        """Refuses the file, at a place in the window."""
+        line = self.lines + self.window.count("\n", 0, self.at if at is None else at) + 1
+        raise InputError(f"{self.path}, line {line}: not JSON ({reason}); mend it or write it again") from None
