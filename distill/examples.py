@@ -38,7 +38,7 @@ class Examples:
         processor: The student's (its layout is the teacher's).
         rows: Training rows.
         cache: The teacher's cache, where distillation uses it.
-        teacher: The teacher's processor, where features are matched and it hears the clips otherwise.
+        teacher: The teacher's processor, where it is in memory and hears the clips otherwise.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Examples:
         heard = None
         rows = [self.rows[i] for i in indices]
         # A stage that matches features alone asks for no text.
-        with_signal, with_text = losses.kd > 0, losses.ce > 0 or losses.kd > 0
+        with_signal, with_text = losses.kd > 0 and not self.recipe.asks_teacher, losses.ce > 0 or losses.kd > 0
         from_cache = with_signal or (with_text and self.recipe.train.hypotheses.share > 0)
         cached = self._cached(rows) if from_cache else []
         which = [self._which(entry) for entry in cached] or ["reference"] * len(rows)
@@ -87,14 +87,16 @@ class Examples:
         else:
             waves = [load_clip(row) for row in rows]
             features = self.processor.features(waves)
-            if (losses.encoder or losses.audio_tokens) and self.teacher is not None:
-                heard = self.teacher.features(waves)
+            asked = losses.encoder or losses.audio_tokens or (losses.kd and self.recipe.asks_teacher)
+            if asked and self.teacher is not None:
+                heard = self.teacher.lay_out(self.teacher.features(waves), instructions, texts)
         batch = self.processor.lay_out(features, instructions, texts)
         signal = self._signal(cached, which, texts) if with_signal else None
         encoder_BTD = audio_NH = None
         if self.cache is not None and self.recipe.matches_from_cache and (losses.encoder or losses.audio_tokens):
             encoder_BTD, audio_NH = self._features(rows, losses, batch.features.mel_frames_B)
-        return Example(batch, signal, states, heard, encoder_BTD, audio_NH, tuple(row.id for row in rows))
+        ids = tuple(row.id for row in rows)
+        return Example(batch, signal, states, heard, encoder_BTD, audio_NH, ids, tuple(instructions))
 
     def _features(
         self, rows: list[Row], losses: LossWeights, mel_frames_B: Tensor

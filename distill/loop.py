@@ -16,9 +16,11 @@ from distill.checkpoints import begin, require_same_run, resume, run_identity, s
 from distill.ctc import CtcHead
 from distill.engine import start_engine
 from distill.examples import Examples, read_rows
+from distill.frozen import FrozenTeacher
 from distill.loader import StepLoader
 from distill.matching import FeatureMatching
 from distill.objective import UNITS, Objective
+from distill.on_policy import OnPolicy
 from distill.optimizer import learning_rate, parameters_by_part
 from distill.recipe import PARTS, Recipe
 from distill.run_log import RunLog
@@ -44,7 +46,7 @@ class Trainer:
         recipe: The run.
         student: The model to train (the teacher itself in a recipe without a student).
         processor: Its processor.
-        teacher: The frozen teacher, where a stage matches features that the cache does not have.
+        teacher: The frozen teacher, where a stage asks it for what the cache does not have.
         cache: The teacher's cache, where a stage trains on what it holds.
         theirs: The teacher's configuration, where a stage matches features.
     """
@@ -54,7 +56,7 @@ class Trainer:
         recipe: Recipe,
         student: SalmonnForConditionalGeneration,
         processor: SalmonnProcessor,
-        teacher: SalmonnForConditionalGeneration | None = None,
+        teacher: FrozenTeacher | None = None,
         cache: CacheReader | None = None,
         theirs: SalmonnConfig | None = None,
     ) -> None:
@@ -72,8 +74,8 @@ class Trainer:
         if cache is not None:
             rows = _cached_rows(rows, cache, recipe.cache.folder)
         hearing = None
-        if teacher is not None and not processor.hears_like(teacher.config):
-            hearing = SalmonnProcessor(processor.tokenizer, teacher.config)
+        if teacher is not None and not processor.hears_like(teacher.model.config):
+            hearing = SalmonnProcessor(processor.tokenizer, teacher.model.config)
         examples = Examples(recipe, processor, rows, cache, hearing)
         self.valid = {Path(path).stem: read_rows(recipe, path) for path in recipe.data.valid}
 
@@ -91,8 +93,8 @@ class Trainer:
         self.accumulation = self.engine.gradient_accumulation_steps()
         self.identity = run_identity(recipe, rows, self.world, None if cache is None else cache.identity)
         if teacher is not None:
-            teacher.llm = torch.nn.Identity()  # features come from its encoder and connector alone
-            teacher.to(self.engine.device, next(student.parameters()).dtype).requires_grad_(False)
+            teacher.place(recipe, self.engine.device)
+        self.on_policy = OnPolicy(recipe, self.engine, processor, hearing)
         if recipe.train.keep_encoded:
             examples.keep_encoded(student, max_seconds=120, quiet=self.rank > 0)
         ranks = {"rank": self.rank, "world": self.world, "accumulation": self.accumulation}
@@ -139,6 +141,11 @@ class Trainer:
         weights = stage.losses_at(within)
         began = time.monotonic()
         made = self.loader.load(self.step)
+        seeds = [hash((self.recipe.seed, self.step, n * self.world + self.rank)) for n in range(len(made))]
+        own_texts = self.on_policy.chosen(self.step, weights)
+        if own_texts:
+            weights = self.on_policy.weights(weights)
+            made = self.on_policy.rewrite([example.to(self.engine.device) for example in made], seeds)
         # Counted where they were made: on a GPU each count would wait for the device.
         counts = self._sum([example.counts(self.student) for example in made])
         micro = [example.to(self.engine.device) for example in made]
@@ -150,9 +157,9 @@ class Trainer:
             group["lr"] = learning_rate(stage.peak_lr(group["name"]), stage, within)
         sums: list[dict[str, float]] = []
         self.engine.train()
-        for number, example in enumerate(micro):
+        for seed, example in zip(seeds, micro, strict=True):
             # Dropout depends on the batch's place in the run alone: not on a restart, nor on how many ranks share.
-            torch.manual_seed(hash((self.recipe.seed, self.step, number * self.world + self.rank)))
+            torch.manual_seed(seed)
             loss, parts = self.engine(example, weights, counts)
             if not torch.isfinite(loss):
                 raise InputError(
@@ -165,6 +172,10 @@ class Trainer:
             self.engine.step()
         totals = self._sum(sums)
         record = {"step": self.step, "stage": stage.name}
+        if self.recipe.train.on_policy.fraction:
+            record["on_policy"] = own_texts
+        if own_texts:
+            totals = {name: total for name, total in totals.items() if name not in ("ce", "correct")}
         for name, unit in UNITS.items():
             if name in totals:
                 record[name] = totals[name] / max(counts[unit], 1)

@@ -15,7 +15,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from distill.divergences import Divergence, DivergenceName, divergence_named, logit_gradient
-from distill.signals import DenseSignal, SparseSignal, TeacherSignal
+from distill.signals import DenseSignal, HeadSignal, SparseSignal, TeacherSignal
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ def fused_loss(
         raise ValueError(f"{N} hidden states, {len(labels_N)} labels, teacher: {signal and len(signal)}")
     if isinstance(signal, SparseSignal) and signal.largest_id >= V:
         raise ValueError(f"the teacher's vocabulary is not the student's: id {signal.largest_id} in {V} ids")
+    if isinstance(signal, HeadSignal) and len(signal.head_VD) != V:
+        raise ValueError(f"the teacher's vocabulary is not the student's: {len(signal.head_VD)} ids, not {V}")
     if isinstance(signal, DenseSignal) and signal.logits_NV.shape[1] != V:
         raise ValueError(f"the teacher's vocabulary is not the student's: {signal.logits_NV.shape[1]} ids, not {V}")
     named = divergence_named(divergence, beta=beta, alpha=alpha)

@@ -3,13 +3,14 @@
 Letters: B clips, T frames or positions, N rows (supervised positions, or audio tokens of all clips), D/H widths.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from data.features import Features
 from distill.ctc import CtcHead, has_room
+from distill.frozen import FrozenTeacher
 from distill.losses import fused_loss
 from distill.matching import FeatureMatching
 from distill.recipe import KdSettings, LossWeights
@@ -28,21 +29,23 @@ class Example:
 
     Args:
         batch: The clips as the student gets them.
-        signal: The teacher's word on their supervised positions, where a stage distils.
+        signal: The teacher's word on their supervised positions, where a stage distils from the cache.
         states: The student's encoder states, where they are kept in memory.
-        heard: The clips as the teacher hears them, where it hears them otherwise.
+        heard: The clips and texts as a teacher in memory gets them, where it hears the clips otherwise.
         encoder_BTD: The teacher's encoder states in the student's frames, where they are cached.
         audio_NH: The teacher's audio tokens of the frames that the student has, where they are cached.
         ids: Of the rows.
+        instructions: Of the rows.
     """
 
     batch: Batch
     signal: TeacherSignal | None = None
     states: AudioStates | None = None
-    heard: Features | None = None
+    heard: Batch | None = None
     encoder_BTD: Tensor | None = None
     audio_NH: Tensor | None = None
     ids: tuple[str, ...] = ()
+    instructions: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> "Example":
         """The same example on another device."""
@@ -68,8 +71,8 @@ class Objective(nn.Module):
         student: The model that is trained.
         kd: Divergence settings.
         ctc: The CTC head, where a stage uses it.
-        teacher: A frozen teacher, where a stage matches features that examples do not bring; only its encoder and
-            connector are called. It is kept out of the module's parameters.
+        teacher: A frozen teacher, where examples do not bring all of its features and distributions. It is kept out
+            of the module's parameters.
         matching: The feature losses, where a stage has one.
     """
 
@@ -78,7 +81,7 @@ class Objective(nn.Module):
         student: SalmonnForConditionalGeneration,
         kd: KdSettings,
         ctc: CtcHead | None = None,
-        teacher: SalmonnForConditionalGeneration | None = None,
+        teacher: FrozenTeacher | None = None,
         matching: FeatureMatching | None = None,
     ) -> None:
         super().__init__()
@@ -133,19 +136,26 @@ class Objective(nn.Module):
     ) -> Tensor:
         hidden_BTH = self.student.hidden(example.batch, audio_NH)
         rows, labels_N = supervised(example.batch.labels_BT)
-        out = fused_loss(
-            hidden_BTH.flatten(0, 1)[rows],
-            self.student.llm.get_output_embeddings().weight,
-            labels_N,
-            example.signal if weights.kd else None,
-            ce_weight=weights.ce,
-            kd_weight=weights.kd,
-            **self.kd.model_dump(),
-        )
+        with self._signal(example, weights) as signal:
+            out = fused_loss(
+                hidden_BTH.flatten(0, 1)[rows],
+                self.student.llm.get_output_embeddings().weight,
+                labels_N,
+                signal,
+                ce_weight=weights.ce,
+                kd_weight=weights.kd,
+                **self.kd.model_dump(),
+            )
         sums |= {"ce": out.ce, "correct": out.correct}
         if weights.kd:
             sums |= {"kd": out.kd, "agreement": out.agreement}
         return out.loss / max(counts["tokens"], 1)
+
+    def _signal(self, example: Example, weights: LossWeights) -> AbstractContextManager[TeacherSignal | None]:
+        """The teacher's word on the supervised positions: that of the example, or asked for now."""
+        if weights.kd and example.signal is None:
+            return self._teacher[0].signal(example.heard or example.batch)
+        return nullcontext(example.signal if weights.kd else None)
 
     @torch.no_grad()
     def matched(
@@ -157,9 +167,10 @@ class Objective(nn.Module):
         if not (weights.encoder or weights.audio_tokens):
             return [], None
         layers = self.matching.their_layers if weights.encoder else ()
-        heard, encoder = self.matching.encoded(self._teacher[0], example.heard or example.batch.features, layers)
+        features = (example.heard or example.batch).features
+        heard, encoder = self._teacher[0].ask(lambda teacher: self.matching.encoded(teacher, features, layers))
         if not weights.audio_tokens:
             return encoder, None
         # Cut to the frames that the student has.
         heard.speech_BTD, heard.frames_B = heard.speech_BTD[:, : states.speech_BTD.shape[1]], states.frames_B
-        return encoder, self._teacher[0].connector(heard)
+        return encoder, self._teacher[0].ask(lambda teacher: teacher.connector(heard))

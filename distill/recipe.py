@@ -16,7 +16,7 @@ from distill.divergences import DivergenceName
 from distill.matching import LAST, MatchSettings
 from student.shrink import StudentSettings
 from teacher.cache import CacheSettings
-from teacher.hypotheses import GenerationSettings
+from teacher.hypotheses import GenerationSettings, LengthCap
 from teacher.settings import ModelSettings
 
 PARTS = ("encoder", "connector", "llm")
@@ -124,13 +124,28 @@ class HypothesisSettings(Settings):
     min_logp: float = Field(-0.5, le=0, description="where it has none: the lowest mean log-probability of its tokens")
 
 
+class OnPolicySettings(LengthCap):
+    """On-policy distillation (GKD, Agarwal et al. 2024): steps whose texts the student writes and the teacher judges.
+
+    There is no cross-entropy (nor CTC) on the student's own texts, only the divergence of `train.kd`.
+    """
+
+    fraction: float = Field(0.0, ge=0, le=1, description="share of the steps with a kd weight (GKD's lambda)")
+    temperature: float = Field(1.0, gt=0, description="at which the student's texts are drawn")
+    max_new_tokens: int = Field(100, ge=1, description="most tokens of a text")
+
+
 class TrainSettings(Settings):
     """The loop."""
 
     stages: tuple[StageSettings, ...] = Field(min_length=1)
     kd: KdSettings = KdSettings()
     match: MatchSettings = MatchSettings()
+    teacher: Literal["cache", "memory"] = Field(
+        "cache", description="whence a kd weight has the teacher's distributions; in memory it is asked at every step"
+    )
     hypotheses: HypothesisSettings = HypothesisSettings()
+    on_policy: OnPolicySettings = OnPolicySettings()
     weight_decay: float = Field(0.01, ge=0, description="AdamW's, not on biases and norms")
     betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's")
     keep_encoded: bool = Field(False, description="compute a frozen encoder's states once and keep them in memory")
@@ -178,8 +193,11 @@ class Recipe(Settings):
         for stage in self.train.stages:
             if not any(stage.used.model_dump().values()) or not any(map(stage.peak_lr, PARTS)):
                 raise ValueError(f"stage '{stage.name}' trains nothing: give it a loss and a learning rate")
-            if stage.used.kd and not (self.cache and self.student):
-                raise ValueError(f"stage '{stage.name}' has a kd weight; that takes a cache and a student section")
+            if stage.used.kd and not (self.student and (self.cache or self.train.teacher == "memory")):
+                raise ValueError(
+                    f"stage '{stage.name}' has a kd weight; that takes a cache and a student section "
+                    "(or, without a cache, train.teacher 'memory')"
+                )
             if stage.used.ctc and self.train.hypotheses.share:
                 raise ValueError(f"stage '{stage.name}' has a ctc weight, which goes with train.hypotheses.share 0")
             if self.train.keep_encoded and (stage.lr.encoder or stage.matched):
@@ -201,7 +219,14 @@ class Recipe(Settings):
             raise ValueError("data.valid: two files of one name; they are told apart by it in the logs")
         if self.train.hypotheses.share and not (self.cache and self.student):
             raise ValueError("train.hypotheses.share: the teacher's texts take a cache and a student section")
-        if any(stage.used.kd for stage in self.train.stages):
+        if self.train.on_policy.fraction and not self.asks_teacher:
+            raise ValueError(
+                "train.on_policy: only a teacher in memory can judge the student's own texts; set train.teacher to "
+                "'memory', and a kd weight"
+            )
+        if self.train.keep_encoded and self.asks_teacher:
+            raise ValueError("train.keep_encoded: a teacher in memory hears the clips at every step; leave one out")
+        if self.distils and not self.asks_teacher:
             if self.cache.method == "sampled" and (self.train.kd.temperature, self.train.kd.divergence) != (
                 1,
                 "forward_kl",
@@ -219,10 +244,20 @@ class Recipe(Settings):
         return heard is not None and (own is None or own > heard)
 
     @property
+    def distils(self) -> bool:
+        """Whether a stage holds the student against the teacher's distributions."""
+        return any(stage.used.kd for stage in self.train.stages)
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether these distributions come from a teacher in memory."""
+        return self.distils and self.train.teacher == "memory"
+
+    @property
     def trains_from_cache(self) -> bool:
         """Whether training reads the teacher's cache: its distributions, texts or features."""
-        distils = any(stage.used.kd for stage in self.train.stages)
-        return bool(distils or self.train.hypotheses.share or self.matches_from_cache)
+        from_cache = self.distils and not self.asks_teacher
+        return bool(from_cache or self.train.hypotheses.share or self.matches_from_cache)
 
     @property
     def matched(self) -> set[Feature]:
@@ -235,6 +270,11 @@ class Recipe(Settings):
         if not (self.cache and self.matched and self.matched <= set(self.cache.features)):
             return False
         return "encoder" not in self.matched or all(layer == LAST for _, layer in self.train.match.encoder_layers)
+
+    @property
+    def teacher_in_memory(self) -> bool:
+        """Whether training keeps the teacher beside the student, for distributions or for features."""
+        return self.asks_teacher or bool(self.matched and not self.matches_from_cache)
 
     @property
     def run_dir(self) -> Path:

@@ -9,21 +9,20 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from typing_extensions import Self
 
 from data.cache import SparseTargets
 
 
 class TeacherSignal(Protocol):
-    """The teacher at N supervised positions. The loss needs no more than this, and one of the two kinds below."""
+    """The teacher at N supervised positions. The loss asks for the rows of a chunk: dense or sparse ones."""
 
     def __len__(self) -> int:
         """N."""
 
-    def rows(self, start: int, end: int) -> Self:
+    def rows(self, start: int, end: int) -> "TeacherSignal":
         """The signal of some positions."""
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "TeacherSignal":
         """The signal on a device."""
 
     def top1_N(self) -> torch.Tensor:
@@ -54,6 +53,34 @@ class DenseSignal:
     def top1_N(self) -> torch.Tensor:
         """int64 [N], the teacher's most probable ids."""
         return self.logits_NV.argmax(1)
+
+
+@dataclass(frozen=True)
+class HeadSignal:
+    """A teacher in memory, up to its head: its logits are made for the rows that are asked for, and not kept.
+
+    Attributes:
+        hidden_ND: its last hidden states.
+        head_VD: its head's weight, of the same dtype.
+    """
+
+    hidden_ND: torch.Tensor
+    head_VD: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.hidden_ND)
+
+    def rows(self, start: int, end: int) -> DenseSignal:
+        """The logits of some positions."""
+        return DenseSignal(self.hidden_ND[start:end] @ self.head_VD.T)
+
+    def to(self, device: torch.device | str) -> "HeadSignal":
+        """The signal on a device."""
+        return HeadSignal(self.hidden_ND.to(device), self.head_VD.to(device))
+
+    def top1_N(self) -> torch.Tensor:
+        """int64 [N], the teacher's most probable ids."""
+        return self.rows(0, len(self)).top1_N()
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from data.paths import resolve
 from data.prompts import instruction
 from distill.examples import read_rows
 from distill.export import save_model
+from distill.frozen import frozen_teacher
 from distill.inputs import require_inputs
 from distill.loop import Trainer
 from distill.recipe import recipe_of, recipe_parser
@@ -50,8 +51,9 @@ def main() -> None:
         if int(os.environ.get("RANK", 0)) == 0 and not (recipe.run_dir / "checkpoints" / "latest").is_file():
             wording = instruction(recipe.data.prompts, next(iter(recipe.data.prompts)))
             print(beside({"teacher": (teacher, hearing), "student": (student, processor)}, wording), flush=True)
-        in_memory = bool(recipe.matched) and not recipe.matches_from_cache
-        trainer = Trainer(recipe, student, processor, teacher if in_memory else None, cache, teacher.config)
+        theirs = teacher.config
+        del teacher  # in float32, and with its adapters apart
+        trainer = Trainer(recipe, student, processor, frozen_teacher(recipe), cache, theirs)
     trainer.train()
     if trainer.stopped:
         sys.exit(INTERRUPTED)

@@ -17,23 +17,28 @@ from teacher.model import Batch, SalmonnForConditionalGeneration
 from teacher.processor import Clip, SalmonnProcessor
 
 
-class GenerationSettings(Settings):
-    """How hypotheses are written, for the cache and for scoring."""
+class LengthCap(Settings):
+    """How long a text may be."""
 
-    num_beams: int = Field(1, ge=1, description="beams; 1 is greedy")
     max_new_tokens: int = Field(200, ge=1, description="most tokens of a text")
     tokens_per_second: float | None = Field(
         None,
         gt=0,
-        description="caps a batch's tokens at 10 + this x its longest clip: a model that loops never ends; null: none",
+        description="caps a text's tokens at 10 + this x its clip's seconds: a model that loops never ends; null: none",
     )
-    max_seconds: float = Field(120.0, gt=0, description="padded audio seconds of a batch")
 
     def cap(self, seconds: float) -> int:
         """Most tokens of a text about a clip of so many seconds."""
         if self.tokens_per_second is None:
             return self.max_new_tokens
         return min(self.max_new_tokens, 10 + int(self.tokens_per_second * seconds))
+
+
+class GenerationSettings(LengthCap):
+    """How hypotheses are written, for the cache and for scoring."""
+
+    num_beams: int = Field(1, ge=1, description="beams; 1 is greedy")
+    max_seconds: float = Field(120.0, gt=0, description="padded audio seconds of a batch")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """From waves, instructions and texts to a batch, and from ids back to text."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,14 +105,16 @@ class SalmonnProcessor:
         features = self.features([clip.wave for clip in clips])
         return self.lay_out(features, [clip.instruction for clip in clips], [clip.text for clip in clips])
 
-    def lay_out(self, features: Features, instructions: list[str], texts: list[str | None]) -> Batch:
-        """The batch of clips whose features are already there."""
+    def lay_out(
+        self, features: Features, instructions: Sequence[str], texts: Sequence[str | list[int] | None]
+    ) -> Batch:
+        """The batch of clips whose features are already there; a text may be ids, which are taken as they are."""
         prompts = [
             self.prompt_ids(instruction, self.audio_slots(frames))
             for instruction, frames in zip(instructions, features.mel_frames_B.tolist(), strict=True)
         ]
         training = texts[0] is not None
-        endings = [self.text_ids(text) if training else [] for text in texts]
+        endings = [self.text_ids(text) if isinstance(text, str) else text or [] for text in texts]
         length = max(len(p) + len(t) for p, t in zip(prompts, endings, strict=True))
         ids_BT = torch.full((len(prompts), length), self.config.pad_token_id)
         mask_BT = torch.zeros_like(ids_BT)

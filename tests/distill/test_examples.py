@@ -7,6 +7,7 @@ import torch
 from data.cache_reader import CacheReader
 from data.errors import InputError
 from distill.examples import Examples, read_rows
+from distill.frozen import FrozenTeacher
 from distill.matching import FeatureMatching
 from distill.objective import Objective
 from distill.recipe import LossWeights, read_recipe
@@ -114,7 +115,7 @@ def test_cached_features_are_those_that_the_teacher_would_make(
     assert heard.encoder_BTD is None and heard.audio_NH is None
     states = student.encode(heard.batch.features)
     matching = FeatureMatching(student, teacher.config, recipe.train.match)
-    (encoder_BTD,), audio_NH = Objective(student, recipe.train.kd, None, teacher, matching).matched(
+    (encoder_BTD,), audio_NH = Objective(student, recipe.train.kd, None, FrozenTeacher(teacher), matching).matched(
         heard, states, losses
     )
     real_BT = within(states.frames_B, cached.encoder_BTD.shape[1])

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from distill.ctc import CtcHead
+from distill.frozen import FrozenTeacher
 from distill.matching import FeatureMatching, MatchSettings
 from distill.objective import Example, Objective
 from distill.recipe import KdSettings, LossWeights
@@ -48,7 +49,7 @@ def objective(tiny_teacher, student, example):
     torch.manual_seed(0)
     ctc = CtcHead(student.get_input_embeddings().weight, ids)
     matching = FeatureMatching(student, teacher.config, MatchSettings())
-    return Objective(student, KdSettings(temperature=2.0), ctc, teacher, matching)
+    return Objective(student, KdSettings(temperature=2.0), ctc, FrozenTeacher(teacher), matching)
 
 
 def test_units_are_counted_before_the_computation(example, student, tiny_teacher):

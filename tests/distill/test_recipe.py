@@ -22,6 +22,16 @@ def test_the_repositorys_recipes_are_valid_and_named_after_their_files(path):
     [
         ("cache=null", "stage 'distil' has a kd weight; that takes a cache and a student section"),
         ("student=null", "there is no student section|takes a cache and a student section"),
+        ("train.on_policy.fraction=0.5", "only a teacher in memory can judge the student's own texts"),
+        (
+            "train.teacher=memory; train.on_policy.fraction=0.5; train.stages.1.losses.kd=0",
+            "train.on_policy: only a teacher in memory .*, and a kd weight",
+        ),
+        (
+            'train.teacher=memory; train.keep_encoded=true; train.stages.0.losses={"ce": 1}; '
+            'train.stages.0.lr={"llm": 1}; train.stages.1.lr={"llm": 1}',
+            "train.keep_encoded: a teacher in memory hears the clips",
+        ),
         ('cache.targets=["hypothesis"]', "cache.targets lacks 'reference', which a kd weight distils on"),
         ("train.hypotheses.share=0.5", "stage 'distil' has a ctc weight, which goes with train.hypotheses.share 0"),
         ("train.kd.temperature=2; cache.method=sampled", "draws stand for forward_kl at temperature 1"),
@@ -50,6 +60,17 @@ def test_the_teachers_texts_take_their_cache(tiny_recipe):
     assert not read_recipe(tiny_recipe, without_kd).trains_from_cache
     with pytest.raises(InputError, match="the teacher's texts take a cache and a student section"):
         read_recipe(tiny_recipe, [share, *without_kd])
+
+
+def test_a_teacher_in_memory_takes_no_cache(tiny_recipe):
+    recipe = read_recipe(tiny_recipe, ["train.teacher=memory", "cache=null"])
+    assert recipe.asks_teacher and recipe.teacher_in_memory and not recipe.trains_from_cache
+    cached = read_recipe(tiny_recipe)
+    assert not cached.asks_teacher and cached.teacher_in_memory and cached.trains_from_cache
+    texts = ["train.teacher=memory", "train.hypotheses.share=0.5", "train.stages.1.losses.ctc=0"]
+    assert read_recipe(tiny_recipe, [*texts, 'cache.targets=["reference"]']).trains_from_cache
+    with pytest.raises(InputError, match=r"has a kd weight; .* \(or, without a cache, train\.teacher 'memory'\)"):
+        read_recipe(tiny_recipe, ["cache=null"])
 
 
 def test_features_come_from_the_cache_where_it_has_all_that_are_matched(tiny_recipe):
