@@ -30,10 +30,10 @@ def to_mono(samples: np.ndarray, mono: Mono) -> np.ndarray:
 
 def load_clip(row: Row) -> np.ndarray:
     """The clip of an annotation row, as the row says that it is heard (see `load_audio`)."""
-    return load_audio(row.path, start_s=row.start_s, mono=row.mono)
+    return load_audio(row.path, start_s=row.start_s, end_s=row.end_s, mono=row.mono)
 
 
-def load_audio(sound: Sound | str, *, start_s: float = 0.0, mono: Mono = "first") -> np.ndarray:
+def load_audio(sound: Sound | str, *, start_s: float = 0.0, end_s: float = 0.0, mono: Mono = "first") -> np.ndarray:
     """Reads a sound file as the models hear it.
 
     Made mono, resampled to 16 kHz, cut to 30 s, padded with zeros to 1 s.
@@ -41,6 +41,7 @@ def load_audio(sound: Sound | str, *, start_s: float = 0.0, mono: Mono = "first"
     Args:
         sound: A file (wav, flac, ogg, mp3, m4a, ...).
         start_s: Where the clip begins in it, seconds.
+        end_s: Where the clip ends in it, seconds; 0: at its end.
         mono: What is heard of several channels.
 
     Returns:
@@ -50,7 +51,8 @@ def load_audio(sound: Sound | str, *, start_s: float = 0.0, mono: Mono = "first"
         InputError: The file is missing, empty, truncated, not sound, not finite, or silent.
     """
     sound = Path(sound) if isinstance(sound, str) else sound
-    parts = list(blocks(sound, start_s=start_s, seconds=MAX_SECONDS))
+    seconds = min(end_s - start_s, MAX_SECONDS) if end_s else MAX_SECONDS
+    parts = list(blocks(sound, start_s=start_s, seconds=seconds))
     if not parts:
         raise InputError(f"{sound}: holds no samples; fetch or record it again, or drop its row")
     samples, rate = np.concatenate([to_mono(part, mono) for part, _ in parts]), parts[0][1]

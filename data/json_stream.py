@@ -11,6 +11,8 @@ from data.errors import InputError
 _BLOCK = 1 << 20
 LONGEST_ITEM = 1 << 26
 """Characters: what does not end within them is taken for broken."""
+_CUT = 2
+"""Characters of a number that say nothing yet: "e-"."""
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 
@@ -105,20 +107,22 @@ class _Text:
                 if len(self.window) - self.at < LONGEST_ITEM and self._more():
                     continue
                 self.fail(error.msg, error.pos)
-            if end < len(self.window) or not self._more():  # a number at the end may go on
+            if len(self.window) - end > _CUT or not self._more():  # "1" may be what is there of "1.5e-3"
                 self.at = end
                 return value
 
     def _more(self) -> bool:
         """Reads on, twice as much as was not enough; False at the file's end."""
         block = self.file.read(max(_BLOCK, len(self.window) - self.at))
+        if not block:
+            return False
         self.lines += self.window.count("\n", 0, self.at)
         self.window, self.at = self.window[self.at :] + block, 0
         if self.on_bytes is not None:
             read = self.file.buffer.tell()
             self.on_bytes(read - self.told)
             self.told = read
-        return bool(block)
+        return True
 
     def fail(self, reason: str, at: int | None = None) -> NoReturn:
         """Refuses the file, at a place in the window."""

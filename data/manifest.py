@@ -1,16 +1,48 @@
-"""Annotation files: which sounds there are, what is said or heard in them, and what is asked."""
+"""Manifests: which clips there are, what is said or heard in them, and what is asked, as one table.
 
+`read_manifest` is the one door: it takes an annotation file (JSON, `data/annotation.py`), read into memory, or what
+`write_manifest` made of some: an Arrow file that is mapped into memory, so that opening it takes no time and no memory
+whatever its size. Both give a `Manifest`.
+"""
+
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
-import soundfile
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from data.annotation import open_annotation
 from data.errors import InputError
-from data.paths import written_whole
+from data.headers import read_headers
+from data.progress import Progress
 
+FORMAT = "salmonn-distill manifest 1"
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("path", pa.string()),  # relative to the root
+        ("text", pa.string()),
+        ("task", pa.string()),
+        ("corpus", pa.string()),
+        ("duration_s", pa.float64()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("references", pa.list_(pa.string())),
+        ("question", pa.string()),
+        ("testset_id", pa.string()),
+        ("sample_rate", pa.int32()),  # Hz; 0 where no header was read
+        ("channels", pa.int32()),
+        ("fingerprint", pa.string()),  # of the sound file (data/headers.py)
+    ],
+    metadata={"format": FORMAT},
+)
+BATCH_ROWS = 16_384
 Mono = Literal["first", "mix"]
 """What is heard of several channels: the first, as the reference does, or their mean."""
 
@@ -20,7 +52,7 @@ class Row:
     """One clip with its task and text.
 
     Attributes:
-        id: Unique in its annotation file.
+        id: Unique in its manifest.
         path: Absolute path of the sound file.
         text: What the model is to say.
         task: Name of the prompt, such as `asr` or `audiocaption`.
@@ -30,6 +62,7 @@ class Row:
         question: What is asked, for question answering.
         testset_id: The name of the clip in a submission.
         start_s: Where the clip begins in its sound file, seconds.
+        end_s: Where it ends there, seconds; 0 for the file's end.
         mono: What is heard of a file with several channels.
     """
 
@@ -43,116 +76,288 @@ class Row:
     question: str = ""
     testset_id: str = ""
     start_s: float = 0.0
+    end_s: float = 0.0
     mono: Mono = "first"
 
 
-def read_annotation(path: Path, root: Path | None = None, *, texts: bool = True, sounds: bool = True) -> list[Row]:
-    """Reads `{"annotation": [{"path", "text", "task", ...}]}`.
+_STORED = [name for name in Row.__slots__ if name != "mono"]
+_PLAIN = ("", 0.0, 0.0, "first")
+"""Question, start, end and channels of most rows: an answer to no question, over a whole file's first channel."""
+
+
+class Manifest(Sequence[Row]):
+    """Rows of a table, or some of them in its order. A row is made when it is asked for, and not kept.
+
+    What is asked of many rows is asked by column (`durations_s`, `values`, `where`): that takes no rows.
 
     Args:
-        path: The JSON file.
-        root: What the rows' paths are relative to; the file's own folder if not given. A leading slash is tolerated.
-        texts: Whether every row must have a text; a test set without its answers has none.
-        sounds: Whether the sound files are needed; without them, a duration that is not stated is 0.
+        table: Columns as in `SCHEMA`.
+        root: What paths are relative to.
+        indices: Which rows of the table, ascending; all if not given.
+        mono: What is heard of files with several channels, in every row.
+        fingerprint: Of all these rows, where it is known.
+    """
+
+    def __init__(
+        self,
+        table: pa.Table,
+        root: Path,
+        indices: np.ndarray | None = None,
+        mono: Mono = "first",
+        fingerprint: str | None = None,
+    ) -> None:
+        self.table, self.root, self.indices, self.mono = table, Path(root), indices, mono
+        self._fingerprint = fingerprint
+
+    def __len__(self) -> int:
+        return self.table.num_rows if self.indices is None else len(self.indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Manifest": ...
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return self._chosen(np.arange(len(self))[index])
+        at = range(len(self))[index]
+        at = at if self.indices is None else int(self.indices[at])
+        values = {name: self.table.column(name)[at].as_py() for name in _STORED}
+        values |= {"path": self.root / values["path"], "references": tuple(values["references"])}
+        return Row(**values, mono=self.mono)
+
+    @property
+    def durations_s(self) -> np.ndarray:
+        """Seconds of every row: float64 [rows]."""
+        durations = self.table.column("duration_s").to_numpy()
+        return durations if self.indices is None else durations[self.indices]
+
+    def values(self, name: str) -> Iterator[Any]:
+        """A column's values, row after row, with no more than a batch of them in memory."""
+        start = 0
+        for chunk in self.table.column(name).chunks:
+            end = start + len(chunk)
+            if self.indices is not None:
+                first, last = np.searchsorted(self.indices, (start, end))
+                chunk = chunk.take(pa.array(self.indices[first:last] - start))
+            for at in range(0, len(chunk), BATCH_ROWS):
+                yield from chunk.slice(at, BATCH_ROWS).to_pylist()
+            start = end
+
+    def where(self, mask: np.ndarray) -> "Manifest":
+        """The rows at which a mask (bool [rows]) is true."""
+        return self if mask.all() else self._chosen(np.flatnonzero(mask))
+
+    def among(self, name: str, wanted: Iterable[str]) -> np.ndarray:
+        """A mask of the rows whose column has one of these values: bool [rows]."""
+        mask = pc.is_in(self.table.column(name), pa.array(list(wanted), pa.string())).to_numpy()
+        return mask if self.indices is None else mask[self.indices]
+
+    @property
+    def with_text(self) -> np.ndarray:
+        """A mask of the rows that have a text: bool [rows]."""
+        mask = pc.not_equal(pc.utf8_trim_whitespace(self.table.column("text")), "").to_numpy()
+        return mask if self.indices is None else mask[self.indices]
+
+    def longest_first(self) -> np.ndarray:
+        """Row numbers by falling length, those of one length by id."""
+        part = self.table.select(["duration_s", "id"])
+        part = part if self.indices is None else part.take(pa.array(self.indices))
+        return pc.sort_indices(part, [("duration_s", "descending"), ("id", "ascending")]).to_numpy()
+
+    def fingerprint(self) -> str:
+        """A SHA-256 over what is heard, asked and said in all rows: id, file name, task, text, length, and so on."""
+        if self._fingerprint is None:
+            digest = RowsDigest()
+            for row in zip(*map(self.values, RowsDigest.COLUMNS), strict=True):
+                digest.add(*row, self.mono)
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    def _chosen(self, at: np.ndarray) -> "Manifest":
+        if len(at) == len(self) and (at[:1] == 0).all() and (np.diff(at) == 1).all():
+            return self
+        if (np.diff(at) < 0).any():
+            raise ValueError("the rows of a manifest stay in their order")
+        return Manifest(self.table, self.root, at if self.indices is None else self.indices[at], self.mono)
+
+
+class RowsDigest:
+    """A running hash over rows."""
+
+    COLUMNS = ("id", "path", "task", "text", "duration_s", "question", "start_s", "end_s")
+
+    def __init__(self) -> None:
+        self.digest, self.rows = hashlib.sha256(b"["), 0
+
+    def add(self, id: str, path: str, task: str, text: str, duration_s: float, *more: Any) -> None:
+        """Takes in one row: the values of `COLUMNS`, and what is heard of several channels."""
+        values = [id, path.rpartition("/")[2], task, text, round(duration_s, 3)]
+        if more != _PLAIN:
+            values += more
+        self.digest.update((b"," if self.rows else b"") + json.dumps(values, separators=(",", ":")).encode())
+        self.rows += 1
+
+    def hexdigest(self) -> str:
+        """The hash of the rows so far."""
+        whole = self.digest.copy()
+        whole.update(b"]")
+        return whole.hexdigest()
+
+
+def durations_of(rows: Sequence[Row]) -> np.ndarray:
+    """Seconds of every row: float64 [rows]."""
+    return rows.durations_s if isinstance(rows, Manifest) else np.array([row.duration_s for row in rows], np.float64)
+
+
+def fingerprint_of(rows: Sequence[Row]) -> str:
+    """`Manifest.fingerprint` of any rows."""
+    if isinstance(rows, Manifest):
+        return rows.fingerprint()
+    digest = RowsDigest()
+    for row in rows:
+        values = (getattr(row, name) for name in RowsDigest.COLUMNS[2:])
+        digest.add(row.id, row.path.name, *values, row.mono)
+    return digest.hexdigest()
+
+
+def joined(manifests: Sequence[Manifest]) -> Manifest:
+    """The rows of several manifests, one after the other.
+
+    Raises:
+        InputError: An id is in two of them.
+    """
+    if len(manifests) == 1:
+        return manifests[0]
+    tables = []
+    for manifest in manifests:
+        table = manifest.table if manifest.indices is None else manifest.table.take(pa.array(manifest.indices))
+        paths = pc.binary_join_element_wise(str(manifest.root), table.column("path"), "/")
+        tables.append(table.set_column(SCHEMA.get_field_index("path"), "path", paths))
+    whole = Manifest(pa.concat_tables(tables), Path("/"), mono=manifests[0].mono)
+    ids = set()
+    for row_id in whole.values("id"):
+        if row_id in ids:
+            raise InputError(f'id "{row_id}" is in two of the files; a clip has one id')
+        ids.add(row_id)
+    return whole
+
+
+def read_manifest(path: Path, root: Path | None = None, *, texts: bool = True, sounds: bool = True) -> Manifest:
+    """Reads an annotation file, or maps the Arrow file that `write_manifest` made of some.
+
+    Args:
+        path: The file: `.arrow`, or anything else for JSON.
+        root: What the rows' paths are relative to, instead of what the file says.
+        texts: Whether every row of an annotation file must have a text; a test set without its answers has none.
+        sounds: Whether the sound files of an annotation file are needed; without, a duration not stated is 0.
 
     Returns:
         The rows in the file's order. A missing id is made of path and task; a missing duration is read from the
-        sound file's header.
+        sound file's header. That the sound files of an Arrow file are there is not looked at: they were when it was
+        made.
 
     Raises:
         InputError: The file or a row of it is not as it should be; names file, row, key and the mend.
     """
     path = Path(path)
-    root = (root or path.parent).resolve()
-    rows, ids = [], set()
-    for index, entry in enumerate(_entries(path)):
-        row = _row(path, index, entry, root, ids, texts=texts, sounds=sounds)
-        if row.id in ids:
-            raise InputError(f'{path}, row {index}: id "{row.id}" is there twice; give each row its own "id"')
-        ids.add(row.id)
-        rows.append(row)
-    return rows
+    return _mapped(path, root) if path.suffix == ".arrow" else _in_memory(path, root, texts, sounds)
 
 
-def write_annotation(path: Path, rows: Sequence[Row], root: Path) -> None:
-    """Writes rows with paths relative to `root`; the file appears whole or not at all."""
-    root = Path(root).resolve()
-    entries = []
-    for row in rows:
-        entry: dict[str, Any] = {"path": row.path.relative_to(root).as_posix(), "text": row.text, "task": row.task}
-        entry["id"] = row.id
-        entry["corpus"] = row.corpus
-        entry["duration"] = round(row.duration_s, 3)
-        if row.references:
-            entry["references"] = list(row.references)
-        if row.question:
-            entry["Q"] = row.question
-        if row.testset_id:
-            entry["testset_id"] = row.testset_id
-        entries.append(entry)
-    with written_whole(Path(path)) as temporary:
-        lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
-        temporary.write_text(f'{{"annotation": [\n{lines}\n]}}\n', encoding="utf-8")
-
-
-def _entries(path: Path) -> list[Any]:
+def _mapped(path: Path, root: Path | None) -> Manifest:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        # What is known of all rows only when they are written stands with the last batch, which has no rows.
+        about = reader.get_batch_with_custom_metadata(reader.num_record_batches - 1).custom_metadata
+        table = reader.read_all()
     except FileNotFoundError:
-        raise InputError(f"{path}: no such annotation file; check the path in the recipe") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); it must be a JSON file in UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}: not JSON ({error.msg}); mend it or write it again") from None
-    if not isinstance(content, dict) or not isinstance(content.get("annotation"), list):
-        raise InputError(f'{path}: must be {{"annotation": [rows]}}; put the list of rows under the key "annotation"')
-    return content["annotation"]
+        raise InputError(f"{path}: no such manifest; check the path in the recipe") from None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).split("\n")[0][:100]
+        raise InputError(f"{path}: not a whole Arrow file ({reason}); make it again") from None
+    if (table.schema.metadata or {}).get(b"format") != FORMAT.encode() or about is None or table.schema != SCHEMA:
+        raise InputError(f"{path}: not a manifest of this version; make it again with scripts/make_manifest.py")
+    own = path.parent / about[b"root"].decode()
+    return Manifest(table, Path(root or own).resolve(), fingerprint=about[b"fingerprint"].decode())
 
 
-def _row(file: Path, index: int, entry: Any, root: Path, ids: set[str], *, texts: bool, sounds: bool) -> Row:
-    where = f"{file}, row {index}"
-    if not isinstance(entry, dict):
-        raise InputError(f'{where}: must be an object with "path", "text" and "task", not {type(entry).__name__}')
-    for key in ("path", "text", "task") if texts else ("path", "task"):
-        if key not in entry:
-            raise InputError(f'{where}: the key "{key}" is missing; add it, or drop the row')
-    for key in ("path", "text", "task", "id", "corpus", "Q", "testset_id"):
-        if not isinstance(entry.get(key, ""), str):
-            raise InputError(f'{where}: "{key}" must be a string, not {json.dumps(entry[key])[:40]}; put it in quotes')
-    references = entry.get("references", [])
-    if not isinstance(references, list) or not all(isinstance(reference, str) for reference in references):
-        raise InputError(f'{where}: "references" must be a list of strings; write it as ["...", "..."]')
-    sound = root / entry["path"].lstrip("/")
-    if sounds and not sound.is_file():
-        raise InputError(f'{where}: "path" names {sound}, which does not exist; mend it, or give the right root')
-    return Row(
-        id=entry.get("id") or _unique(f"{entry['path'].lstrip('/')}#{entry['task']}", ids),
-        path=sound,
-        text=entry.get("text", ""),
-        task=entry["task"],
-        corpus=entry.get("corpus", ""),
-        duration_s=_duration(where, entry.get("duration"), sound) if sounds else float(entry.get("duration") or 0),
-        references=tuple(references),
-        question=entry.get("Q", ""),
-        testset_id=entry.get("testset_id", ""),
-    )
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    """The name itself, or with the first free number behind it."""
-    number, unique = 2, name
-    while unique in taken:
-        unique, number = f"{name}#{number}", number + 1
-    return unique
-
-
-def _duration(where: str, given: Any, sound: Path) -> float:
-    """The duration in the row, or that in the sound file's header."""
-    if given is not None:
-        if isinstance(given, bool) or not isinstance(given, int | float) or not given >= 0:
-            raise InputError(f'{where}: "duration" must be seconds, 0 or more; mend it, or leave it out')
-        return float(given)
+def _in_memory(path: Path, root: Path | None, texts: bool, sounds: bool) -> Manifest:
     try:
-        return soundfile.info(sound).duration
-    except (soundfile.LibsndfileError, RuntimeError):
-        raise InputError(f'{where}: "path" names {sound}, which is not a sound file; fetch it again') from None
+        root, entries = open_annotation(path, root, texts=texts)
+    except InputError as error:
+        if not path.exists():
+            raise InputError(f"{path}: no such annotation file; check the path in the recipe") from None
+        raise error
+    ids, batches, unknown = Ids(), [], []
+    columns: dict[str, list] = {name: [] for name in SCHEMA.names}
+    for number, entry in enumerate(entries):
+        sound = root / entry["path"]
+        if sounds and not sound.is_file():
+            raise InputError(
+                f'{path}, row {number}: "path" names {sound}, which does not exist; mend it, or give the right root'
+            )
+        if np.isnan(entry["duration_s"]):
+            unknown.append(number)
+            entry["duration_s"] = 0.0
+        append_row(columns, entry | {"id": ids.take(f"{path}, row {number}", entry)})
+        if len(columns["id"]) == BATCH_ROWS:
+            batches.append(batch_of(columns))
+    table = pa.Table.from_batches([*batches, batch_of(columns)], SCHEMA)
+    return Manifest(_with_durations(path, table, root, unknown) if sounds else table, root)
+
+
+def _with_durations(path: Path, table: pa.Table, root: Path, unknown: list[int]) -> pa.Table:
+    """The table with the missing durations read from the sound files' headers."""
+    if not unknown:
+        return table
+    durations = table.column("duration_s").to_numpy().copy()
+    progress = Progress("headers", len(unknown), unit="files", quiet=len(unknown) < 10_000)
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(unknown), BATCH_ROWS):
+            part = unknown[start : start + BATCH_ROWS]
+            sounds = [root / table.column("path")[number].as_py() for number in part]
+            for number, sound, header in zip(part, sounds, read_headers(sounds, pool), strict=True):
+                if header.fault:
+                    raise InputError(f'{path}, row {number}: "path" names {sound}: {header.fault}; fetch it again')
+                durations[number] = header.duration_s - table.column("start_s")[number].as_py()
+            progress.add(len(part))
+    return table.set_column(SCHEMA.get_field_index("duration_s"), SCHEMA.field("duration_s"), pa.array(durations))
+
+
+class Ids:
+    """Sees to it that the rows of a manifest have ids of their own (8 bytes of a hash are kept of each)."""
+
+    def __init__(self) -> None:
+        self.taken: set[int] = set()
+
+    def take(self, where: str, entry: dict[str, Any]) -> str:
+        """The row's id, or one made of path and task with the first free number behind it."""
+        if entry["id"]:
+            if not self._free(entry["id"]):
+                raise InputError(f'{where}: id "{entry["id"]}" is there twice; give each row its own "id"')
+            return entry["id"]
+        name = unique = f"{entry['path']}#{entry['task']}"
+        number = 2
+        while not self._free(unique):
+            unique, number = f"{name}#{number}", number + 1
+        return unique
+
+    def _free(self, name: str) -> bool:
+        key = int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+        if key in self.taken:
+            return False
+        self.taken.add(key)
+        return True
+
+
+def append_row(columns: dict[str, list], entry: dict[str, Any]) -> None:
+    """Adds a row, as `open_annotation` gives it, to columns as in `SCHEMA`."""
+    for name, values in columns.items():
+        values.append(entry.get(name, "" if name == "fingerprint" else 0))
+
+
+def batch_of(columns: dict[str, list]) -> pa.RecordBatch:
+    """The columns as a batch; they are empty then."""
+    arrays = [pa.array(columns[name], SCHEMA.field(name).type) for name in SCHEMA.names]
+    for values in columns.values():
+        values.clear()
+    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)

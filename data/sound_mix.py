@@ -8,7 +8,7 @@ import soundfile
 
 from data.audio import SAMPLE_RATE
 from data.errors import InputError
-from data.manifest import read_annotation
+from data.manifest import read_manifest
 from data.paths import cache_dir
 
 MEDIAN_S, MEAN_S, MOST_S = 5.3, 11.2, 180.0
@@ -40,7 +40,7 @@ def write_mix(
     if not annotation.is_file():
         raise InputError(f"{annotation}: no such file; run: bash scripts/setup.sh")
     folder.mkdir(parents=True)
-    rows = read_annotation(annotation)
+    rows = read_manifest(annotation)
     recordings = cycle(rows[:: max(len(rows) // 500, 1)])
     written, left = [], np.zeros(0, np.float32)
     for number, seconds in enumerate(real_durations(count)):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch.distributed as dist
@@ -9,7 +10,7 @@ from deepspeed import DeepSpeedEngine
 
 from data.cache import CacheIdentity, hash_of
 from data.errors import InputError
-from data.manifest import Row
+from data.manifest import Row, fingerprint_of
 from data.paths import resolve, written_whole
 from distill.recipe import Recipe
 from teacher.build import weights_hash
@@ -19,7 +20,7 @@ SEAL = "sizes.json"
 LOGS = ("steps.jsonl", "validation.jsonl")
 
 
-def run_identity(recipe: Recipe, rows: list[Row], world: int, cache: CacheIdentity | None = None) -> dict[str, str]:
+def run_identity(recipe: Recipe, rows: Sequence[Row], world: int, cache: CacheIdentity | None = None) -> dict[str, str]:
     """What must be equal for a checkpoint to be continued, as named hashes.
 
     How often a run is saved and watched is no part of it. Frozen weights are not in a checkpoint, so the teacher is.
@@ -38,7 +39,7 @@ def run_identity(recipe: Recipe, rows: list[Row], world: int, cache: CacheIdenti
         "recipe": hash_of(tree),
         "teacher": weights_hash(recipe.teacher),
         "start": (folder_hash(resolve(start)) if start else "") + (folder_hash(locate(llm)) if llm else ""),
-        "rows": hash_of([[row.id, row.path.name, row.task, row.text, round(row.duration_s, 3)] for row in rows]),
+        "rows": fingerprint_of(rows),
         "cache": cache.sha256() if cache else "",
         "processes": str(world),
     }

@@ -12,7 +12,7 @@ from data.cache import CachedRow, Target, hash_of
 from data.cache_reader import CacheReader
 from data.errors import InputError
 from data.features import Features
-from data.manifest import Row, read_annotation
+from data.manifest import Manifest, Row, read_manifest
 from data.paths import resolve
 from data.progress import Progress
 from data.prompts import instruction
@@ -25,9 +25,9 @@ from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import SalmonnProcessor
 
 
-def read_rows(recipe: Recipe, path: str) -> list[Row]:
-    """The rows of one of the recipe's annotation files, under its limit."""
-    return read_annotation(resolve(path))[: recipe.data.limit]
+def read_rows(recipe: Recipe, path: str) -> Manifest:
+    """The rows of one of the recipe's annotation files or manifests, under its limit."""
+    return read_manifest(resolve(path))[: recipe.data.limit]
 
 
 class Examples:
@@ -45,7 +45,7 @@ class Examples:
         self,
         recipe: Recipe,
         processor: SalmonnProcessor,
-        rows: list[Row],
+        rows: Manifest,
         cache: CacheReader | None = None,
         teacher: SalmonnProcessor | None = None,
     ) -> None:

@@ -2,6 +2,8 @@
 
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
+
 from data.batches import LengthBatches
 from distill.examples import Examples
 from distill.objective import Example
@@ -26,8 +28,8 @@ class StepLoader:
         self.recipe, self.examples = recipe, examples
         self._stages = []
         for stage in recipe.train.stages:
-            chosen = [i for i, row in enumerate(examples.rows) if not stage.tasks or row.task in stage.tasks]
-            rows, processor = [examples.rows[i] for i in chosen], examples.processor
+            chosen = examples.rows.among("task", stage.tasks) if stage.tasks else np.ones(len(examples.rows), bool)
+            rows, processor = examples.rows.where(chosen), examples.processor
             batches = LengthBatches(
                 processor.seconds(rows),
                 max_seconds=stage.max_seconds,
@@ -35,10 +37,12 @@ class StepLoader:
                 rank=rank,
                 world=world,
                 accumulation=accumulation,
-                text_tokens=[len(processor.text_ids(row.text)) for row in rows] if stage.max_text_tokens else (),
+                text_tokens=[len(processor.text_ids(text)) for text in rows.values("text")]
+                if stage.max_text_tokens
+                else (),
                 max_text_tokens=stage.max_text_tokens,
             )
-            self._stages.append((batches, chosen))
+            self._stages.append((batches, np.flatnonzero(chosen)))
         self._pool = ThreadPoolExecutor(max(recipe.train.prefetch, 1))
         self._coming: dict[int, list[Future[Example]]] = {}
 
@@ -55,4 +59,4 @@ class StepLoader:
         index, within = self.recipe.locate(step)
         batches, chosen = self._stages[index]
         losses = self.recipe.train.stages[index].losses_at(within)
-        return [self._pool.submit(self.examples, [chosen[i] for i in rows], losses) for rows in batches.step(within)]
+        return [self._pool.submit(self.examples, chosen[rows].tolist(), losses) for rows in batches.step(within)]

@@ -5,13 +5,14 @@ import time
 from pathlib import Path
 
 import deepspeed
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from data.cache_reader import CacheReader
 from data.errors import InputError
-from data.manifest import Row
+from data.manifest import Manifest
 from distill.checkpoints import begin, require_same_run, resume, run_identity, save
 from distill.ctc import CtcHead
 from distill.engine import start_engine
@@ -65,12 +66,11 @@ class Trainer:
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         stages = recipe.train.stages
         rows = read_rows(recipe, recipe.data.train)
-        if textless := [row for row in rows if not row.text.strip()]:
-            rows = [row for row in rows if row.text.strip()]
+        if not (told := rows.with_text).all():
             if self.rank == 0:
-                print(
-                    f"{len(textless)} rows without a text are left out, the first of them {textless[0].id}", flush=True
-                )
+                first = rows.where(~told)[0].id
+                print(f"{(~told).sum()} rows without a text are left out, the first of them {first}", flush=True)
+            rows = rows.where(told)
         if cache is not None:
             rows = _cached_rows(rows, cache, recipe.cache.folder)
         hearing = None
@@ -108,9 +108,9 @@ class Trainer:
     def _on_signal(self, *_: object) -> None:
         self._signalled = True
 
-    def _ctc_head(self, rows: list[Row]) -> CtcHead:
+    def _ctc_head(self, rows: Manifest) -> CtcHead:
         """Classes are the ids of the training texts, whatever the stage."""
-        ids = sorted({token for row in rows for token in self.processor.text_ids(row.text)[:-1]})
+        ids = sorted({token for text in rows.values("text") for token in self.processor.text_ids(text)[:-1]})
         torch.manual_seed(self.recipe.seed)
         return CtcHead(self.student.get_input_embeddings().weight.float(), ids)
 
@@ -224,13 +224,13 @@ class Trainer:
         self.step = resume(self.engine, run_dir)
 
 
-def _cached_rows(rows: list[Row], cache: CacheReader, folder: str) -> list[Row]:
+def _cached_rows(rows: Manifest, cache: CacheReader, folder: str) -> Manifest:
     """The rows that the teacher could read; a cache that is not filled yet is no cache to train from."""
     failed = cache.failed()
-    missing = [row for row in rows if row.id not in cache and row.id not in failed]
-    if missing:
+    there = np.fromiter((row_id in cache for row_id in rows.values("id")), bool, len(rows))
+    if missing := sum(row_id not in failed for row_id in rows.where(~there).values("id")):
         raise InputError(
-            f"cache {folder}: {len(missing)} of {len(rows)} rows are not cached yet; "
+            f"cache {folder}: {missing} of {len(rows)} rows are not cached yet; "
             "run 'bash scripts/cache_teacher.sh' with this recipe first"
         )
-    return [row for row in rows if row.id in cache]
+    return rows.where(there)

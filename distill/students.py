@@ -60,10 +60,12 @@ def _with_layers_named(
 
 def _calibration(recipe: Recipe, processor: SalmonnProcessor) -> Iterator[tuple[Batch, Tensor]]:
     """Batches of some training clips that can be read and have a text, with the encoder frames of each clip."""
-    rows = [row for row in read_rows(recipe, recipe.data.train) if row.text.strip()]
-    random.Random(recipe.seed).shuffle(rows)
+    rows = read_rows(recipe, recipe.data.train)
+    rows = rows.where(rows.with_text)
+    order = list(range(len(rows)))
+    random.Random(recipe.seed).shuffle(order)
     clips = []
-    for row in rows:
+    for row in map(rows.__getitem__, order):
         if len(clips) == recipe.student.calibration_clips:
             break
         with suppress(InputError):  # named where it is cached or trained on

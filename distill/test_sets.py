@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from data.errors import InputError
-from data.manifest import Row, read_annotation
+from data.manifest import Row, read_manifest
 from data.paths import resolve
 
 if TYPE_CHECKING:  # not loaded: scripts/score.py scores texts without a model's libraries
@@ -64,7 +64,7 @@ class Selection:
         return found
 
     def _read(self, recipe: "Recipe", path: str) -> list[Row]:
-        return read_annotation(resolve(path), texts=self.answers)[: recipe.data.limit]
+        return read_manifest(resolve(path), texts=self.answers)[: recipe.data.limit]
 
 
 def of_kind(rows: Sequence[Row], kind: Kind) -> list[Row]:

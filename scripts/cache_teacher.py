@@ -10,9 +10,9 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import os
-from collections import Counter
 
 from data.errors import InputError, run_cli
+from data.manifest import joined
 from distill.examples import read_rows
 from distill.inputs import require_inputs
 from distill.recipe import recipe_of, recipe_parser
@@ -36,9 +36,7 @@ def main() -> None:
         cache = cache.model_copy(update={"folder": f"{cache.folder}_{arguments.split}"})
         prompts = {task: wordings[:1] for task, wordings in prompts.items()}
     require_inputs(recipe, files)
-    rows = [row for path in files for row in read_rows(recipe, path)]
-    if twice := [row_id for row_id, times in Counter(row.id for row in rows).items() if times > 1]:
-        raise InputError(f'{", ".join(files)}: id "{twice[0]}" is in two of them; a cache has one row for each id')
+    rows = joined([read_rows(recipe, path) for path in files])
     prepare_process()
     device = pick_device(arguments.local_rank)
     model, processor = build_teacher(recipe.teacher)

@@ -15,13 +15,14 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import numpy as np
 import torch
 from deepspeed.accelerator import get_accelerator
 
 from data.audio import SAMPLE_RATE, load_clip
 from data.cache import CacheIdentity, SparseTargets
 from data.errors import InputError, run_cli
-from data.manifest import Row
+from data.manifest import Manifest
 from data.paths import written_whole
 from data.prompts import instruction
 from distill.efficiency import peak_bytes
@@ -38,9 +39,7 @@ from teacher.processor import Clip, SalmonnProcessor
 ROUNDS = 2
 
 
-def cached(
-    recipe: Recipe, model: SalmonnForConditionalGeneration, processor: SalmonnProcessor, rows: list[Row]
-) -> None:
+def cached(recipe: Recipe, model: SalmonnForConditionalGeneration, processor: SalmonnProcessor, rows: Manifest) -> None:
     """Fills a cache that is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
         cache = recipe.cache.model_copy(update={"folder": folder})
@@ -49,7 +48,7 @@ def cached(
 
 
 @torch.no_grad()
-def plain(recipe: Recipe, model: SalmonnForConditionalGeneration, processor: SalmonnProcessor, rows: list[Row]) -> None:
+def plain(recipe: Recipe, model: SalmonnForConditionalGeneration, processor: SalmonnProcessor, rows: Manifest) -> None:
     """One clip after the other: generate, then forward."""
     settings = recipe.generation
     for row in rows:
@@ -84,7 +83,9 @@ def main() -> None:
     model = model.eval().to(pick_device())
     build_s = time.monotonic() - began
     rows = read_rows(recipe, recipe.data.train)
-    rows = random.Random(recipe.seed).sample(rows, min(arguments.clips, len(rows)))
+    drawn = np.zeros(len(rows), bool)
+    drawn[random.Random(recipe.seed).sample(range(len(rows)), min(arguments.clips, len(rows)))] = True
+    rows = rows.where(drawn)
     ways = {"cached": cached} if arguments.alone else {"cached": cached, "plain": plain}
     seconds = dict.fromkeys(ways, 0.0)
     for way in ways.values():
@@ -98,7 +99,7 @@ def main() -> None:
     figures = {
         "device": get_accelerator().device_name(),
         "clips": len(rows),
-        "audio_s": sum(row.duration_s for row in rows),
+        "audio_s": float(rows.durations_s.sum()),
         "build_s": build_s,
         "seconds": seconds["cached"],
         "plain_seconds": seconds.get("plain"),

@@ -16,10 +16,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import soundfile
 
+from data.annotation import write_annotation
 from data.audio import SAMPLE_RATE
 from data.corpora import AAC, ASR, Clip, corpora
 from data.errors import run_cli
-from data.manifest import Row, write_annotation
+from data.manifest import Row
 from data.paths import REPOSITORY, cache_dir, written_whole
 
 RENDERING = 1  # counted up when the same plan is to sound different

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.errors import InputError, run_cli
-from data.manifest import read_annotation
+from data.manifest import read_manifest
 from distill.captions import PROTOCOLS, caption_figures
 from distill.hypothesis_file import hypotheses_for
 from distill.scoring import alignment, score_asr
@@ -64,7 +64,7 @@ def main() -> None:
     if arguments.pairs:
         refs, hyps = read_pairs(arguments.pairs)
     else:
-        rows = grouped(of_kind(read_annotation(arguments.annotation, sounds=False), arguments.task), arguments.task)
+        rows = grouped(of_kind(read_manifest(arguments.annotation, sounds=False), arguments.task), arguments.task)
         refs = [row.text if arguments.task == "asr" else list(row.references) or row.text for row in rows]
         hyps = hypotheses_for(arguments.hypotheses, rows, arguments.task)
     if arguments.task == "asr":

@@ -4,6 +4,7 @@ Letters: B clips, N rows (audio tokens, or supervised positions, of all clips), 
 """
 
 import sys
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from data.cache import MAX_DRAWS, CachedRow, CacheIdentity, Feature, SparseTarge
 from data.cache_files import read_failed
 from data.cache_writer import CacheWriter
 from data.errors import InputError
-from data.manifest import Row
+from data.manifest import Manifest, Row, fingerprint_of
 from data.paths import resolve
 from data.progress import Progress
 from data.prompts import Prompts, instruction
@@ -61,7 +62,7 @@ def cache_identity(
     cache: CacheSettings,
     generation: GenerationSettings,
     prompts: Prompts,
-    rows: list[Row],
+    rows: Sequence[Row],
     processor: SalmonnProcessor,
 ) -> CacheIdentity:
     """The identity of the cache that these settings make of these rows."""
@@ -73,7 +74,7 @@ def cache_identity(
         teacher=weights_hash(teacher),
         tokenizer=hash_of(sorted(processor.tokenizer.get_vocab().items())),
         prompts=hash_of({task: list(wordings) for task, wordings in prompts.items()}),
-        audio=hash_of([[row.id, row.path.name, row.task, row.text, round(row.duration_s, 3)] for row in rows]),
+        audio=fingerprint_of(rows),
         targets=hash_of(targets),
     )
 
@@ -81,7 +82,7 @@ def cache_identity(
 def fill_cache(
     model: SalmonnForConditionalGeneration,
     processor: SalmonnProcessor,
-    rows: list[Row],
+    rows: Manifest,
     prompts: Prompts,
     cache: CacheSettings,
     generation: GenerationSettings,
@@ -102,17 +103,22 @@ def fill_cache(
     """
     writer = CacheWriter(resolve(cache.folder), identity, rank, world)
     done = frozenset(writer.done_ids())
-    rows = sorted(rows, key=lambda row: (-row.duration_s, row.id))
+    order = rows.longest_first()
+    seconds = processor.seconds(rows)[order]
     # The longest batches come first, so that dealing them out balances the ranks.
-    batches = [[rows[i] for i in batch] for batch in batches_by_length(processor.seconds(rows), cache.max_seconds)]
-    share = batches[rank::world]
-    missing = [[row for row in batch if row.id not in done] for batch in share]
-    progress = Progress("teacher cache", sum(map(len, missing)), quiet=rank > 0)
+    share = batches_by_length(seconds, cache.max_seconds)[rank::world]
+    missing = sum(map(len, share))
+    if done:
+        held = np.fromiter((row_id in done for row_id in rows.values("id")), bool, len(rows))[order]
+        missing -= sum(int(held[batch].sum()) for batch in share)
+    progress = Progress("teacher cache", missing, quiet=rank > 0)
     failed, heard_s = 0, 0.0
     with writer:
-        for batch, wanted in zip(share, missing, strict=True):
-            if not wanted:
+        for indices in share:
+            if done and held[indices].all():
                 continue
+            batch = [rows[int(order[i])] for i in indices]
+            wanted = [row for row in batch if row.id not in done]
             waves = {}
             # Those that are there already are heard again only beside one that is not.
             for row in sorted(batch, key=lambda row: row.id in done):

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from data.features import HOP, WINDOW_S, Features, fbank, log_mel
-from data.manifest import Row
+from data.manifest import Row, durations_of
 from teacher.config import SalmonnConfig
 from teacher.connector import windows_of
 from teacher.encoder import encoder_frames
@@ -48,10 +48,10 @@ class SalmonnProcessor:
         """Saves the tokenizer; all else stands in the model's configuration."""
         self.tokenizer.save_pretrained(folder)
 
-    def seconds(self, rows: list[Row]) -> list[float]:
+    def seconds(self, rows: Sequence[Row]) -> np.ndarray:
         """Seconds that the encoder hears of each row's clip: at least 1, the margin with it, at most 30."""
         margin_s = WINDOW_S if self.config.margin_s is None else self.config.margin_s
-        return [float(min(max(row.duration_s, 1.0) + margin_s, WINDOW_S)) for row in rows]
+        return np.minimum(np.maximum(durations_of(rows), 1.0) + margin_s, WINDOW_S)
 
     def audio_slots(self, mel_frames: int) -> int:
         """Audio tokens of a clip of so many mel frames."""

@@ -160,6 +160,15 @@ def test_bad_files_are_named_in_one_line(tmp_path, name, content, reason):
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_stretch_of_a_file(tmp_path):
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, 5 * SAMPLE_RATE).astype(np.float32)
+    soundfile.write(tmp_path / "long.wav", samples, SAMPLE_RATE, subtype="FLOAT")
+    row = Row("one", tmp_path / "long.wav", "", "asr", start_s=1.25, end_s=3.5)
+    np.testing.assert_array_equal(load_clip(row), samples[20_000:56_000])
+    np.testing.assert_array_equal(load_audio(row.path, end_s=1.5), samples[:24_000])
+    np.testing.assert_array_equal(load_audio(row.path, start_s=2.0), samples[32_000:])
+
+
 @pytest.mark.parametrize("name", ["missing.wav", ""])
 def test_missing_file_and_folder(tmp_path, name):
     with pytest.raises(InputError, match="no such sound file"):

@@ -17,7 +17,7 @@ from data.audio import SAMPLE_RATE
 from data.corpora import asterisk, mixtures, synthetic, tuxpaint
 from data.corpora.clips import AAC, ASR, Clip, Splits, at_level, trimmed
 from data.corpora.tuxpaint import Take
-from data.manifest import read_annotation
+from data.manifest import read_manifest
 from data.paths import REPOSITORY, cache_dir
 
 FETCHED = (cache_dir() / "packages" / "tuxpaint-stamps-default").is_dir()
@@ -204,9 +204,9 @@ def test_script_writes_annotations_and_goes_on_where_it_was(script, tmp_path, mo
     folder = tmp_path / "mini"
     assert {path.name for path in folder.glob("*.json")} >= {"test_asr.json", "valid_aac.json", "train_small.json"}
     assert not (folder / "train_large.json").exists()
-    rows = read_annotation(folder / "train_small.json")
+    rows = read_manifest(folder / "train_small.json")
     assert [row.id for row in rows] == ["a", "loud"]  # the silent one is dropped
-    (row,) = read_annotation(folder / "test_aac.json")
+    (row,) = read_manifest(folder / "test_aac.json")
     assert row.references == ("a dog", "the dog") and row.duration_s == 1.0 and row.corpus == "tones"
     info = soundfile.info(rows[1].path)
     assert (info.samplerate, info.channels, info.subtype) == (SAMPLE_RATE, 1, "PCM_16")
@@ -218,6 +218,6 @@ def test_script_writes_annotations_and_goes_on_where_it_was(script, tmp_path, mo
     kept = rows[0].path.stat().st_mtime_ns
     rows[1].path.unlink()
     run(script, monkeypatch, "--large")
-    assert [row.id for row in read_annotation(folder / "train_large.json")] == ["a", "loud", "e"]
+    assert [row.id for row in read_manifest(folder / "train_large.json")] == ["a", "loud", "e"]
     assert rows[1].path.is_file() and rows[0].path.stat().st_mtime_ns == kept
     assert json.loads((folder / "large.stamp.json").read_text())["rows"]["train_large"] == 3

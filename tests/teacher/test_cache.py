@@ -11,7 +11,7 @@ from data.cache import sparsify
 from data.cache_reader import CacheReader
 from data.cache_writer import CacheWriter
 from data.errors import InputError
-from data.manifest import read_annotation
+from data.manifest import read_manifest
 from data.words import word_error_rate
 from distill.recipe import read_recipe
 from teacher.cache import cache_identity
@@ -51,7 +51,7 @@ def test_the_rows_hold_what_the_teacher_says(fill_tiny_cache, tiny_teacher, own_
     folder, identity = fill_tiny_cache()
     cache = CacheReader(folder, identity)
     model, processor = tiny_teacher
-    rows = {row.id: row for row in read_annotation(own_data / "train.json")}
+    rows = {row.id: row for row in read_manifest(own_data / "train.json")}
     assert cache.ids() == sorted(rows)
     assert all(
         cached.hypothesis_wer
@@ -96,7 +96,7 @@ def test_features_are_what_the_encoder_and_the_connector_make(fill_tiny_cache, t
     folder, _ = fill_tiny_cache('cache.features=["encoder", "audio_tokens"]')
     cache = CacheReader(folder)
     model, processor = tiny_teacher
-    for row in read_annotation(own_data / "train.json"):
+    for row in read_manifest(own_data / "train.json"):
         features = processor.features([soundfile.read(row.path, dtype="float32")[0]])
         states = model.encode(features)
         kept = cache.features(row.id)
@@ -154,7 +154,7 @@ def test_a_few_unreadable_clips_are_listed_and_the_rest_is_cached(fill_tiny_cach
 
 
 def test_a_clip_on_which_the_teacher_fails_is_listed_alone(fill_tiny_cache, tiny_teacher, own_data, monkeypatch):
-    rows = read_annotation(own_data / "train.json")
+    rows = read_manifest(own_data / "train.json")
     bad = tiny_teacher[1].text_ids(rows[3].text)
 
     def overflows(logits_NV, token_ids, **cut):
@@ -195,10 +195,10 @@ def test_the_identity_says_what_changed(tiny_recipe, tiny_teacher, own_data):
 
     def identity(*overrides, rows=None):
         recipe = read_recipe(tiny_recipe, overrides)
-        rows = rows or read_annotation(own_data / "train.json")
+        rows = rows or read_manifest(own_data / "train.json")
         return cache_identity(recipe.teacher, recipe.cache, recipe.generation, recipe.data.prompts, rows, processor)
 
-    rows = read_annotation(own_data / "train.json")
+    rows = read_manifest(own_data / "train.json")
     first = identity()
     assert identity("train.save_every=7", "cache.max_failed=0.5", "generation.max_seconds=3") == first
     assert identity("teacher.margin_s=0.2").differences(first) == ["teacher"]

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from data.manifest import read_annotation
+from data.manifest import read_manifest
 from teacher.hypotheses import GenerationSettings, generate_texts, write_hypotheses
 from teacher.processor import Clip
 
@@ -78,7 +78,7 @@ def test_each_text_is_capped_by_its_own_clip(tiny_teacher, waves):
 
 def test_every_row_gets_its_own_text_whatever_the_batches(tiny_teacher, tiny_data):
     model, processor = tiny_teacher
-    pairs = [(row, "transcribe") for row in read_annotation(tiny_data / "train.json")]
+    pairs = [(row, "transcribe") for row in read_manifest(tiny_data / "train.json")]
     by_budget = []
     for max_seconds in (1.0, 9.0):
         settings = GenerationSettings(max_new_tokens=6, max_seconds=max_seconds)
