@@ -1,8 +1,9 @@
 """What a scan found in an annotation file, as it is printed and as a recipe reads it back."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,8 @@ def report_of(
     Raises:
         InputError: It is no annotation file. Rows at fault do not raise: they are what is looked for.
     """
-    before: dict[str, Any] = {}
-    rows = list(_annotated(annotation, before))
-    root = Path(root or annotation.parent / before.get("root", ".")).resolve()
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder; give the one that the annotation's paths start from as --root")
+    root, entries = raw_rows(annotation, root)
+    rows = [Annotated(name, path, entry.get("text")) for name, path, entry in entries]
     found = scan_sounds(root, (row.path for row in rows), decode=decode, workers=workers, quiet=quiet)
     return ScanReport(
         annotation=str(annotation),
@@ -78,22 +76,39 @@ def report_of(
     )
 
 
-def _annotated(annotation: Path, before: dict[str, Any]) -> Iterable[Annotated]:
-    """The rows, whatever is wrong with them, named as `read_manifest` names those without an id."""
+def raw_rows(annotation: Path, root: Path | None) -> tuple[Path, Iterator[tuple[str, str, dict[str, Any]]]]:
+    """An annotation file whatever is wrong with its rows.
+
+    Returns:
+        What paths are relative to, and each row: its id, which where it has none is made as for reading it, its path,
+        and the row as it stands there.
+
+    Raises:
+        InputError: It is no annotation file, or a row names no path.
+    """
+    before: dict[str, Any] = {}
+    entries = stream_list(annotation, "annotation", before=before)
+    first = list(islice(entries, 1))  # what stands before the list is known from here on
+    own = before.get("root", ".")
+    root = Path(root or annotation.parent / (own if isinstance(own, str) else ".")).resolve()
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give the one that the annotation's paths start from as --root")
+    return root, _named(annotation, chain(first, entries))
+
+
+def _named(annotation: Path, entries: Iterable[Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     made: set[str] = set()
-    for index, entry in enumerate(stream_list(annotation, "annotation", before=before)):
+    for index, entry in enumerate(entries):
         if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
             raise InputError(f'{annotation}, row {index}: must be an object with a "path"; mend it, or drop the row')
         path = entry["path"].lstrip("/")
-        name = entry.get("id")
-        if not name:
-            first, number = f"{path}#{entry.get('task', '')}", 1
-            name = first
-            while name in made:
-                number += 1
-                name = f"{first}#{number}"
-        made.add(str(name))
-        yield Annotated(str(name), path, entry.get("text"))
+        name = first = str(entry.get("id") or f"{path}#{entry.get('task', '')}")
+        number = 1
+        while name in made and not entry.get("id"):
+            number += 1
+            name = f"{first}#{number}"
+        made.add(name)
+        yield name, path, entry
 
 
 def summary(report: ScanReport, most_ids: int) -> str:

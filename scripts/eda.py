@@ -1,0 +1,70 @@
+"""A look at the data before it is trained on: one HTML page and its pictures.
+
+python scripts/eda.py ANNOTATION... [--root DIR] --out DIR
+
+Lengths of clips and texts by corpus and task, rows and hours, formats and rates, vocabulary, and clips to listen to.
+Headers are read as scripts/scan_data.py reads them, and kept. Where a row names no corpus, the first folder of its path
+stands for it. Writes DIR/index.html, which needs nothing beside it, and the pictures as PNGs.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from data.errors import InputError, run_cli
+from data.look import Entry, gather
+from data.look_page import look_page
+from data.look_plots import pictures
+from data.paths import written_whole
+from data.scan import scan_sounds
+from data.scan_report import raw_rows
+
+
+def entries_of(annotation: Path, root: Path | None) -> Iterator[Entry]:
+    """The rows of a file, whatever is wrong with them."""
+    root, rows = raw_rows(annotation, root)
+    for name, path, row in rows:
+        folder = Path(path).parts[0] if len(Path(path).parts) > 1 else annotation.stem
+        duration = row.get("duration")
+        yield Entry(
+            id=name,
+            sound=root / path,
+            text=row.get("text") if isinstance(row.get("text"), str) else "",
+            task=str(row.get("task", "")),
+            corpus=str(row.get("corpus") or folder),
+            duration_s=float(duration) if isinstance(duration, int | float) else None,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("annotations", type=Path, nargs="+", metavar="ANNOTATION", help="annotation files")
+    parser.add_argument("--root", type=Path, metavar="DIR", help="what their paths are relative to; default: their own")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the page and the pictures go")
+    parser.add_argument("--samples", type=int, default=2, help="clips to listen to of each corpus and task")
+    parser.add_argument("--workers", type=int, help="processes that read headers; default: one a core")
+    arguments = parser.parse_args()
+    checks = {}
+    for annotation in arguments.annotations:
+        root, rows = raw_rows(annotation, arguments.root)
+        found = scan_sounds(root, (path for _, path, _ in rows), decode=False, workers=arguments.workers)
+        checks |= {root / path: check for path, check in found.items()}
+    if not checks:
+        raise InputError(f"{', '.join(map(str, arguments.annotations))}: no rows; there is nothing to look at")
+    entries = (entry for annotation in arguments.annotations for entry in entries_of(annotation, arguments.root))
+    look = gather(entries, checks, arguments.samples)
+    drawn = pictures(look)
+    for name, png in drawn.items():
+        with written_whole(arguments.out / name) as temporary:
+            temporary.write_bytes(png)
+    title = "Data: " + ", ".join(annotation.name for annotation in arguments.annotations)
+    with written_whole(arguments.out / "index.html") as temporary:
+        temporary.write_text(look_page(title, look, drawn), encoding="utf-8")
+    print(f"written: {arguments.out / 'index.html'}")
+
+
+if __name__ == "__main__":
+    run_cli(main)
