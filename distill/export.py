@@ -1,15 +1,19 @@
 """The trained model as a Hugging Face folder."""
 
+import copy
 import os
 import shutil
 from pathlib import Path
 
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
+from torch import Tensor
 
 from distill.recipe import Recipe
+from teacher.build import default_dtype
+from teacher.model import SalmonnForConditionalGeneration, merge_lora
 from teacher.processor import SalmonnProcessor
-from teacher.weights import save_trained_part
+from teacher.weights import load_exactly, save_trained_part
 
 
 def save_model(recipe: Recipe, engine: DeepSpeedEngine, processor: SalmonnProcessor) -> Path:
@@ -24,8 +28,21 @@ def save_model(recipe: Recipe, engine: DeepSpeedEngine, processor: SalmonnProces
         processor.save_pretrained(temporary)
         if recipe.student is None:
             save_trained_part(tensors, temporary / "trained.safetensors")
-        engine.module.student.save_pretrained(temporary, state_dict=tensors)  # last: it empties the dictionary
+        student = engine.module.student
+        if recipe.student is not None and student.config.adapted:
+            student = _merged(student, tensors)
+            tensors = student.state_dict()
+        student.save_pretrained(temporary, state_dict=tensors)  # last: it empties the dictionary
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
     dist.barrier()
     return folder
+
+
+def _merged(student: SalmonnForConditionalGeneration, tensors: dict[str, Tensor]) -> SalmonnForConditionalGeneration:
+    """The student of these tensors with its adapters folded in; its users need to know nothing of them."""
+    with default_dtype(tensors["connector.query"].dtype):
+        merged = SalmonnForConditionalGeneration(copy.deepcopy(student.config))
+    load_exactly(merged, tensors, "the trained student")
+    merge_lora(merged)
+    return merged

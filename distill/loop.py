@@ -22,7 +22,7 @@ from distill.loader import StepLoader
 from distill.matching import FeatureMatching
 from distill.objective import UNITS, Objective
 from distill.on_policy import OnPolicy
-from distill.optimizer import learning_rate, parameters_by_part
+from distill.optimizer import at_rest, learning_rate, parameters_by_part
 from distill.recipe import PARTS, Recipe
 from distill.run_log import RunLog
 from distill.validation import validate
@@ -149,27 +149,25 @@ class Trainer:
         # Counted where they were made: on a GPU each count would wait for the device.
         counts = self._sum([example.counts(self.student) for example in made])
         micro = [example.to(self.engine.device) for example in made]
-        for part, named in self.trained.items():
-            for _, parameter in named:
-                # No gradient is computed for what rests, nor for what lies before it.
-                parameter.requires_grad_(stage.peak_lr(part) > 0)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate(stage.peak_lr(group["name"]), stage, within)
         sums: list[dict[str, float]] = []
         self.engine.train()
-        for seed, example in zip(seeds, micro, strict=True):
-            # Dropout depends on the batch's place in the run alone: not on a restart, nor on how many ranks share.
-            torch.manual_seed(seed)
-            loss, parts = self.engine(example, weights, counts)
-            if not torch.isfinite(loss):
-                raise InputError(
-                    f"the loss is {loss.item()} at step {self.step}, over the clips {', '.join(example.ids)}; lower "
-                    f"train.stages.{index}.lr (the last checkpoint is kept)"
-                )
-            sums.append({name: float(value) for name, value in parts.items()})
-            # DeepSpeed averages over accumulation and ranks; the counts are global, so the sum is wanted.
-            self.engine.backward(loss * (self.accumulation * self.world))
-            self.engine.step()
+        resting = [parameter for part, of in self.trained.items() if not stage.peak_lr(part) for parameter in of]
+        with at_rest(resting):
+            for seed, example in zip(seeds, micro, strict=True):
+                # Dropout depends on the batch's place in the run alone: not on a restart, nor on how many ranks share.
+                torch.manual_seed(seed)
+                loss, parts = self.engine(example, weights, counts)
+                if not torch.isfinite(loss):
+                    raise InputError(
+                        f"the loss is {loss.item()} at step {self.step}, over the clips {', '.join(example.ids)}; "
+                        f"lower train.stages.{index}.lr (the last checkpoint is kept)"
+                    )
+                sums.append({name: float(value) for name, value in parts.items()})
+                # DeepSpeed averages over accumulation and ranks; the counts are global, so the sum is wanted.
+                self.engine.backward(loss * (self.accumulation * self.world))
+                self.engine.step()
         totals = self._sum(sums)
         record = {"step": self.step, "stage": stage.name}
         if self.recipe.train.on_policy.fraction:

@@ -1,6 +1,8 @@
 """What AdamW gets: its parameter groups, and the learning rate of each at each step."""
 
 import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -19,27 +21,43 @@ def learning_rate(peak: float, stage: StageSettings, step: int) -> float:
     return peak * (stage.final_lr + (1 - stage.final_lr) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
 
 
-def parameters_by_part(objective: Objective) -> dict[str, list[tuple[str, torch.nn.Parameter]]]:
-    """The trained parameters with their names, by the part whose learning rate they have."""
-    parts: dict[str, list[tuple[str, torch.nn.Parameter]]] = {}
+def parameters_by_part(objective: Objective) -> dict[str, list[torch.nn.Parameter]]:
+    """The trained parameters by the part whose learning rate they have."""
+    parts: dict[str, list[torch.nn.Parameter]] = {}
     for name, parameter in objective.named_parameters():
         if parameter.requires_grad:
             module, _, rest = name.partition(".")
             # The CTC head learns with the connector that it teaches.
             part = {"student": rest.partition(".")[0], "ctc": "connector", "matching": "projections"}[module]
-            parts.setdefault(part, []).append((name, parameter))
+            parts.setdefault(part, []).append(parameter)
     return parts
 
 
 def parameter_groups(objective: Objective, weight_decay: float) -> list[dict]:
     """AdamW groups: one for each part with decay and one without (biases, norms, scales)."""
     groups = []
-    for part, named in parameters_by_part(objective).items():
+    for part, whole in parameters_by_part(objective).items():
         for decays in (True, False):
-            parameters = [parameter for _, parameter in named if (parameter.ndim > 1) == decays]
+            parameters = [parameter for parameter in whole if (parameter.ndim > 1) == decays]
             if parameters:
                 groups.append({"params": parameters, "weight_decay": weight_decay if decays else 0.0, "name": part})
     return groups
+
+
+@contextmanager
+def at_rest(parameters: Iterable[torch.nn.Parameter]) -> Iterator[None]:
+    """No gradient is computed for these, nor for what lies before them, for as long as the context lasts.
+
+    Only so long: a checkpoint leaves out what needs none.
+    """
+    resting = list(parameters)
+    for parameter in resting:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in resting:
+            parameter.requires_grad_(True)
 
 
 def let_parts_rest(optimizer: torch.optim.Optimizer) -> None:

@@ -19,7 +19,7 @@ from teacher.cache import CacheSettings
 from teacher.hypotheses import GenerationSettings, LengthCap
 from teacher.settings import ModelSettings
 
-PARTS = ("encoder", "connector", "llm")
+PARTS = ("encoder", "beats", "connector", "llm")
 
 
 class DataSettings(Settings):
@@ -43,11 +43,15 @@ class LossWeights(Settings):
 
 
 class LearningRates(Settings):
-    """Peak learning rate of each part; 0 freezes it in this stage: it costs no gradient, and its optimizer rests."""
+    """Peak learning rate of each part; 0 freezes it in this stage: it costs no gradient, and its optimizer rests.
+
+    Of a part with LoRA, only that is trained.
+    """
 
     encoder: float = Field(0.0, ge=0, description="speech encoder")
+    beats: float = Field(0.0, ge=0, description="BEATs, where the student keeps it")
     connector: float = Field(0.0, ge=0, description="Q-Former, projection, CTC head")
-    llm: float = Field(0.0, ge=0, description="language model (its LoRA where it has one)")
+    llm: float = Field(0.0, ge=0, description="language model")
     projections: float = Field(
         1e-3, ge=0, description="of the student's features to the teacher's width, in stages that match features"
     )
@@ -200,8 +204,10 @@ class Recipe(Settings):
                 )
             if stage.used.ctc and self.train.hypotheses.share:
                 raise ValueError(f"stage '{stage.name}' has a ctc weight, which goes with train.hypotheses.share 0")
-            if self.train.keep_encoded and (stage.lr.encoder or stage.matched):
+            if self.train.keep_encoded and (stage.lr.encoder or stage.lr.beats or stage.matched):
                 raise ValueError(f"train.keep_encoded: stage '{stage.name}' trains the encoder or matches its features")
+            if stage.lr.beats and not (self.student.beats if self.student else self.teacher.beats):
+                raise ValueError(f"stage '{stage.name}' trains a BEATs (lr.beats) that the model does not have")
             if stage.matched and not self.student:
                 raise ValueError(
                     f"stage '{stage.name}' matches the teacher's features, but there is no student section"

@@ -16,7 +16,7 @@ from data.prompts import instruction
 from distill.examples import read_rows
 from distill.recipe import Recipe
 from student.llm import other_llm
-from student.ranking import block_distances, least_needed
+from student.ranking import block_distances, least_needed, neuron_norms
 from student.shrink import StudentSettings, layers_kept, shrink
 from teacher.encoder import encoder_frames
 from teacher.model import Batch, SalmonnForConditionalGeneration
@@ -30,7 +30,7 @@ def student_of(
     settings = _with_layers_named(recipe, teacher, processor)
     rows, untrained = teacher.config.llm_config.vocab_size, recipe.teacher.random_weights
     llm = other_llm(settings, processor.tokenizer, rows, teacher.dtype, random_weights=untrained)
-    return shrink(teacher, settings, recipe.seed, llm)
+    return shrink(teacher, settings, recipe.seed, llm, _neurons(recipe, teacher, processor))
 
 
 def _with_layers_named(
@@ -56,6 +56,19 @@ def _with_layers_named(
         for name, layers in named.items():
             print(f"ranked: student.{name}={list(layers)}", flush=True)
     return settings.model_copy(update=named)
+
+
+def _neurons(
+    recipe: Recipe, teacher: SalmonnForConditionalGeneration, processor: SalmonnProcessor
+) -> list[Tensor] | None:
+    """The feed-forward neurons of each of the teacher's encoder layers that the student keeps; None: all."""
+    width, there = recipe.student.encoder_ffn, teacher.config.encoder_config.encoder_ffn_dim
+    if width is None or width == there:
+        return None
+    if width > there:
+        raise InputError(f"student.encoder_ffn: {width} neurons of {there} cannot be kept; name fewer")
+    norms = neuron_norms(teacher.eval(), _calibration(recipe, processor))
+    return [kept.sort().values for kept in norms.topk(width).indices]
 
 
 def _calibration(recipe: Recipe, processor: SalmonnProcessor) -> Iterator[tuple[Batch, Tensor]]:

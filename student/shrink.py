@@ -24,6 +24,12 @@ class StudentSettings(Settings):
     encoder_layers: Annotated[int, Field(ge=1)] | tuple[int, ...] = Field(
         description="encoder layers kept, counted from 0; or how many, see layer_choice"
     )
+    encoder_ffn: int | None = Field(
+        None,
+        ge=1,
+        description="width of the encoder's feed-forward layers: the neurons stay whose activations have the greatest "
+        "norm on some training clips; null: as the teacher",
+    )
     llm: str | None = Field(
         None, description="another pretrained LLM of the teacher's vocabulary, folder or hub name; null: the teacher's"
     )
@@ -40,9 +46,7 @@ class StudentSettings(Settings):
         description="which layers a number keeps: evenly spaced ones, first and last among them (ruins an LLM that is "
         "not trained for long); or all but the block that turns the teacher's states least (angular distance)",
     )
-    calibration_clips: int = Field(
-        32, ge=1, description="ranked: training clips on which the teacher's layers are tried"
-    )
+    calibration_clips: int = Field(32, ge=1, description="training clips on which layers are ranked, and neurons")
     qformer: QFormerSettings = Field(description="sizes of the student's Q-Former")
     qformer_layers: tuple[int, ...] = Field((), description="Q-Former layers copied where shapes allow")
     window_frames: int | None = Field(
@@ -52,6 +56,9 @@ class StudentSettings(Settings):
     beats: bool = Field(False, description="keep the teacher's BEATs; false: sounds are heard by Whisper alone")
     margin_s: float | None = Field(0.5, ge=0, description="silence heard after a clip, seconds; null: pad to 30 s")
     lora: LoraSettings | None = Field(None, description="LoRA on the LLM; null: its layers are trained in full")
+    part_lora: dict[Literal["encoder", "beats", "connector"], LoraSettings] = Field(
+        {}, description="LoRA on other parts; a part without one is trained in full"
+    )
     weights: str | None = Field(
         None, description="a trained student of the same shape to start from; null: the teacher"
     )
@@ -89,6 +96,7 @@ def shrink(
     settings: StudentSettings,
     seed: int = 0,
     llm: PreTrainedModel | None = None,
+    neurons: list[torch.Tensor] | None = None,
 ) -> SalmonnForConditionalGeneration:
     """Builds the student; the teacher's LoRA is folded into the copied LLM weights first.
 
@@ -97,6 +105,8 @@ def shrink(
         settings: What is kept.
         seed: Of the initialisation of what cannot be copied.
         llm: The language model that `settings.llm` names (`student.llm.other_llm`); None: the teacher's own.
+        neurons: By layer of the teacher's encoder, the `encoder_ffn` feed-forward neurons that stay, in rising order
+            (`student.ranking.neuron_norms` ranks them); None: all.
 
     Raises:
         InputError: A layer list does not fit the teacher.
@@ -117,6 +127,9 @@ def shrink(
             f"({settings.qformer.layers}); name fewer"
         )
 
+    if neurons is not None:
+        for layer, kept in zip(source.encoder.layers, neurons, strict=True):
+            _keep_neurons(layer, kept)
     source.encoder.layers = nn.ModuleList(source.encoder.layers[i] for i in encoder_layers)
     decoder = source.llm.get_decoder()
     decoder.layers = nn.ModuleList(decoder.layers[i] for i in llm_layers)
@@ -126,6 +139,8 @@ def shrink(
 
     values = teacher.config.to_dict()
     values["encoder_config"]["encoder_layers"] = len(encoder_layers)
+    if neurons is not None:
+        values["encoder_config"]["encoder_ffn_dim"] = len(neurons[0])
     values["llm_config"] = source.llm.config.to_dict()
     values["llm_config"]["num_hidden_layers"] = len(llm_layers)
     if values["llm_config"].get("layer_types"):
@@ -140,16 +155,18 @@ def shrink(
         raise InputError("student.beats: the teacher has no BEATs to keep; set it to false")
     if not settings.beats:
         values["beats_config"] = None
-    values["lora"] = None
-    if settings.lora:
-        values["lora"] = settings.lora.model_dump() | {"target_modules": list(settings.lora.target_modules)}
+    if "beats" in settings.part_lora and not settings.beats:
+        raise InputError("student.part_lora: the student has no beats; keep it with student.beats, or leave that out")
+    # As it is read from a file: lists, no tuples.
+    values["lora"] = settings.lora and settings.lora.model_dump(mode="json")
+    values["part_lora"] = {part: lora.model_dump(mode="json") for part, lora in settings.part_lora.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         student = SalmonnForConditionalGeneration(SalmonnConfig(**values)).to(teacher.dtype)
     _copy_where_shapes_allow(student.encoder, source.encoder.state_dict())
     _copy_where_shapes_allow(student.llm, source.llm.state_dict())
     if student.beats is not None:
-        student.beats.load_state_dict(source.beats.state_dict())
+        _copy_where_shapes_allow(student.beats, source.beats.state_dict())
     connector = _renumbered(source.connector.state_dict(), settings.qformer_layers)
     if student.beats is None and source.beats is not None:
         connector = _for_speech_alone(connector, student.connector.ln_speech.weight.numel())
@@ -164,11 +181,11 @@ def _start_from(student: SalmonnForConditionalGeneration, folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise InputError(f"student.weights: {folder} holds no model; name the model folder of a finished run")
     earlier = load_pretrained(SalmonnForConditionalGeneration, folder, student.dtype)
-    if earlier.config.lora != student.config.lora:
+    if earlier.config.adapted != student.config.adapted:
         merge_lora(earlier)
     own = student.state_dict()
     tensors = earlier.state_dict()
-    if student.config.lora and not earlier.config.lora:
+    if student.config.adapted and not earlier.config.adapted:
         # New adapters start at zero effect on the merged weights; every other weight must be there.
         adapters = {key: value for key, value in own.items() if ".lora_" in key}
         bases = {key.replace(".base_layer.", "."): key for key in own if ".base_layer." in key}
@@ -196,6 +213,13 @@ def _for_speech_alone(tensors: dict[str, torch.Tensor], speech_width: int) -> di
     return {key: value[:, :speech_width] if key.endswith(seen) else value for key, value in tensors.items()}
 
 
+def _keep_neurons(layer: nn.Module, kept: torch.Tensor) -> None:
+    """Narrows a layer's feed-forward to some of its neurons."""
+    for linear, dim in ((layer.fc1, 0), (layer.fc2, 1)):
+        linear.weight = nn.Parameter(linear.weight.detach().index_select(dim, kept))
+    layer.fc1.bias = nn.Parameter(layer.fc1.bias.detach()[kept])
+
+
 @torch.no_grad()
 def _copy_where_shapes_allow(module: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     for key, own in module.state_dict().items():
@@ -205,11 +229,11 @@ def _copy_where_shapes_allow(module: nn.Module, tensors: dict[str, torch.Tensor]
 
 
 def set_trainable(model: SalmonnForConditionalGeneration, parts: set[str], *, embeddings: bool = False) -> None:
-    """Freezes what is not trained: LoRA models train only their adapters in the LLM; positions stay as they are."""
+    """Freezes what is not trained: a part with LoRA trains only its adapters; positions stay as they are."""
     for name, parameter in model.named_parameters():
         part = name.split(".")[0]
         wanted = part in parts and name != "encoder.embed_positions.weight"
-        if part == "llm" and model.config.lora:
+        if part in model.config.adapted:
             wanted &= ".lora_" in name
         parameter.requires_grad_(wanted)
     if not embeddings:

@@ -17,6 +17,7 @@ class SalmonnConfig(PretrainedConfig):
         reference_padding: Exactly as the released SALMONN computes: all 30 s become audio tokens, and in a batch BEATs
             is heard past a clip's end. Else only the clip becomes tokens, whatever it is batched with.
         lora: peft LoRA settings of the LLM (`r`, `lora_alpha`, `lora_dropout`, `target_modules`), or None.
+        part_lora: The same of other parts, by name (`encoder`, `beats`, `connector`).
         pad_token_id: The `[PAD]` row added to the tokenizer; where attended, it is a place for an audio token.
         eos_token_id: The end symbol that closes every supervised text.
         prompt: How an instruction and the audio are laid out (see `SalmonnProcessor`).
@@ -36,6 +37,7 @@ class SalmonnConfig(PretrainedConfig):
         margin_s: float | None = None,
         reference_padding: bool = False,
         lora: dict | None = None,
+        part_lora: dict | None = None,
         pad_token_id: int | None = None,
         eos_token_id: int | None = None,
         prompt: dict | None = None,
@@ -54,8 +56,14 @@ class SalmonnConfig(PretrainedConfig):
         self.margin_s = margin_s
         self.reference_padding = reference_padding
         self.lora = lora
+        self.part_lora = part_lora or {}
         self.prompt = prompt or {"template": "USER: {}\nASSISTANT:", "audio": "<Speech><SpeechHere></Speech> {}"}
         super().__init__(pad_token_id=pad_token_id, eos_token_id=eos_token_id, **kwargs)
+
+    @property
+    def adapted(self) -> dict[str, dict]:
+        """The LoRA settings of each part that has one."""
+        return self.part_lora | ({"llm": self.lora} if self.lora else {})
 
     def get_text_config(self, *_: object, **__: object) -> PretrainedConfig:
         """The LLM's configuration: `generate` sizes its key-value cache by it."""

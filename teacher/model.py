@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
+from data.errors import InputError
 from data.features import Features
 from teacher.beats import BeatsEncoder, BeatsSettings
 from teacher.config import SalmonnConfig
@@ -74,9 +75,13 @@ class SalmonnForConditionalGeneration(PreTrainedModel):
             sound_width=beats.encoder_embed_dim if beats else 0,
         )
         self.post_init()
-        if config.lora:
+        for part, lora in config.adapted.items():
             # After post_init, which initialises every linear layer of the LLM: an update has to start at zero.
-            inject_adapter_in_model(LoraConfig(**config.lora), self.llm)
+            try:
+                inject_adapter_in_model(LoraConfig(**lora), getattr(self, part))
+            except ValueError as error:
+                reason = str(error).splitlines()[0]
+                raise InputError(f"LoRA of the {part}: {reason}; name linear layers that it has") from error
 
     def _init_weights(self, module: nn.Module) -> None:
         # Every part initialises itself as its own library does; SALMONN adds nothing of its own.
@@ -153,17 +158,21 @@ def supervised(labels_BT: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def merge_lora(model: SalmonnForConditionalGeneration) -> None:
-    """Folds the LoRA updates into the LLM's own weights, in place; the model is then without adapters.
+    """Folds the LoRA updates into the parts' own weights, in place; the model is then without adapters.
 
     A quantised LLM keeps them: rounding the sum again would lose what was learnt.
     """
-    if getattr(model.llm, "is_quantized", False):
-        return
-    for name, layer in list(model.llm.named_modules()):
-        if isinstance(layer, LoraLayer):
-            layer.merge()
-            parent = model.llm.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], layer.get_base_layer())
-    model.config.lora = None
-    for attribute in ("peft_config", "_hf_peft_config_loaded"):
-        vars(model.llm).pop(attribute, None)
+    quantised = getattr(model.llm, "is_quantized", False)
+    for part in ("encoder", "beats", "connector", "llm"):
+        of = getattr(model, part)
+        if of is None or (part == "llm" and quantised):
+            continue
+        for name, layer in list(of.named_modules()):
+            if isinstance(layer, LoraLayer):
+                layer.merge()
+                setattr(of.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], layer.get_base_layer())
+        for attribute in ("peft_config", "_hf_peft_config_loaded"):
+            vars(of).pop(attribute, None)
+    model.config.part_lora = {}
+    if not quantised:
+        model.config.lora = None

@@ -60,7 +60,7 @@ def plain(tiny_recipe, fill_tiny_cache):
         objective.zero_grad()
         loss.backward()
         trained = [part for part in parts if stage.peak_lr(part)]
-        parameters = [parameter for part in trained for _, parameter in parts[part]]
+        parameters = [parameter for part in trained for parameter in parts[part]]
         norms.append(float(torch.nn.utils.clip_grad_norm_(parameters, 1.0)))
         for part in trained:
             if part not in optimizers:
@@ -104,10 +104,10 @@ def test_parts_join_as_in_a_plain_loop_with_an_optimizer_for_each(
     model = SalmonnForConditionalGeneration.from_pretrained(run / "model")
     for name, parameter in student.named_parameters():
         torch.testing.assert_close(model.get_parameter(name), parameter.detach(), atol=2e-4, rtol=1e-3, msg=name)
-    for step in range(3, 9):
+    for step in range(6, 9):
         shutil.rmtree(run / "checkpoints" / f"step_{step}")
     status, out, err = command("distill/train.py", "--config", tiny_recipe, *options)
-    assert status == 0 and "going on from step 2" in out, err
+    assert status == 0 and "going on from step 5" in out, err
     again = [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
     assert [step["loss"] for step in again] == [step["loss"] for step in steps]
 

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 
+from distill.models import parameter_counts
 from distill.recipe import read_recipe
 from distill.sizes import AUDIO_S, beside, operations
+from distill.students import student_of
 from student.shrink import shrink
-from teacher.processor import SalmonnProcessor
+from teacher.processor import Clip, SalmonnProcessor
 
 
 def test_operations_are_those_of_the_products(tiny_teacher):
@@ -34,3 +36,28 @@ def test_the_student_stands_beside_the_teacher(tiny_recipe, tiny_teacher):
     assert len(lines) == 9 and student.training
     ratio = float(next(line for line in lines if line.startswith("encoder, GFLOP")).split()[-2])
     assert 0.4 < ratio < 0.7  # one of two layers, and the convolutions
+
+
+def test_a_student_of_other_shapes_is_counted_as_it_is(tiny_recipe, tiny_teacher):
+    teacher, processor = tiny_teacher
+    shapes = [
+        "student.encoder_ffn=16",
+        "student.window_frames=20",
+        "student.window_stride=16",
+        "student.qformer.width=16",
+    ]
+    student = student_of(read_recipe(tiny_recipe, shapes), teacher, processor)
+    counted = parameter_counts(student)
+    layer = 4 * 32 * 32 + 3 * 32 + (32 * 16 + 16) + (16 * 32 + 32) + 4 * 32
+    convolutions = 80 * 32 * 3 + 32 + 32 * 32 * 3 + 32
+    assert counted["encoder"] == layer + convolutions + 1500 * 32 + 2 * 32
+    own = SalmonnProcessor(processor.tokenizer, student.config)
+    plain = shrink(teacher, read_recipe(tiny_recipe).student)
+    flops, before = (operations(model, of, "transcribe") for model, of in ((student, own), (plain, processor)))
+    frames = 50 * AUDIO_S + 5
+    assert before["encoder"] - flops["encoder"] == 2 * frames * 2 * 32 * (64 - 16)
+    windows = (frames - 20) // 16 + 1
+    assert len(own.prompt_ids("transcribe", windows)) == int(
+        own([Clip(np.zeros(160_000), "transcribe")]).attention_mask_BT.sum()
+    )
+    assert flops["llm"] < before["llm"]

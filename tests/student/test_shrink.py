@@ -184,3 +184,75 @@ def test_the_student_may_hear_another_margin(tiny_teacher, waves):
     own = SalmonnProcessor(processor.tokenizer, student.config)
     frames = [p([Clip(waves[0], "transcribe")]).features.mel_frames_B.item() for p in (processor, own)]
     assert frames == [110, 150]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("margin_s", [0.1, None])
+def test_the_student_may_have_windows_of_its_own(tiny_recipe, waves, tmp_path, margin_s):
+    teacher, processor = build_teacher(read_recipe(tiny_recipe, [f"teacher.margin_s={margin_s or 'null'}"]).teacher)
+    student = shrink(teacher, some(margin_s=margin_s, window_frames=20, window_stride=15)).eval()
+    assert (student.connector.window_frames, student.connector.window_stride) == (20, 15)
+    own = SalmonnProcessor(processor.tokenizer, student.config)
+    assert own.hears_like(teacher.config) == (margin_s is not None)  # else clips end with whole windows
+    batch = own([Clip(wave, "transcribe", "press one") for wave in waves])
+    frames_B = batch.features.mel_frames_B // 2
+    counts = [max((frames - 20) // 15 + 1, 1) for frames in frames_B.tolist()]
+    places_B = ((batch.input_ids_BT == own.config.pad_token_id) & batch.attention_mask_BT.bool()).sum(1)
+    assert places_B.tolist() == counts and len(student.audio_tokens(batch)) == sum(counts)
+    theirs = teacher.connector.state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in student.connector.state_dict().items())
+    student.save_pretrained(tmp_path)
+    again = SalmonnForConditionalGeneration.from_pretrained(tmp_path).eval()
+    assert torch.equal(again(batch).logits, student(batch).logits)
+
+
+@torch.no_grad()
+def test_the_neurons_that_stay_do_what_they_did(tiny_teacher, batch):
+    teacher, _ = tiny_teacher
+    kept = [torch.arange(64)[torch.randperm(64)[:40]].sort().values for _ in range(2)]
+    student = shrink(teacher, EVERYTHING, neurons=kept).eval()
+    assert student.encoder.layers[1].fc1.weight.shape == (40, 32)
+    assert student.config.encoder_config.encoder_ffn_dim == 40 and teacher.config.encoder_config.encoder_ffn_dim == 64
+    for layer, stay in zip(teacher.encoder.layers, kept, strict=True):
+        gone = torch.ones(64, dtype=torch.bool).index_fill(0, stay, False)
+        layer.fc2.weight[:, gone] = 0
+    features = batch.features
+    own, theirs = (model.encoder(features.mel_BMT, features.mel_frames_B) for model in (student, teacher))
+    torch.testing.assert_close(own, theirs, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_every_part_may_have_lora(tiny_salmonn, waves, tmp_path):
+    teacher, processor = tiny_salmonn()
+    batch = processor([Clip(wave, "transcribe", "press one") for wave in waves])
+    lora = LoraSettings(r=2, lora_dropout=0.0)
+    parts = {
+        "encoder": lora,
+        "beats": lora,
+        "connector": lora.model_copy(update={"target_modules": ("query", "dense")}),
+    }
+    student = shrink(teacher, some(beats=True, lora=lora, part_lora=parts)).eval()
+    torch.testing.assert_close(student(batch).logits, teacher(batch).logits, atol=1e-4, rtol=1e-4)
+    set_trainable(student, {"encoder", "beats", "connector", "llm"})
+    assert {name.split(".")[0] for name in trained(student)} == {"encoder", "beats", "connector", "llm"}
+    assert all(".lora_" in name for name in trained(student))
+    for name, parameter in student.named_parameters():
+        if ".lora_B." in name:
+            parameter.normal_(std=0.2)
+    adapted = student(batch).logits
+    assert not torch.allclose(adapted, teacher(batch).logits, atol=1e-2)
+    student.save_pretrained(tmp_path / "adapted")
+    again = SalmonnForConditionalGeneration.from_pretrained(tmp_path / "adapted").eval()
+    assert torch.equal(again(batch).logits, adapted)
+    start = some(beats=True, weights=str(tmp_path / "adapted"))
+    for student in (again, shrink(teacher, start).eval()):
+        merge_lora(student)
+        assert not has_lora(student) and not student.config.adapted
+        torch.testing.assert_close(student(batch).logits, adapted, atol=1e-3, rtol=1e-3)
+    again.save_pretrained(tmp_path / "merged")
+    start = some(beats=True, lora=lora, part_lora=parts, weights=str(tmp_path / "merged"))
+    torch.testing.assert_close(shrink(teacher, start).eval()(batch).logits, adapted, atol=1e-3, rtol=1e-3)
+    with pytest.raises(InputError, match=r"student.part_lora: the student has no beats"):
+        shrink(teacher, some(part_lora={"beats": lora}))
+    with pytest.raises(InputError, match=r"LoRA of the connector: .*q_proj.*; name linear layers that it has"):
+        shrink(teacher, some(part_lora={"connector": lora}))
