@@ -8,6 +8,7 @@ Shapes: N supervised positions (a chunk of them in the functions that say so), V
 B outcomes: K kept ids and the tail.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from distill.divergences import Divergence, DivergenceName, divergence_named, logit_gradient
 from distill.signals import DenseSignal, HeadSignal, SparseSignal, TeacherSignal
+from distill.universal import SpanSignal, span_loss
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,10 @@ class LossParts:
     Attributes:
         loss: ce_weight x ce + kd_weight x temperature^2 x kd; differentiable.
         ce: cross-entropy against the labels.
-        kd: divergence from the teacher at the temperature, without the square; 0 without a signal.
-        agreement: positions where student and teacher hold the same id most probable; 0 without a signal.
+        kd: divergence from the teacher at the temperature, without the square; 0 without a signal. Of a teacher of
+            another vocabulary the distances of its spans.
+        agreement: positions where student and teacher hold the same id most probable; 0 without a signal, or of another
+            vocabulary.
         correct: positions where the student holds the label most probable.
         tokens: N.
     """
@@ -64,6 +68,8 @@ def fused_loss(
     and tail bucket, for teacher and student alike: p_b^(1/T) over their sum. That is a divergence of its own, zero
     exactly where the outcomes agree, and equal to the dense one where the whole vocabulary is kept.
 
+    A teacher of another vocabulary (`SpanSignal`) has its own distance, at temperature 1 (`distill/universal.py`).
+
     Args:
         hidden_ND: the student's last hidden states at the supervised positions.
         head_weight_VD: the LM head's weight; without a gradient where it does not require one.
@@ -77,7 +83,7 @@ def fused_loss(
         tail: what a sparse signal says of ids that are not kept: their sum alone, or each an even part of it. That is
             then a distribution over the whole vocabulary, and treated as a dense signal.
         temperature: T; the distillation is multiplied by T^2, so that its gradient keeps its size (Hinton et al. 2015).
-        chunk_rows: positions whose logits exist at a time.
+        chunk_rows: positions whose logits exist at a time (more, where a single span has more).
 
     Returns:
         The sums; `loss` carries the gradient.
@@ -91,6 +97,8 @@ def fused_loss(
         raise ValueError(f"the teacher's vocabulary is not the student's: {len(signal.head_VD)} ids, not {V}")
     if isinstance(signal, DenseSignal) and signal.logits_NV.shape[1] != V:
         raise ValueError(f"the teacher's vocabulary is not the student's: {signal.logits_NV.shape[1]} ids, not {V}")
+    if isinstance(signal, SpanSignal) and temperature != 1:
+        raise ValueError(f"a teacher of another vocabulary is compared at temperature 1, not {temperature}")
     named = divergence_named(divergence, beta=beta, alpha=alpha)
     settings = _Settings(ce_weight, kd_weight, named, temperature, chunk_rows, even=tail == "even")
     with_gradient = torch.is_grad_enabled()
@@ -123,8 +131,7 @@ class _FusedLoss(torch.autograd.Function):
         agreement, correct = torch.zeros(2, dtype=torch.int64, device=device)
         with torch.autocast(device.type, enabled=False):
             cast_VD = head_VD.to(product_dtype)
-            for start in range(0, len(hidden_ND), settings.chunk_rows):
-                end = start + settings.chunk_rows
+            for start, end in _chunks(len(hidden_ND), signal, settings.chunk_rows):
                 chunk_ND, chunk_labels_N = hidden_ND[start:end].to(product_dtype), labels_N[start:end]
                 logits_NV = (chunk_ND @ cast_VD.T).to(sum_dtype)
                 chunk_signal = None if signal is None else signal.rows(start, end)
@@ -152,6 +159,13 @@ class _FusedLoss(torch.autograd.Function):
         return *scaled, None, None, None, None
 
 
+def _chunks(positions: int, signal: TeacherSignal | None, rows: int) -> Iterable[tuple[int, int]]:
+    """Ranges of positions whose logits exist at a time."""
+    if isinstance(signal, SpanSignal):
+        return signal.chunks(rows)
+    return ((start, start + rows) for start in range(0, positions, rows))
+
+
 def _add_product(sum_VD: torch.Tensor, left_VN: torch.Tensor, right_ND: torch.Tensor) -> None:
     if left_VN.dtype == sum_VD.dtype:
         sum_VD.addmm_(left_VN, right_ND)
@@ -161,7 +175,10 @@ def _add_product(sum_VD: torch.Tensor, left_VN: torch.Tensor, right_ND: torch.Te
 
 @dataclass(frozen=True)
 class _Chunk:
-    """A chunk's losses, the student's most probable ids, and the gradient of the weighted loss by the logits."""
+    """A chunk's losses, the student's most probable ids, and the gradient of the weighted loss by the logits.
+
+    (`kd_N` is of spans, not positions, where the teacher's vocabulary is another one.)
+    """
 
     ce_N: torch.Tensor
     kd_N: torch.Tensor | None
@@ -182,6 +199,9 @@ def _chunk_loss(
             return _dense_chunk(logits_NV, labels_N, _spread(signal, logits_NV), settings)
         case SparseSignal():
             return _sparse_chunk(logits_NV, labels_N, signal, settings)
+        case SpanSignal():
+            weights = {"ce_weight": settings.ce_weight, "kd_weight": settings.kd_weight}
+            return _Chunk(*span_loss(logits_NV, labels_N, signal, **weights))
     raise TypeError(f"no loss for a teacher signal of type {type(signal).__name__}")
 
 
