@@ -1,7 +1,8 @@
 """Two tokenisations of one text, cut where both have a boundary: the spans over which other vocabularies are compared.
 
-A boundary lies between characters of the text itself, wherever a tokenizer's normalisation puts it, so it does not
-matter how tokens are written (bytes, "▁", byte fallback) or whether a character is split over several of them.
+A boundary lies between characters of the text itself, so it does not matter how a tokenizer writes its tokens (bytes,
+"▁", byte fallback), what it normalises, or whether it splits a character over several tokens. (Where it gives the bytes
+of several unknown characters the place of all of them, they are one span.)
 """
 
 import copy
@@ -38,11 +39,12 @@ class Alignment:
     """
 
     def __init__(self, student: SalmonnProcessor, teacher: SalmonnProcessor) -> None:
-        self._student, self._teacher = (_Offsets(processor) for processor in (student, teacher))
+        self.teacher = teacher
+        self._own, self._theirs = _Offsets(student), _Offsets(teacher)
 
     def __call__(self, text: str) -> list[Span]:
         """The spans of a text, in order; its end symbols are the last one."""
-        return spans(*self._student(text), *self._teacher(text))
+        return spans(*self._own(text), *self._theirs(text))
 
 
 def spans(student: Offsets, student_kept: int, teacher: Offsets, teacher_kept: int) -> list[Span]:

@@ -11,7 +11,7 @@ from deepspeed import DeepSpeedEngine
 from data.cache import CacheIdentity, hash_of
 from data.errors import InputError
 from data.manifest import Row, fingerprint_of
-from data.paths import resolve, written_whole
+from data.paths import file_sha256, resolve, written_whole
 from distill.recipe import Recipe
 from teacher.build import weights_hash
 from teacher.weights import folder_hash, locate
@@ -35,10 +35,13 @@ def run_identity(recipe: Recipe, rows: Sequence[Row], world: int, cache: CacheId
     start, llm = (recipe.student.weights, recipe.student.llm) if recipe.student else (None, None)
     if recipe.teacher.random_weights:
         llm = None
+    parts = [folder_hash(resolve(start)) if start else "", folder_hash(locate(llm)) if llm else ""]
+    if llm and recipe.train.kd.vocabulary == "universal":
+        parts.append(hash_of([file_sha256(path) for path in sorted(locate(llm).glob("tokenizer*"))]))
     return {
         "recipe": hash_of(tree),
         "teacher": weights_hash(recipe.teacher),
-        "start": (folder_hash(resolve(start)) if start else "") + (folder_hash(locate(llm)) if llm else ""),
+        "start": "".join(parts),
         "rows": fingerprint_of(rows),
         "cache": cache.sha256() if cache else "",
         "processes": str(world),

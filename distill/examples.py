@@ -16,9 +16,11 @@ from data.manifest import Manifest, Row, read_manifest
 from data.paths import resolve
 from data.progress import Progress
 from data.prompts import instruction
+from distill.alignment import Alignment
 from distill.objective import Example
 from distill.recipe import LossWeights, Recipe
 from distill.signals import SparseSignal
+from distill.universal import SpanSignal
 from teacher.connector import AudioStates, windows_of
 from teacher.encoder import encoder_frames
 from teacher.model import SalmonnForConditionalGeneration
@@ -35,10 +37,11 @@ class Examples:
 
     Args:
         recipe: The run's recipe.
-        processor: The student's (its layout is the teacher's).
+        processor: The student's.
         rows: Training rows.
         cache: The teacher's cache, where distillation uses it.
         teacher: The teacher's processor, where it is in memory and hears the clips otherwise.
+        alignment: Of the student's tokens and the teacher's, where their vocabularies are of different kinds.
     """
 
     def __init__(
@@ -48,8 +51,9 @@ class Examples:
         rows: Manifest,
         cache: CacheReader | None = None,
         teacher: SalmonnProcessor | None = None,
+        alignment: Alignment | None = None,
     ) -> None:
-        self.teacher = teacher
+        self.teacher, self.alignment = teacher, alignment
         self.recipe, self.processor, self.rows, self.cache = recipe, processor, rows, cache
         self._lock = Lock()
         self._kept: list[AudioStates] | None = None
@@ -133,14 +137,18 @@ class Examples:
             good = entry.hypothesis_logp >= wanted.min_logp
         return "hypothesis" if good else "reference"
 
-    def _signal(self, cached: list[CachedRow], which: list[Target], texts: list[str]) -> SparseSignal:
+    def _signal(self, cached: list[CachedRow], which: list[Target], texts: list[str]) -> SparseSignal | SpanSignal:
         targets = []
+        asked = self.alignment.teacher if self.alignment else self.processor
         for entry, name, text in zip(cached, which, texts, strict=True):
             target = entry.targets[name]
-            if not np.array_equal(target.token_ids, self.processor.text_ids(text)):
+            if not np.array_equal(target.token_ids, asked.text_ids(text)):
                 raise InputError(
                     f"cache {self.recipe.cache.folder}, row {entry.id}: its tokens are not the recipe's text "
                     f"'{text[:60]}'; the annotation changed since: run scripts/cache_teacher.sh into a new folder"
                 )
             targets.append(target)
-        return SparseSignal.collate(targets)
+        if self.alignment is None:
+            return SparseSignal.collate(targets)
+        lengths = [len(self.processor.text_ids(text)) for text in texts]
+        return SpanSignal.collate(targets, [self.alignment(text) for text in texts], lengths)

@@ -13,6 +13,7 @@ from torch import Tensor
 from data.cache_reader import CacheReader
 from data.errors import InputError
 from data.manifest import Manifest
+from distill.alignment import Alignment
 from distill.checkpoints import begin, require_same_run, resume, run_identity, save
 from distill.ctc import CtcHead
 from distill.engine import start_engine
@@ -27,7 +28,6 @@ from distill.recipe import PARTS, Recipe
 from distill.run_log import RunLog
 from distill.validation import validate
 from student.shrink import set_trainable
-from teacher.config import SalmonnConfig
 from teacher.device import give_back_memory
 from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import SalmonnProcessor
@@ -49,7 +49,7 @@ class Trainer:
         processor: Its processor.
         teacher: The frozen teacher, where a stage asks it for what the cache does not have.
         cache: The teacher's cache, where a stage trains on what it holds.
-        theirs: The teacher's configuration, where a stage matches features.
+        theirs: The teacher's processor, where a stage trains on anything of the teacher's.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Trainer:
         processor: SalmonnProcessor,
         teacher: FrozenTeacher | None = None,
         cache: CacheReader | None = None,
-        theirs: SalmonnConfig | None = None,
+        theirs: SalmonnProcessor | None = None,
     ) -> None:
         self.recipe, self.student, self.processor = recipe, student, processor
         deepspeed.init_distributed(verbose=False)
@@ -74,9 +74,10 @@ class Trainer:
         if cache is not None:
             rows = _cached_rows(rows, cache, recipe.cache.folder)
         hearing = None
-        if teacher is not None and not processor.hears_like(teacher.model.config):
-            hearing = SalmonnProcessor(processor.tokenizer, teacher.model.config)
-        examples = Examples(recipe, processor, rows, cache, hearing)
+        if teacher is not None and not processor.hears_like(theirs.config):
+            hearing = theirs
+        alignment = Alignment(processor, theirs) if recipe.train.kd.vocabulary == "universal" else None
+        examples = Examples(recipe, processor, rows, cache, hearing, alignment)
         self.valid = {Path(path).stem: read_rows(recipe, path) for path in recipe.data.valid}
 
         trained = {part for part in PARTS if any(getattr(stage.lr, part) for stage in stages)}
@@ -86,7 +87,7 @@ class Trainer:
         matching = None
         if recipe.matched:
             torch.manual_seed(recipe.seed)
-            matching = FeatureMatching(student, theirs, recipe.train.match, recipe.matched)
+            matching = FeatureMatching(student, theirs.config, recipe.train.match, recipe.matched)
         objective = Objective(student, recipe.train.kd, ctc, teacher, matching)
         self.trained = parameters_by_part(objective)
         self.engine = start_engine(recipe, objective)

@@ -15,11 +15,12 @@ from distill.losses import fused_loss
 from distill.matching import FeatureMatching
 from distill.recipe import KdSettings, LossWeights
 from distill.signals import TeacherSignal
+from distill.universal import SpanSignal
 from teacher.connector import AudioStates
 from teacher.encoder import encoder_frames
 from teacher.model import Batch, SalmonnForConditionalGeneration, supervised
 
-UNITS = {"ce": "tokens", "kd": "tokens", "ctc": "ctc_tokens", "encoder": "frames", "audio_tokens": "windows"}
+UNITS = {"ce": "tokens", "kd": "distilled", "ctc": "ctc_tokens", "encoder": "frames", "audio_tokens": "windows"}
 """What each loss is a mean over."""
 
 
@@ -56,8 +57,10 @@ class Example:
         frames_B = encoder_frames(self.batch.features.mel_frames_B)
         windows_B = model.connector.windows(frames_B)
         texts = [row[row != -100][:-1] for row in self.batch.labels_BT]
+        tokens = int((self.batch.labels_BT != -100).sum())
         return {
-            "tokens": int((self.batch.labels_BT != -100).sum()),
+            "tokens": tokens,
+            "distilled": len(self.signal.spans) if isinstance(self.signal, SpanSignal) else tokens,
             "ctc_tokens": sum(len(t) for t, n in zip(texts, windows_B.tolist(), strict=True) if has_room(t, n)),
             "frames": int(frames_B.sum()),
             "windows": int(windows_B.sum()),
@@ -143,12 +146,14 @@ class Objective(nn.Module):
                 labels_N,
                 signal,
                 ce_weight=weights.ce,
-                kd_weight=weights.kd,
-                **self.kd.model_dump(),
+                kd_weight=weights.kd * counts["tokens"] / max(counts["distilled"], 1),
+                **self.kd.model_dump(exclude={"vocabulary"}),
             )
         sums |= {"ce": out.ce, "correct": out.correct}
         if weights.kd:
-            sums |= {"kd": out.kd, "agreement": out.agreement}
+            sums["kd"] = out.kd
+            if not isinstance(example.signal, SpanSignal):
+                sums["agreement"] = out.agreement
         return out.loss / max(counts["tokens"], 1)
 
     def _signal(self, example: Example, weights: LossWeights) -> AbstractContextManager[TeacherSignal | None]:

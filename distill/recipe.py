@@ -36,7 +36,9 @@ class LossWeights(Settings):
     """Weight of each loss; a loss of weight 0 is not computed."""
 
     ce: float = Field(0.0, ge=0, description="cross-entropy on the text, mean over supervised tokens")
-    kd: float = Field(0.0, ge=0, description="divergence from the teacher's distribution, mean over supervised tokens")
+    kd: float = Field(
+        0.0, ge=0, description="divergence from the teacher's distribution, mean over supervised tokens (or spans)"
+    )
     ctc: float = Field(0.0, ge=0, description="CTC of audio tokens against the LLM's embeddings, mean over text tokens")
     encoder: float = Field(0.0, ge=0, description="distance of encoder states from the teacher's, mean over frames")
     audio_tokens: float = Field(0.0, ge=0, description="distance of audio tokens from the teacher's, mean over them")
@@ -106,6 +108,11 @@ class StageSettings(Settings):
 class KdSettings(Settings):
     """The divergence between teacher and student."""
 
+    vocabulary: Literal["same", "universal"] = Field(
+        "same",
+        description="how distributions are compared: id by id; or, where student.llm has a vocabulary of another kind, "
+        "sorted, by the sum of their differences, mean over spans of the text (universal logit distillation)",
+    )
     divergence: DivergenceName = Field("forward_kl", description="which divergence")
     beta: float = Field(0.5, gt=0, lt=1, description="js: the teacher's share in the mixture")
     alpha: float = Field(0.1, gt=0, lt=1, description="skew ones: the share of what the expectation is over")
@@ -221,6 +228,8 @@ class Recipe(Settings):
             raise ValueError(
                 "cache.features: set teacher.margin_s or teacher.reference_padding, which say what is kept"
             )
+        if self.train.kd.vocabulary == "universal":
+            self._can_be_universal()
         if len({Path(path).stem for path in self.data.valid}) < len(self.data.valid):
             raise ValueError("data.valid: two files of one name; they are told apart by it in the logs")
         if self.train.hypotheses.share and not (self.cache and self.student):
@@ -243,6 +252,17 @@ class Recipe(Settings):
                 if text not in self.cache.targets:
                     raise ValueError(f"cache.targets lacks '{text}', which a kd weight distils on here")
         return self
+
+    def _can_be_universal(self) -> None:
+        key, kd = "train.kd.vocabulary 'universal'", self.train.kd
+        if self.student is None or self.student.llm is None:
+            raise ValueError(f"{key}: the student has the teacher's LLM, and so its vocabulary; leave the key out")
+        if (kd.divergence, kd.tail, kd.temperature) != ("forward_kl", "bucket", 1):
+            raise ValueError(f"{key}: has a distance of its own; leave out train.kd.divergence, tail and temperature")
+        if self.asks_teacher:
+            raise ValueError(f"{key}: the teacher's distributions come from its cache; set train.teacher to 'cache'")
+        if self.cache and self.cache.method == "sampled":
+            raise ValueError(f"{key}: few draws say little of sorted probabilities; set cache.method 'topk'")
 
     def _hears_longer(self) -> bool:
         """Whether the student hears more of a clip's end than the teacher; a margin of None is all of 30 s."""

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from data.audio import SAMPLE_RATE, load_clip
 from data.batches import batches_by_length
@@ -15,7 +16,7 @@ from data.features import HOP
 from data.prompts import instruction
 from distill.examples import read_rows
 from distill.recipe import Recipe
-from student.llm import other_llm
+from student.llm import other_llm, own_tokenizer
 from student.ranking import block_distances, least_needed, neuron_norms
 from student.shrink import StudentSettings, layers_kept, shrink
 from teacher.encoder import encoder_frames
@@ -28,9 +29,27 @@ def student_of(
 ) -> SalmonnForConditionalGeneration:
     """The recipe's student as training starts from it, in the teacher's precision."""
     settings = _with_layers_named(recipe, teacher, processor)
-    rows, untrained = teacher.config.llm_config.vocab_size, recipe.teacher.random_weights
-    llm = other_llm(settings, processor.tokenizer, rows, teacher.dtype, random_weights=untrained)
-    return shrink(teacher, settings, recipe.seed, llm, _neurons(recipe, teacher, processor))
+    tokenizer, rows = _tokenizer(recipe, processor), teacher.config.llm_config.vocab_size
+    if own := tokenizer is not processor.tokenizer:
+        rows = max(len(tokenizer), tokenizer.pad_token_id + 1)
+    llm = other_llm(settings, tokenizer, rows, teacher.dtype, random_weights=recipe.teacher.random_weights)
+    student = shrink(teacher, settings, recipe.seed, llm, _neurons(recipe, teacher, processor))
+    if own:
+        student.config.pad_token_id, student.config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+    return student
+
+
+def processor_of(
+    recipe: Recipe, student: SalmonnForConditionalGeneration, processor: SalmonnProcessor
+) -> SalmonnProcessor:
+    """The student's processor; its tokenizer is the teacher's, or its own (`train.kd.vocabulary`)."""
+    return SalmonnProcessor(_tokenizer(recipe, processor), student.config)
+
+
+def _tokenizer(recipe: Recipe, processor: SalmonnProcessor) -> PreTrainedTokenizerBase:
+    universal = recipe.train.kd.vocabulary == "universal"
+    untrained = recipe.teacher.random_weights
+    return own_tokenizer(recipe.student, processor.tokenizer, universal=universal, random_weights=untrained)
 
 
 def _with_layers_named(

@@ -19,11 +19,10 @@ from distill.inputs import require_inputs
 from distill.loop import Trainer
 from distill.recipe import recipe_of, recipe_parser
 from distill.sizes import beside
-from distill.students import student_of
+from distill.students import processor_of, student_of
 from teacher.build import build_teacher
 from teacher.cache import cache_identity
 from teacher.device import alone_without_launcher, prepare_process
-from teacher.processor import SalmonnProcessor
 
 
 def main() -> None:
@@ -47,11 +46,10 @@ def main() -> None:
             settings = (recipe.teacher, recipe.cache, recipe.generation, recipe.data.prompts)
             cache = CacheReader(resolve(recipe.cache.folder), cache_identity(*settings, rows, processor))
         student = student_of(recipe, teacher, processor)
-        hearing, processor = processor, SalmonnProcessor(processor.tokenizer, student.config)
+        theirs, processor = processor, processor_of(recipe, student, processor)
         if int(os.environ.get("RANK", 0)) == 0 and not (recipe.run_dir / "checkpoints" / "latest").is_file():
             wording = instruction(recipe.data.prompts, next(iter(recipe.data.prompts)))
-            print(beside({"teacher": (teacher, hearing), "student": (student, processor)}, wording), flush=True)
-        theirs = teacher.config
+            print(beside({"teacher": (teacher, theirs), "student": (student, processor)}, wording), flush=True)
         del teacher  # in float32, and with its adapters apart
         trainer = Trainer(recipe, student, processor, frozen_teacher(recipe), cache, theirs)
     trainer.train()

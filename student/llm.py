@@ -1,11 +1,13 @@
-"""A student's language model that is not the teacher's own: another pretrained one of the same vocabulary."""
+"""A student's language model that is not the teacher's own: another pretrained one, of its vocabulary or another."""
+
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from data.errors import InputError
 from student.shrink import StudentSettings
-from teacher.build import add_rows, load_tokenizer, untrained_llm
+from teacher.build import add_rows, load_tokenizer, stand_in_tokenizer, untrained_llm
 from teacher.weights import load_pretrained, locate, weight_files
 
 
@@ -20,6 +22,43 @@ def missing_llm(settings: StudentSettings) -> list[str]:
     return [f"student's llm: {place} (config.json and *.safetensors)\n    {how.replace('{place}', str(place))}"]
 
 
+def own_tokenizer(
+    settings: StudentSettings, teacher: PreTrainedTokenizerBase, *, universal: bool, random_weights: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer with which the student reads and writes: the teacher's, or its own of another vocabulary.
+
+    Args:
+        settings: The student's.
+        teacher: The teacher's tokenizer.
+        universal: Whether the recipe asks for a vocabulary of another kind (`train.kd.vocabulary`).
+        random_weights: Nothing was downloaded: of another kind is a vocabulary of single bytes.
+
+    Raises:
+        InputError: The vocabularies differ and the recipe does not ask for it, or the other way round.
+    """
+    if settings.llm is None:
+        return teacher
+    if random_weights:
+        if universal and "vocab_size" not in _shapes(settings):
+            raise InputError("--random-weights: student.llm_shapes states no vocab_size")
+        return stand_in_tokenizer(None, settings.llm_shapes["vocab_size"]) if universal else teacher
+    own = load_tokenizer(settings.llm)
+    different = len(own.get_vocab().items() ^ teacher.get_vocab().items())
+    if different and not universal:
+        raise InputError(
+            f"student.llm: {settings.llm} has another vocabulary than the teacher's LLM ({different} entries "
+            "differ), and train.kd.vocabulary is 'same': set it to 'universal', or name a model with the same tokenizer"
+        )
+    if universal and not different:
+        raise InputError(
+            f"train.kd.vocabulary 'universal': {settings.llm} has the teacher's vocabulary, whose distributions are "
+            "compared exactly, id by id; leave the key out"
+        )
+    if universal and own.eos_token_id is None:
+        raise InputError(f"student.llm: the tokenizer of {settings.llm} has no end of sequence; set its eos_token")
+    return own if universal else teacher
+
+
 def other_llm(
     settings: StudentSettings,
     tokenizer: PreTrainedTokenizerBase,
@@ -28,34 +67,36 @@ def other_llm(
     *,
     random_weights: bool = False,
 ) -> PreTrainedModel | None:
-    """The language model that `settings.llm` names, with a row for each of the teacher's ids; None where it names none.
+    """The language model that `settings.llm` names, with a row for each of its ids; None where it names none.
 
     Args:
         settings: The student's.
-        tokenizer: The teacher's, with which the student reads and writes.
-        rows: Ids of the teacher's vocabulary, `[PAD]` among them.
+        tokenizer: The student's (see `own_tokenizer`).
+        rows: Ids that it needs, `[PAD]` among them.
         dtype: Of its weights.
         random_weights: Build it untrained from `settings.llm_shapes`.
 
     Raises:
-        InputError: Its vocabulary is another one, or it states no shapes.
+        InputError: It is not the tokenizer's model, or it states no shapes.
     """
     if settings.llm is None:
         return None
     if random_weights:
-        if settings.llm_shapes is None:
-            raise InputError("--random-weights: the recipe states no student.llm_shapes, as configs/kd_1b.json does")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            llm = untrained_llm(settings.llm_shapes, dtype, "student.llm_shapes")
+            llm = untrained_llm(_shapes(settings), dtype, "student.llm_shapes")
     else:
-        theirs, own = load_tokenizer(settings.llm).get_vocab(), tokenizer.get_vocab()
-        if theirs != own:
-            different = len(theirs.items() ^ own.items())
-            raise InputError(
-                f"student.llm: {settings.llm} has another vocabulary than the teacher's LLM ({different} entries "
-                "differ); distributions are matched by id: name a model with the same tokenizer"
-            )
         llm = load_pretrained(AutoModelForCausalLM, locate(settings.llm), dtype)
+        if llm.config.vocab_size < len(tokenizer) - 1:
+            raise InputError(
+                f"{settings.llm}: its tokenizer has {len(tokenizer) - 1} tokens, the model {llm.config.vocab_size}: "
+                "they are not of one model; fetch both again"
+            )
     add_rows(llm, rows - llm.config.vocab_size)
     return llm
+
+
+def _shapes(settings: StudentSettings) -> dict[str, Any]:
+    if settings.llm_shapes is None:
+        raise InputError("--random-weights: the recipe states no student.llm_shapes, as configs/kd_1b.json does")
+    return settings.llm_shapes

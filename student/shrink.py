@@ -31,7 +31,9 @@ class StudentSettings(Settings):
         "norm on some training clips; null: as the teacher",
     )
     llm: str | None = Field(
-        None, description="another pretrained LLM of the teacher's vocabulary, folder or hub name; null: the teacher's"
+        None,
+        description="another pretrained LLM, folder or hub name, of the teacher's vocabulary (or see "
+        "train.kd.vocabulary); null: the teacher's",
     )
     llm_shapes: dict[str, Any] | None = Field(None, description="keys of its configuration, for --random-weights")
     # Advice only, as teacher.sources.

@@ -56,6 +56,7 @@ def test_units_are_counted_before_the_computation(example, student, tiny_teacher
     texts = [tiny_teacher[1].text_ids(text) for text in TEXTS]
     assert example.counts(student) == {
         "tokens": sum(map(len, texts)),
+        "distilled": sum(map(len, texts)),
         "ctc_tokens": sum(len(text) - 1 for text in texts),
         "frames": (110 + 280 + 174) // 2,
         "windows": 55 // 8 + 140 // 8 + 87 // 8,
@@ -65,7 +66,13 @@ def test_units_are_counted_before_the_computation(example, student, tiny_teacher
 def test_the_losses_are_those_of_plain_pytorch(objective, example, student, tiny_teacher):
     teacher, _ = tiny_teacher
     batch = example.batch
-    counts = {"tokens": 50.0, "ctc_tokens": 40.0, "frames": 300.0, "windows": 70.0}  # of a larger step
+    counts = {
+        "tokens": 50.0,
+        "distilled": 50.0,
+        "ctc_tokens": 40.0,
+        "frames": 300.0,
+        "windows": 70.0,
+    }  # of a larger step
     weights = LossWeights(ce=0.3, kd=0.7, ctc=0.2, encoder=0.5, audio_tokens=0.4)
     loss, parts = objective(example, weights, counts)
 
