@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import InputError
+from distill.frozen import FrozenTeacher
 from distill.matching import FeatureMatching, MatchSettings, between_windows, distance
 from distill.objective import Example, Objective
 from distill.recipe import KdSettings, LossWeights
@@ -83,7 +84,7 @@ def batch_of(processor, waves):
 
 def objective_of(teacher, student, losses, **settings):
     matching = FeatureMatching(student, teacher.config, MatchSettings(**settings), losses)
-    return Objective(student, KdSettings(), None, teacher, matching)
+    return Objective(student, KdSettings(), None, FrozenTeacher(teacher), matching)
 
 
 def test_layers_are_matched_by_pairs(models, waves):
