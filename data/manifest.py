@@ -143,6 +143,10 @@ class Manifest(Sequence[Row]):
                 yield from chunk.slice(at, BATCH_ROWS).to_pylist()
             start = end
 
+    def heard(self, mono: Mono) -> "Manifest":
+        """The same rows, with this heard of several channels."""
+        return self if mono == self.mono else Manifest(self.table, self.root, self.indices, mono)
+
     def where(self, mask: np.ndarray) -> "Manifest":
         """The rows at which a mask (bool [rows]) is true."""
         return self if mask.all() else self._chosen(np.flatnonzero(mask))
@@ -242,7 +246,14 @@ def joined(manifests: Sequence[Manifest]) -> Manifest:
     return whole
 
 
-def read_manifest(path: Path, root: Path | None = None, *, texts: bool = True, sounds: bool = True) -> Manifest:
+def read_manifest(
+    path: Path,
+    root: Path | None = None,
+    *,
+    texts: bool = True,
+    sounds: bool = True,
+    left_out: dict[str, list[str]] | None = None,
+) -> Manifest:
     """Reads an annotation file, or maps the Arrow file that `write_manifest` made of some.
 
     Args:
@@ -250,6 +261,8 @@ def read_manifest(path: Path, root: Path | None = None, *, texts: bool = True, s
         root: What the rows' paths are relative to, instead of what the file says.
         texts: Whether every row of an annotation file must have a text; a test set without its answers has none.
         sounds: Whether the sound files of an annotation file are needed; without, a duration not stated is 0.
+        left_out: Faults for which a row is left out instead of refused (of missing_file, unreadable, duplicate_id):
+            the ids of those rows are put there.
 
     Returns:
         The rows in the file's order. A missing id is made of path and task; a missing duration is read from the
@@ -260,7 +273,7 @@ def read_manifest(path: Path, root: Path | None = None, *, texts: bool = True, s
         InputError: The file or a row of it is not as it should be; names file, row, key and the mend.
     """
     path = Path(path)
-    return _mapped(path, root) if path.suffix == ".arrow" else _in_memory(path, root, texts, sounds)
+    return _mapped(path, root) if path.suffix == ".arrow" else _in_memory(path, root, texts, sounds, left_out or {})
 
 
 def _mapped(path: Path, root: Path | None) -> Manifest:
@@ -280,7 +293,7 @@ def _mapped(path: Path, root: Path | None) -> Manifest:
     return Manifest(table, Path(root or own).resolve(), fingerprint=about[b"fingerprint"].decode())
 
 
-def _in_memory(path: Path, root: Path | None, texts: bool, sounds: bool) -> Manifest:
+def _in_memory(path: Path, root: Path | None, texts: bool, sounds: bool, left_out: dict[str, list[str]]) -> Manifest:
     try:
         root, entries = open_annotation(path, root, texts=texts)
     except InputError as error:
@@ -289,26 +302,42 @@ def _in_memory(path: Path, root: Path | None, texts: bool, sounds: bool) -> Mani
         raise error
     ids, batches, unknown = Ids(), [], []
     columns: dict[str, list] = {name: [] for name in SCHEMA.names}
+    count = 0
     for number, entry in enumerate(entries):
         sound = root / entry["path"]
+        if "duplicate_id" in left_out and ids.has(entry["id"]):
+            left_out["duplicate_id"].append(entry["id"])
+            continue
+        name = ids.take(f"{path}, row {number}", entry)
         if sounds and not sound.is_file():
+            if "missing_file" in left_out:
+                left_out["missing_file"].append(name)
+                continue
             raise InputError(
                 f'{path}, row {number}: "path" names {sound}, which does not exist; mend it, or give the right root'
             )
         if np.isnan(entry["duration_s"]):
-            unknown.append(number)
+            unknown.append(count)
             entry["duration_s"] = 0.0
-        append_row(columns, entry | {"id": ids.take(f"{path}, row {number}", entry)})
+        append_row(columns, entry | {"id": name})
+        count += 1
         if len(columns["id"]) == BATCH_ROWS:
             batches.append(batch_of(columns))
     table = pa.Table.from_batches([*batches, batch_of(columns)], SCHEMA)
-    return Manifest(_with_durations(path, table, root, unknown) if sounds else table, root)
+    if not sounds or not unknown:
+        return Manifest(table, root)
+    table, unreadable = _with_durations(path, table, root, unknown, raising="unreadable" not in left_out)
+    if not unreadable:
+        return Manifest(table, root)
+    left_out["unreadable"] += table.column("id").take(pa.array(unreadable)).to_pylist()
+    return Manifest(table, root, np.delete(np.arange(table.num_rows), unreadable))
 
 
-def _with_durations(path: Path, table: pa.Table, root: Path, unknown: list[int]) -> pa.Table:
-    """The table with the missing durations read from the sound files' headers."""
-    if not unknown:
-        return table
+def _with_durations(
+    path: Path, table: pa.Table, root: Path, unknown: list[int], *, raising: bool
+) -> tuple[pa.Table, list[int]]:
+    """The table with the missing durations read from the sound files' headers, and the rows whose header is none."""
+    unreadable = []
     durations = table.column("duration_s").to_numpy().copy()
     progress = Progress("headers", len(unknown), unit="files", quiet=len(unknown) < 10_000)
     with ThreadPoolExecutor() as pool:
@@ -316,11 +345,14 @@ def _with_durations(path: Path, table: pa.Table, root: Path, unknown: list[int])
             part = unknown[start : start + BATCH_ROWS]
             sounds = [root / table.column("path")[number].as_py() for number in part]
             for number, sound, header in zip(part, sounds, read_headers(sounds, pool), strict=True):
-                if header.fault:
+                if header.fault and raising:
                     raise InputError(f'{path}, row {number}: "path" names {sound}: {header.fault}; fetch it again')
+                if header.fault:
+                    unreadable.append(number)
                 durations[number] = header.duration_s - table.column("start_s")[number].as_py()
             progress.add(len(part))
-    return table.set_column(SCHEMA.get_field_index("duration_s"), SCHEMA.field("duration_s"), pa.array(durations))
+    column = SCHEMA.get_field_index("duration_s")
+    return table.set_column(column, SCHEMA.field("duration_s"), pa.array(durations)), unreadable
 
 
 class Ids:
@@ -341,12 +373,20 @@ class Ids:
             unique, number = f"{name}#{number}", number + 1
         return unique
 
+    def has(self, name: str) -> bool:
+        """Whether a row has this id; no row has an empty one."""
+        return bool(name) and self._key(name) in self.taken
+
     def _free(self, name: str) -> bool:
-        key = int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+        key = self._key(name)
         if key in self.taken:
             return False
         self.taken.add(key)
         return True
+
+    def _key(self, name: str) -> int:
+        digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        return int.from_bytes(digest, "little")
 
 
 def append_row(columns: dict[str, list], entry: dict[str, Any]) -> None:

@@ -29,11 +29,17 @@ _FLUSH_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Annotated:
-    """What a scan needs of a row: its id, its sound file relative to the root, and its text as it stands there."""
+    """What a scan needs of a row: id, sound file relative to the root, text as it stands there, and its stretch (s)."""
 
     id: str
     path: str
     text: object
+    start_s: float = 0.0
+    end_s: float = 0.0
+
+    def seconds(self, file_s: float) -> float:
+        """Length of its stretch of a file of so many seconds; an end of 0 is the file's."""
+        return max(min(self.end_s or file_s, file_s) - self.start_s, 0.0)
 
 
 def scan_sounds(
@@ -110,7 +116,7 @@ def classify(
     times = Counter(row.id for row in rows)
     classes: dict[str, dict[str, None]] = {name: {} for name in CLASSES}
     for row in rows:
-        faults = set(_faults_of_sound(found[row.path], thresholds))
+        faults = set(_faults_of_sound(found[row.path], row, thresholds))
         if row.path in copied:
             faults.add("duplicate_audio")
         if times[row.id] > 1:
@@ -122,12 +128,12 @@ def classify(
     return {name: list(ids) for name, ids in classes.items()}
 
 
-def _faults_of_sound(check: SoundCheck, thresholds: Thresholds) -> Iterator[str]:
+def _faults_of_sound(check: SoundCheck, row: Annotated, thresholds: Thresholds) -> Iterator[str]:
     if check.missing:
         yield "missing_file"
     elif check.fault:
         yield "unreadable"
-    elif fault := thresholds.fault_of_length(check.duration_s):
+    elif fault := thresholds.fault_of_length(row.seconds(check.duration_s)):
         yield fault
     if check.missing or check.fault or check.duration_s <= 0 or not check.decoded:
         return

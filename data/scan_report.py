@@ -10,6 +10,7 @@ from typing import Any
 from data.errors import InputError
 from data.faults import FAULTS, Thresholds
 from data.json_stream import stream_list
+from data.manifest import Manifest, read_manifest
 from data.paths import file_sha256
 from data.scan import CLASSES, Annotated, classify, copies, scan_sounds
 
@@ -62,7 +63,10 @@ def report_of(
         InputError: It is no annotation file. Rows at fault do not raise: they are what is looked for.
     """
     root, entries = raw_rows(annotation, root)
-    rows = [Annotated(name, path, entry.get("text")) for name, path, entry in entries]
+    rows = [
+        Annotated(name, path, entry.get("text"), _number(entry.get("start")), _number(entry.get("end")))
+        for name, path, entry in entries
+    ]
     found = scan_sounds(root, (row.path for row in rows), decode=decode, workers=workers, quiet=quiet)
     return ScanReport(
         annotation=str(annotation),
@@ -76,8 +80,12 @@ def report_of(
     )
 
 
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
 def raw_rows(annotation: Path, root: Path | None) -> tuple[Path, Iterator[tuple[str, str, dict[str, Any]]]]:
-    """An annotation file whatever is wrong with its rows.
+    """An annotation file whatever is wrong with its rows, or a manifest.
 
     Returns:
         What paths are relative to, and each row: its id, which where it has none is made as for reading it, its path,
@@ -86,6 +94,8 @@ def raw_rows(annotation: Path, root: Path | None) -> tuple[Path, Iterator[tuple[
     Raises:
         InputError: It is no annotation file, or a row names no path.
     """
+    if annotation.suffix == ".arrow":
+        return _rows_of_manifest(read_manifest(annotation, root))
     before: dict[str, Any] = {}
     entries = stream_list(annotation, "annotation", before=before)
     first = list(islice(entries, 1))  # what stands before the list is known from here on
@@ -94,6 +104,16 @@ def raw_rows(annotation: Path, root: Path | None) -> tuple[Path, Iterator[tuple[
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the one that the annotation's paths start from as --root")
     return root, _named(annotation, chain(first, entries))
+
+
+def _rows_of_manifest(manifest: Manifest) -> tuple[Path, Iterator[tuple[str, str, dict[str, Any]]]]:
+    names = {"text": "text", "task": "task", "corpus": "corpus", "start": "start_s", "end": "end_s"}
+    columns = map(manifest.values, ("id", "path", "duration_s", *names.values()))
+    rows = zip(*columns, strict=True)
+    return manifest.root, (
+        (name, path, {"duration": seconds} | dict(zip(names, values, strict=True)))
+        for name, path, seconds, *values in rows
+    )
 
 
 def _named(annotation: Path, entries: Iterable[Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -1,5 +1,6 @@
 """From rows to examples: waves, prompts and texts, the cached teacher's word, encoder states kept in memory."""
 
+import os
 from threading import Lock
 
 import numpy as np
@@ -14,6 +15,7 @@ from data.errors import InputError
 from data.features import Features
 from data.manifest import Manifest, Row, read_manifest
 from data.paths import resolve
+from data.policy import read_training_rows
 from data.progress import Progress
 from data.prompts import instruction
 from distill.alignment import Alignment
@@ -28,8 +30,17 @@ from teacher.processor import SalmonnProcessor
 
 
 def read_rows(recipe: Recipe, path: str) -> Manifest:
-    """The rows of one of the recipe's annotation files or manifests, under its limit."""
-    return read_manifest(resolve(path))[: recipe.data.limit]
+    """The rows of one of the recipe's annotation files or manifests, under its limit.
+
+    Training rows at fault are treated by the recipe's policies; held-out rows are never left out.
+    """
+    data = recipe.data
+    if path != data.train:
+        return read_manifest(resolve(path))[: data.limit].heard(data.mono)
+    quiet = int(os.environ.get("RANK", 0)) > 0
+    scan = resolve(data.scan) if data.scan else None
+    rows = read_training_rows(resolve(path), data.faults, data.lengths, scan=scan, limit=data.limit, quiet=quiet)
+    return rows.heard(data.mono)
 
 
 class Examples:

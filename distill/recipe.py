@@ -8,6 +8,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from data.cache import FEATURES, Feature
+from data.faults import FaultPolicies, Lengths
+from data.manifest import Mono
 from data.paths import resolve
 from data.prompts import Prompts
 from data.settings import Settings, read_settings
@@ -29,6 +31,10 @@ class DataSettings(Settings):
     valid: tuple[str, ...] = Field((), description="rows watched during training")
     test: dict[Literal["asr", "aac"], str] = Field(description="held-out annotation by kind of score: asr, aac")
     prompts: Prompts = Field(description="wordings of each task's instruction; the first in tests")
+    mono: Mono = Field("first", description="what is heard of several channels: the first, or their mean (mix)")
+    lengths: Lengths = Lengths()
+    faults: FaultPolicies = FaultPolicies()
+    scan: str | None = Field(None, description="what scan_data.py --out wrote of the training rows")
     limit: int | None = Field(None, ge=1, description="use only the first rows of each file (trials and tests)")
 
 

@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, metavar="DIR", help="what its paths are relative to; default: its folder")
     parser.add_argument("--decode", action="store_true", help="look at every sample, not at headers alone")
     parser.add_argument("--json", action="store_true", help="print JSON, with all ids")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write that JSON, for a recipe's data.scans")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write that JSON, for a recipe's data.scan")
     parser.add_argument("--ids", type=int, default=20, help="ids of a class that are printed without --json")
     parser.add_argument("--workers", type=int, help="processes; default: one a core (more where the disk is far away)")
     add_options(parser, Thresholds)

@@ -175,7 +175,7 @@ def test_rows_without_a_text_are_listed(fill_tiny_cache, own_data):
     content = json.loads(file.read_text())
     content["annotation"][3]["text"] = "  "
     file.write_text(json.dumps(content))
-    folder, _ = fill_tiny_cache("cache.max_failed=0.2")
+    folder, _ = fill_tiny_cache("cache.max_failed=0.2", "data.faults.no_text=keep")
     assert CacheReader(folder).failed() == {
         "train_3": "row train_3 has no text to be distilled on; write one, or drop it"
     }
