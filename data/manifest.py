@@ -241,7 +241,9 @@ def joined(manifests: Sequence[Manifest]) -> Manifest:
     ids = set()
     for row_id in whole.values("id"):
         if row_id in ids:
-            raise InputError(f'id "{row_id}" is in two of the files; a clip has one id')
+            raise InputError(
+                f'annotation files: id "{row_id}" is in two of them; a clip of its own has an id of its own'
+            )
         ids.add(row_id)
     return whole
 

@@ -17,14 +17,14 @@ class Progress:
 
     Args:
         label: What is done.
-        total: Units in all.
+        total: Units in all; None where they cannot be known before the end, which `end` tells.
         unit: Name of a unit.
         quiet: Say nothing (ranks other than the first).
         stream: Where it is said; stdout if not given.
     """
 
     def __init__(
-        self, label: str, total: int, unit: str = "clips", quiet: bool = False, stream: TextIO | None = None
+        self, label: str, total: int | None, unit: str = "clips", quiet: bool = False, stream: TextIO | None = None
     ) -> None:
         self.label, self.total, self.unit, self.quiet = label, total, unit, quiet
         self.stream = stream or sys.stdout
@@ -35,14 +35,23 @@ class Progress:
         """Counts finished units, and says so now and then and at the end; with the audio heard so far, where known."""
         self.done += units
         now = time.monotonic()
-        finished = self.done >= self.total
+        finished = self.total is not None and self.done >= self.total
         if self.quiet or (not finished and now - self.said < (0.5 if self.terminal else 15.0)):
             return
         self.said = now
         spent = now - self.start
         rate = self.done / max(spent, 1e-9)
-        left = f"took {clock(spent)}" if finished else f"{clock((self.total - self.done) / max(rate, 1e-9))} left"
+        if self.total is None or finished:
+            left = f"took {clock(spent)}" if finished else f"{clock(spent)} so far"
+        else:
+            left = f"{clock((self.total - self.done) / max(rate, 1e-9))} left"
+        of = "" if self.total is None else f"/{self.total}"
         heard = "" if audio_s is None else f", {audio_s / max(spent, 1e-9):.0f} audio-s/s"
-        line = f"{self.label}: {self.done}/{self.total} {self.unit}, {rate:.1f} {self.unit}/s{heard}, {left}"
+        line = f"{self.label}: {self.done}{of} {self.unit}, {rate:.1f} {self.unit}/s{heard}, {left}"
         end = "\n" if finished or not self.terminal else ""
         print(f"\r\x1b[K{line}" if self.terminal else line, end=end, file=self.stream, flush=True)
+
+    def end(self) -> None:
+        """Tells that there is no more to come, where that was not known before."""
+        self.total = self.done
+        self.add(0)

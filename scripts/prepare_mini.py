@@ -18,9 +18,9 @@ import soundfile
 
 from data.annotation import write_annotation
 from data.audio import SAMPLE_RATE
-from data.corpora import AAC, ASR, Clip, corpora
 from data.errors import run_cli
 from data.manifest import Row
+from data.mini import AAC, ASR, Clip, corpora
 from data.paths import REPOSITORY, cache_dir, written_whole
 
 RENDERING = 1  # counted up when the same plan is to sound different
@@ -132,7 +132,7 @@ def _stamp(folder: Path, large: bool) -> Path:
 
 def _code_digest() -> str:
     digest = hashlib.sha256()
-    for path in sorted([Path(__file__), REPOSITORY / "data/text.py", *(REPOSITORY / "data/corpora").glob("*.py")]):
+    for path in sorted([Path(__file__), REPOSITORY / "data/text.py", *(REPOSITORY / "data/mini").glob("*.py")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -1,28 +1,27 @@
-"""The corpora of the mini recipe, one module each: `splits()` plans its clips, and each clip renders its sound.
+"""Corpora as they are distributed, one module each, and lists of clips in other forms.
 
-A new corpus is a module with `splits()` (see `clips.py`) and a line in `corpora()`.
+A new one is a module with `NAME`, `LAYOUT` and `entries()` (see `entry.py`) and its name in the tuple below.
 """
 
-from data.corpora.clips import AAC, ASR, Clip, Splits
+from data.corpora import (
+    annotation,
+    audiocaps,
+    clotho,
+    gigaspeech,
+    huggingface,
+    librispeech,
+    musicnet,
+    table,
+    wavcaps,
+)
+from data.corpora.entry import Corpus, Entry
 
+CORPORA: dict[str, Corpus] = {
+    corpus.NAME: corpus
+    for corpus in (
+        *(librispeech, gigaspeech, wavcaps, audiocaps, clotho, musicnet),
+        *(annotation, table, huggingface),
+    )
+}
 
-def corpora() -> dict[str, Splits]:
-    """All corpora by name, with what is said in held-out speech taken out of the training clips."""
-    # Imported here: the modules need decoders that a reader of annotations does not.
-    from data.corpora import asterisk, mixtures, synthetic, tuxpaint
-
-    found = {module.NAME: module.splits() for module in (asterisk, tuxpaint, synthetic, mixtures)}
-    valid = {clip.text for splits in found.values() for clip in splits.valid if clip.task == ASR}
-    test = {clip.text for splits in found.values() for clip in splits.test if clip.task == ASR}
-    for splits in found.values():
-        splits.valid = _without(splits.valid, test)
-        splits.train = _without(splits.train, test | valid)
-        splits.extra = _without(splits.extra, test | valid)
-    return found
-
-
-def _without(clips: list[Clip], texts: set[str]) -> list[Clip]:
-    return [clip for clip in clips if clip.task != ASR or clip.text not in texts]
-
-
-__all__ = ["AAC", "ASR", "Clip", "Splits", "corpora"]
+__all__ = ["CORPORA", "Corpus", "Entry"]

@@ -200,7 +200,7 @@ def test_sounds_that_cannot_be_read_are_left_out_and_listed(folder, lists):
 def test_an_id_in_two_files_is_refused(lists, folder):
     with pytest.raises(InputError, match=r'rows\.json, row 0: id "1" is there twice'):
         write_manifest([lists[0], lists[0]], folder / "rows.arrow", workers=1)
-    with pytest.raises(InputError, match='id "1" is in two of the files'):
+    with pytest.raises(InputError, match='id "1" is in two of them'):
         joined([read_manifest(lists[0])] * 2)
 
 

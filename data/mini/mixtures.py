@@ -8,9 +8,9 @@ from itertools import combinations
 import numpy as np
 
 from data.audio import SAMPLE_RATE, resample
-from data.corpora import tuxpaint
-from data.corpora.clips import AAC, Clip, Splits, at_level, silence
-from data.corpora.tuxpaint import Take
+from data.mini import tuxpaint
+from data.mini.clips import AAC, Clip, Splits, at_level, silence
+from data.mini.tuxpaint import Take
 
 NAME = "mixtures"
 # Clips by how many are alone, in sequence, and at once.

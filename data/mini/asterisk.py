@@ -12,8 +12,8 @@ import av
 import numpy as np
 
 from data.audio import SAMPLE_RATE, resample
-from data.corpora.clips import ASR, Clip, Splits, silence
 from data.fetch import check_contents, debian_package
+from data.mini.clips import ASR, Clip, Splits, silence
 from data.text import normalise
 
 NAME = "asterisk"

@@ -1,0 +1,221 @@
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pytest
+import soundfile
+
+pytest.importorskip("av", reason="av is not installed (bash scripts/setup.sh)")
+
+from data import mini
+from data.audio import SAMPLE_RATE
+from data.manifest import read_manifest
+from data.mini import asterisk, mixtures, synthetic, tuxpaint
+from data.mini.clips import AAC, ASR, Clip, Splits, at_level, trimmed
+from data.mini.tuxpaint import Take
+from data.paths import REPOSITORY, cache_dir
+
+FETCHED = (cache_dir() / "packages" / "tuxpaint-stamps-default").is_dir()
+needs_packages = pytest.mark.skipif(not FETCHED, reason="the corpora are not fetched (bash scripts/setup.sh)")
+
+
+@dataclass(frozen=True)
+class Tone:
+    id: str
+    text: str
+    task: str = ASR
+    corpus: str = "tones"
+    references: tuple[str, ...] = ()
+    level: float = 0.3
+
+    def render(self):
+        return np.full(SAMPLE_RATE, self.level, np.float32)
+
+
+# Plans, without the packages.
+
+
+def test_trimmed_and_level():
+    sound = np.concatenate([np.zeros(8000), np.full(8000, 0.5), np.zeros(8000)]).astype(np.float32)
+    assert len(trimmed(sound)) == 8000 + 2 * 800
+    np.testing.assert_array_equal(trimmed(sound * 0), sound * 0)
+    assert np.sqrt((at_level(sound, 0.1) ** 2).mean()) == pytest.approx(0.1)
+    assert np.abs(at_level(sound, 10.0)).max() == pytest.approx(0.95)
+
+
+@pytest.mark.parametrize("seconds", [0.4, 1.3, 1.9, 5.0, 10.0])
+def test_stretches_do_not_overlap_and_cover_the_recording(seconds):
+    samples = np.random.default_rng(0).standard_normal(round(seconds * SAMPLE_RATE)).astype(np.float32)
+    stretches = tuxpaint._stretches(samples)
+    assert [start for _, start, _ in stretches] == [0, *(end for _, _, end in stretches[:-1])]
+    assert stretches[-1][2] == len(samples)
+    assert [split for split, _, _ in stretches] == (
+        ["train", "valid", "test"] if seconds > 4 else ["train", "test"]
+    ) or (len(stretches) < 3 and stretches[0][0] == "train")
+    takes = [take for split, start, end in stretches for take in tuxpaint._takes("x", "x.ogg", start, end)]
+    assert all(take.end - take.start <= 3.6 * SAMPLE_RATE + 1 for take in takes)
+
+
+def test_texts_nearly_the_same_are_held_out_together():
+    texts = ["press one to send it", "press one to send it now", "goodbye", "hello", "goodbye", "you may send it"]
+    groups = asterisk._groups([asterisk.Prompt(str(i), text) for i, text in enumerate(texts)])
+    assert sorted(sorted(prompt.name for prompt in group) for group in groups) == [["0", "1"], ["2", "4"], ["3"], ["5"]]
+
+
+def test_plain_sentences_only():
+    fortune = 'A cloud does not know why it moves.  "It just does," in 1984!\nWhy should IBM care?  No.\n\t\t-- A. Nony'
+    assert list(synthetic._plain(fortune)) == ["A cloud does not know why it moves."]
+
+
+def test_captions_name_the_sounds_in_their_order():
+    dog, bell = Take("a dog", "dog.ogg", 0, 1), Take("a bell", "bell.ogg", 0, 1)
+    scene = mixtures.Scene("x", (dog, bell), "then", 1, 0, 0.1, 0, 0.1, 1.0)
+    assert scene.references == ("a dog then a bell", "a dog followed by a bell", "first a dog and then a bell")
+    assert scene.text == "a dog followed by a bell"
+
+
+def test_held_out_texts_leave_training(monkeypatch):
+    splits = Splits([Tone("t", "one")], [Tone("v", "two")], [Tone("a", "one"), Tone("b", "three")], [Tone("c", "two")])
+    caption = Tone("d", "one", task=AAC)
+    for module, planned in ((asterisk, splits), (tuxpaint, Splits(train=[Tone("e", "two"), caption]))):
+        monkeypatch.setattr(module, "splits", lambda planned=planned: planned)
+    for module in (synthetic, mixtures):
+        monkeypatch.setattr(module, "splits", Splits)
+    found = mini.corpora()
+    assert [clip.id for splits in found.values() for clip in splits.train + splits.extra] == ["b", "d"]
+
+
+# The real plan.
+
+
+@pytest.fixture(scope="module")
+def found():
+    return mini.corpora()
+
+
+def gathered(found, *splits) -> list[Clip]:
+    return [clip for planned in found.values() for split in splits for clip in getattr(planned, split)]
+
+
+@needs_packages
+def test_held_out_speech_shares_no_text(found):
+    train = {clip.text for clip in gathered(found, "train", "extra") if clip.task == ASR}
+    valid = {clip.text for clip in gathered(found, "valid") if clip.task == ASR}
+    test = [clip for clip in gathered(found, "test") if clip.task == ASR]
+    assert len(test) >= 130
+    assert {clip.corpus for clip in test} == {"asterisk"}  # real speech only
+    assert not train & valid and not (train | valid) & {clip.text for clip in test}
+
+
+@needs_packages
+def test_held_out_prompts_are_in_no_chain_and_no_voice(found):
+    held_out = {clip.name for clip in gathered(found, "test", "valid") if isinstance(clip, asterisk.Prompt)}
+    chains = [clip for clip in gathered(found, "train", "extra") if isinstance(clip, asterisk.Chain)]
+    assert len(chains) == 2100
+    assert not held_out & {prompt.name for chain in chains for prompt in chain.prompts}
+
+
+@needs_packages
+def test_held_out_sounds_share_no_take_and_no_pair(found):
+    spans, pairs = {}, {}
+    for split in ("train", "valid", "test"):
+        names = ("train", "extra") if split == "train" else (split,)
+        scenes = [clip for clip in gathered(found, *names) if isinstance(clip, mixtures.Scene)]
+        spans[split] = {take for scene in scenes for take in scene.takes}
+        pairs[split] = {frozenset(take.label for take in scene.takes) for scene in scenes if len(scene.takes) == 2}
+        assert all(len(pair) == 2 for pair in pairs[split])
+    for one, other in combinations(spans, 2):
+        assert not pairs[one] & pairs[other]
+        for a in spans[one]:
+            assert not [b for b in spans[other] if a.file == b.file and a.start < b.end and b.start < a.end]
+
+
+@needs_packages
+def test_ids_are_unique_and_texts_as_trained(found):
+    clips = gathered(found, "test", "valid", "train", "extra")
+    assert len({clip.id for clip in clips}) == len(clips)
+    assert not [clip.id for clip in clips if clip.text != " ".join(clip.text.lower().split()) or not clip.text]
+    assert all(clip.text in clip.references for clip in clips if clip.task == AAC)
+
+
+@needs_packages
+def test_every_corpus_renders(found):
+    first = {clip.corpus: clip for clip in gathered(found, "train")}
+    voices = {(clip.engine, clip.voice): clip for clip in found["synthetic"].train}
+    assert len(voices) > 12
+    for clip in [*first.values(), *voices.values()]:
+        samples = clip.render()
+        assert samples.dtype == np.float32 and samples.ndim == 1
+        assert 0.25 * SAMPLE_RATE < len(samples) <= 20 * SAMPLE_RATE and np.sqrt((samples**2).mean()) > 0.01
+        np.testing.assert_array_equal(samples, clip.render())
+
+
+@needs_packages
+def test_the_plan_is_the_same_in_another_process(found):
+    code = "import hashlib; from data.mini import corpora; print(hashlib.sha256(repr(corpora()).encode()).hexdigest())"
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=REPOSITORY,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(digests) == 1
+
+
+# The script, on a few clips.
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    monkeypatch.setenv("SALMONN_DISTILL_CACHE", str(tmp_path))
+    spec = importlib.util.spec_from_file_location("prepare_mini", REPOSITORY / "scripts" / "prepare_mini.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "prepare_mini", module)
+    spec.loader.exec_module(module)
+    planned = Splits(
+        [Tone("t", "one"), Tone("u", "a dog", AAC, references=("a dog", "the dog"))],
+        [Tone("v", "two")],
+        [Tone("a", "three"), Tone("loud", "four", level=3.0), Tone("silent", "five", level=0.0)],
+        [Tone("e", "six")],
+    )
+    monkeypatch.setattr(module, "corpora", lambda: {"tones": planned})
+    return module
+
+
+def run(script, monkeypatch, *options):
+    monkeypatch.setattr(sys, "argv", ["prepare_mini.py", *options])
+    script.main()
+
+
+def test_script_writes_annotations_and_goes_on_where_it_was(script, tmp_path, monkeypatch, capsys):
+    run(script, monkeypatch)
+    folder = tmp_path / "mini"
+    assert {path.name for path in folder.glob("*.json")} >= {"test_asr.json", "valid_aac.json", "train_small.json"}
+    assert not (folder / "train_large.json").exists()
+    rows = read_manifest(folder / "train_small.json")
+    assert [row.id for row in rows] == ["a", "loud"]  # the silent one is dropped
+    (row,) = read_manifest(folder / "test_aac.json")
+    assert row.references == ("a dog", "the dog") and row.duration_s == 1.0 and row.corpus == "tones"
+    info = soundfile.info(rows[1].path)
+    assert (info.samplerate, info.channels, info.subtype) == (SAMPLE_RATE, 1, "PCM_16")
+    assert soundfile.read(rows[1].path)[0].max() == pytest.approx(0.99, abs=1e-3)
+    capsys.readouterr()
+    run(script, monkeypatch)
+    assert capsys.readouterr().out.startswith("mini data: ready")
+
+    kept = rows[0].path.stat().st_mtime_ns
+    rows[1].path.unlink()
+    run(script, monkeypatch, "--large")
+    assert [row.id for row in read_manifest(folder / "train_large.json")] == ["a", "loud", "e"]
+    assert rows[1].path.is_file() and rows[0].path.stat().st_mtime_ns == kept
+    assert json.loads((folder / "large.stamp.json").read_text())["rows"]["train_large"] == 3
