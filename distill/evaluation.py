@@ -1,8 +1,12 @@
-"""Scores one model of a recipe on the held-out sets: hypotheses, WER, CIDEr-D, sizes, times."""
+"""Scores one model of a recipe on held-out sets: hypotheses, WER, caption scores, sizes, times; or a submission."""
 
 import json
+import os
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
+
+import torch
 
 from data.cache import hash_of
 from data.manifest import Row
@@ -10,60 +14,54 @@ from data.paths import REPOSITORY, resolve, written_whole
 from data.prompts import instruction
 from distill.captions import score_captions
 from distill.efficiency import measure_apart
-from distill.examples import read_rows
+from distill.hypothesis_writer import HypothesisWriter
 from distill.models import load_for_scoring, parameter_counts, student_folder
 from distill.recipe import Recipe
-from distill.scoring import score_asr
+from distill.scoring import alignment, score_asr
+from distill.submission import submission_ids, write_submission
+from distill.test_sets import Kind, Selection
 from teacher.build import weights_hash
 from teacher.hypotheses import write_hypotheses
 from teacher.weights import folder_hash
 
 EXAMPLES = 6
+WORST = 10
 
 
-def evaluate(recipe: Recipe, which: str, folder: Path | None = None) -> dict:
-    """Scores a model and writes `results/<recipe>/<which>/{hypotheses.jsonl,metrics.json}`.
+def evaluate(recipe: Recipe, which: str, folder: Path | None = None, selection: Selection | None = None) -> dict | None:
+    """Scores a model and writes `hypotheses.jsonl` and `metrics.json` into its folder of the results.
 
     Hypotheses are written as they come; a restart does only what is missing, as long as the model, the data and the
-    way of writing are the same.
+    way of writing are the same. Under a launcher every process does its share. Scores of a kind that is not selected
+    stay in metrics.json, if they are of the same model.
 
     Args:
         recipe: The recipe.
         which: "teacher" or "student".
         folder: A model folder to score instead of the run's own.
+        selection: What is scored; all test sets if not given.
 
     Returns:
-        What metrics.json holds.
+        What metrics.json holds; None in the processes that only helped.
 
     Raises:
         InputError: Weights, a checkpoint or sound files are missing.
     """
-    results = recipe.results_dir / which
-    tests = {kind: read_rows(recipe, path) for kind, path in recipe.data.test.items()}
-    # A recipe without a student trains the teacher itself, and that is what is scored.
-    if which == "student" or folder or recipe.student is None:
-        folder = student_folder(recipe, folder)
-    identity = _identity(recipe, tests, folder)
-    model, processor = load_for_scoring(recipe, which, folder)
-    written = _hypotheses(recipe, model, processor, tests, results / "hypotheses.jsonl", identity, which)
-
-    metrics: dict = {
-        "model": which,
-        "recipe": recipe.name,
-        "checkpoint": _shown(recipe, folder),
-        "data": hash_of([[row.id, row.text, row.references] for kind in tests.values() for row in kind])[:16],
-    }
+    selection = selection or Selection()
+    tests = selection.rows(recipe)
+    written, about, model = _written(recipe, which, folder, selection, tests)
+    if written is None:
+        return None
+    place = results_folder(recipe, selection) / which
+    metrics = _kept(place / "metrics.json", about)
     for kind, rows in tests.items():
-        texts = [written[f"{kind}/{row.id}"] for row in rows]
-        references = [list(row.references) or [row.text] for row in rows]
-        if kind == "asr":
-            metrics["asr"] = score_asr([row.text for row in rows], texts).summary()
-        else:
-            metrics["aac"] = score_captions(references, texts).summary()
-        metrics.setdefault("examples", []).extend(
-            {"id": row.id, "task": row.task, "reference": row.text, "hypothesis": text}
-            for row, text in list(zip(rows, texts, strict=True))[:: max(len(rows) // EXAMPLES, 1)][:EXAMPLES]
-        )
+        metrics[kind] = _score(kind, rows, written[kind])
+        metrics["examples"] = [entry for entry in metrics["examples"] if entry["kind"] != kind]
+        metrics["examples"] += [
+            {"kind": kind, "id": row.id, "task": row.task, "reference": row.text, "hypothesis": text}
+            | {"sound": str(row.path)}
+            for row, text in list(zip(rows, written[kind], strict=True))[:: max(len(rows) // EXAMPLES, 1)][:EXAMPLES]
+        ]
     parts = parameter_counts(model)
     metrics |= {
         "parameters": sum(parts.values()),
@@ -73,16 +71,109 @@ def evaluate(recipe: Recipe, which: str, folder: Path | None = None) -> dict:
         "parts": parts,
         "weight_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
         "device": model.device.type,
-        "dtype": recipe.teacher.dtype if folder else recipe.teacher.precision_shown(),
     }
     del model
-    with written_whole(recipe.results_dir / "recipe.json") as path:
+    recipe_file = results_folder(recipe, selection) / "recipe.json"
+    with written_whole(recipe_file) as path:
         path.write_text(recipe.model_dump_json(indent=2) + "\n")
     print("measuring memory and speed in a process of its own", flush=True)
-    metrics |= asdict(measure_apart(recipe.results_dir / "recipe.json", which, folder))
-    with written_whole(results / "metrics.json") as path:
-        path.write_text(json.dumps(metrics, indent=2) + "\n")
+    metrics |= asdict(measure_apart(recipe_file, which, about["folder"]))
+    with written_whole(place / "metrics.json") as path:
+        path.write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return metrics
+
+
+def submit(recipe: Recipe, which: str, folder: Path | None, selection: Selection) -> list[Path] | None:
+    """Writes `submission_<kind>.csv` for each board, beside the hypotheses that it is made of.
+
+    Returns:
+        The files; None in the processes that only helped.
+
+    Raises:
+        InputError: As `evaluate`, or a row's testset_id is missing or of another form.
+    """
+    tests = selection.rows(recipe)
+    ids = {kind: submission_ids(rows, f"the {kind} test set") for kind, rows in tests.items()}  # before the work
+    written, _, _ = _written(recipe, which, folder, selection, tests)
+    if written is None:
+        return None
+    files = []
+    for kind in tests:
+        files.append(results_folder(recipe, selection) / which / f"submission_{kind}.csv")
+        write_submission(files[-1], ids[kind], written[kind])
+    return files
+
+
+def results_folder(recipe: Recipe, selection: Selection) -> Path:
+    """Where results go: other splits than the test sets have a folder of their own below the run's."""
+    return recipe.results_dir if selection.split == "test" else recipe.results_dir / selection.split
+
+
+def _score(kind: Kind, rows: list[Row], texts: list[str]) -> dict:
+    """The block of one kind in metrics.json; `data` is a hash of what was scored against."""
+    data = {"data": hash_of([[row.id, row.text, row.references] for row in rows])[:16]}
+    if kind == "aac":
+        return score_captions([list(row.references) or [row.text] for row in rows], texts).summary() | data
+    score = score_asr([row.text for row in rows], texts)
+    return (
+        score.summary()
+        | data
+        | {
+            "by_duration": score.by_duration([row.duration_s for row in rows]),
+            "by_corpus": score.by([row.corpus or "unnamed" for row in rows]),
+            "worst": [
+                {"id": rows[i].id, "errors": score.clip_errors[i], "ref_words": score.clip_words[i]}
+                | {"alignment": alignment(rows[i].text, texts[i])}
+                for i in score.worst(WORST)
+            ],
+        }
+    )
+
+
+def _kept(path: Path, about: dict) -> dict:
+    """The start of metrics.json: what is scored, and what an earlier run has scored of the very same."""
+    shown = {name: entry for name, entry in about.items() if name != "folder"} | {"examples": []}
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return shown
+    if not isinstance(earlier, dict) or earlier.get("identity") != about["identity"]:
+        return shown
+    return shown | {name: earlier[name] for name in ("asr", "aac", "examples") if name in earlier}
+
+
+def _written(
+    recipe: Recipe, which: str, folder: Path | None, selection: Selection, tests: dict[Kind, list[Row]]
+) -> tuple[dict[Kind, list[str]] | None, dict, torch.nn.Module]:
+    """The hypotheses of the rows (None but in the first process), what wrote them, and the model."""
+    # A recipe without a student trains the teacher itself, and that is what is scored.
+    if which == "student" or folder or recipe.student is None:
+        folder = student_folder(recipe, folder)
+    weights = folder_hash(folder) if folder else weights_hash(recipe.teacher)
+    writing = [recipe.teacher.dtype, recipe.generation.model_dump(exclude={"max_seconds"}), recipe.data.prompts]
+    about = {
+        "model": which,
+        "recipe": recipe.name,
+        "split": selection.split,
+        "checkpoint": _shown(recipe, folder),
+        "dtype": recipe.teacher.dtype if folder else recipe.teacher.precision_shown(),
+        "identity": hash_of([weights, writing])[:16],
+        "folder": folder,
+    }
+    model, processor = load_for_scoring(recipe, which, folder)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1:  # they hand nothing to one another, and the slowest may take as long as it wants
+        torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))
+    path = results_folder(recipe, selection) / which / "hypotheses.jsonl"
+    with HypothesisWriter(path, about["identity"], rank, world, torch.distributed.barrier) as writer:
+        for kind, rows in tests.items():
+            todo = sorted(writer.missing(kind, rows), key=lambda row: (-row.duration_s, row.id))[rank::world]
+            pairs = [(row, instruction(recipe.data.prompts, row.task)) for row in todo]
+            label = f"{which}, {kind}"
+            for out in write_hypotheses(model, processor, pairs, recipe.generation, label=label, quiet=rank > 0):
+                writer.append(kind, out)
+    written = {kind: writer.texts(kind, rows) for kind, rows in tests.items()} if rank == 0 else None
+    return written, about, model
 
 
 def _shown(recipe: Recipe, folder: Path | None) -> str:
@@ -90,46 +181,3 @@ def _shown(recipe: Recipe, folder: Path | None) -> str:
     weights = None if recipe.teacher.random_weights else recipe.teacher.weights
     path = folder or (resolve(weights) if weights else Path("untrained"))
     return str(path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path)
-
-
-def _identity(recipe: Recipe, tests: dict[str, list[Row]], folder: Path | None) -> str:
-    """A hash of what decides the hypotheses: the model, its precision, the rows, the prompts, the way of writing."""
-    rows = [[row.id, row.path.name, row.task, row.text, row.duration_s] for kind in tests.values() for row in kind]
-    weights = folder_hash(folder) if folder else weights_hash(recipe.teacher)
-    written = [recipe.teacher.dtype, recipe.generation.model_dump(exclude={"max_seconds"}), recipe.data.prompts]
-    return hash_of([weights, written, rows])[:16]
-
-
-def _hypotheses(
-    recipe: Recipe, model, processor, tests: dict[str, list[Row]], path: Path, identity: str, which: str
-) -> dict[str, str]:
-    """All hypotheses by `kind/id`, those of an earlier run of the same identity taken over."""
-    written: dict[str, str] = {}
-    kept: list[str] = []
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            if line.endswith("}") and (entry := json.loads(line)).get("identity") == identity:
-                written[f"{entry['kind']}/{entry['id']}"] = entry["hypothesis"]
-                kept.append(line)
-    # Without what another model wrote, and the line that a killed run may have left half-written.
-    with written_whole(path) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in kept))
-    with path.open("a") as file:
-        for kind, rows in tests.items():
-            todo = [row for row in rows if f"{kind}/{row.id}" not in written]
-            pairs = [(row, instruction(recipe.data.prompts, row.task)) for row in todo]
-            for out in write_hypotheses(model, processor, pairs, recipe.generation, label=f"{which}, {kind}"):
-                entry = {
-                    "id": out.row.id,
-                    "kind": kind,
-                    "task": out.row.task,
-                    "reference": out.row.text,
-                    "hypothesis": out.text,
-                    "logp": round(out.logp, 4),
-                    "seconds": round(out.seconds, 4),
-                    "identity": identity,
-                }
-                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-                file.flush()
-                written[f"{kind}/{out.row.id}"] = out.text
-    return written

@@ -20,7 +20,8 @@ def read_hypotheses(path: Path) -> list[dict]:
         InputError: The file is missing, a line is of another form, or two lines are of one clip.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): a text may hold a line separator of Unicode.
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); scripts/evaluate.py writes such files") from error
     entries, places = [], {}

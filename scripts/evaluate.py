@@ -1,37 +1,94 @@
-"""Scores the teacher or the student of a recipe on its held-out sets, and renews the recipe's report."""
+"""Scores the teacher or the student of a recipe on its held-out sets, and renews the recipe's report.
 
+python scripts/evaluate.py --model student [--config C] [--task asr,aac] [--split test|valid] [--limit N] [--json]
+python scripts/evaluate.py --model student --mode submission        # the challenge's CSVs instead of scores
+deepspeed scripts/evaluate.py --model student                       # on several devices
+"""
+
+import argparse
+import json
+import os
 import shutil
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 # Not scripts/: there this file would stand before the library `evaluate`.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data.errors import run_cli
-from distill.evaluation import evaluate
+from data.errors import InputError, run_cli
+from distill.evaluation import evaluate, results_folder, submit
 from distill.inputs import require_inputs
-from distill.recipe import recipe_of, recipe_parser
+from distill.recipe import Recipe, recipe_of, recipe_parser
 from distill.report import print_table, write_report
+from distill.test_sets import KINDS, Selection
 from teacher.device import prepare_process
 
 
-def main() -> None:
+def parsed():
     parser = recipe_parser(__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--model", choices=("teacher", "student"), required=True)
-    parser.add_argument("--checkpoint", type=Path, help="a model folder to score instead of the run's own")
-    arguments = parser.parse_args()
-    recipe = recipe_of(arguments)
-    builds_teacher = arguments.model == "teacher" and arguments.checkpoint is None
-    require_inputs(recipe, recipe.data.test.values(), teacher=builds_teacher)
-    prepare_process()
-    evaluate(recipe, arguments.model, arguments.checkpoint and arguments.checkpoint.resolve())
+    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="a model folder instead of the run's own")
+    parser.add_argument("--task", default=",".join(KINDS), help="kinds of score, such as asr,aac (all)")
+    parser.add_argument("--split", choices=("test", "valid"), default="test", help="whose rows (test)")
+    parser.add_argument(
+        "--mode",
+        choices=("valid", "submission"),
+        default="valid",
+        help="valid: score against the references; submission: write the challenge's CSVs, without references",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N clips of each kind")
+    parser.add_argument("--json", action="store_true", help="print the metrics as JSON, and all else to stderr")
+    parser.add_argument("--local_rank", type=int, default=-1, help="set by the launcher")
+    return parser.parse_args()
+
+
+def selection_of(arguments) -> Selection:
+    """What the arguments ask for.
+
+    Raises:
+        InputError: A kind that is none, or a limit below 1.
+    """
+    kinds = tuple(dict.fromkeys(kind.strip() for kind in arguments.task.split(",") if kind.strip()))
+    if not kinds or not set(kinds) <= set(KINDS):
+        raise InputError(f"--task {arguments.task}: give {' or '.join(KINDS)}, or both with a comma between")
+    if arguments.limit is not None and arguments.limit < 1:
+        raise InputError(f"--limit {arguments.limit}: give the number of clips, 1 or more")
+    return Selection(kinds, arguments.split, arguments.limit, answers=arguments.mode == "valid")
+
+
+def report(recipe: Recipe, selection: Selection, which: str) -> None:
+    """Renews the report of what was scored, with the training's log beside a student's scores."""
+    folder = results_folder(recipe, selection)
     for name in ("steps.jsonl", "validation.jsonl"):
-        if arguments.model == "student":
-            (recipe.results_dir / name).unlink(missing_ok=True)  # of an earlier run
+        if which == "student":
+            (folder / name).unlink(missing_ok=True)  # of an earlier run
             if (recipe.run_dir / name).is_file():
-                shutil.copy(recipe.run_dir / name, recipe.results_dir / name)
-    print_table(write_report(recipe.results_dir))
-    print(f"written: {recipe.results_dir}/report.json, report.md, report.png")
+                shutil.copy(recipe.run_dir / name, folder / name)
+    print_table(write_report(folder))
+    print(f"written: {folder}/report.json, report.md, report.png")
+
+
+def main() -> None:
+    arguments = parsed()
+    recipe, selection = recipe_of(arguments), selection_of(arguments)
+    builds_teacher = arguments.model == "teacher" and arguments.checkpoint is None
+    require_inputs(recipe, selection.files(recipe), teacher=builds_teacher)
+    prepare_process()
+    checkpoint = arguments.checkpoint and arguments.checkpoint.resolve()
+    with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
+        if arguments.mode == "submission":
+            files = submit(recipe, arguments.model, checkpoint, selection)
+            found = {"submissions": [str(file) for file in files or ()]}
+            for file in files or ():
+                print(f"written: {file}")
+        else:
+            found = evaluate(recipe, arguments.model, checkpoint, selection)
+            if found is not None:
+                report(recipe, selection, arguments.model)
+    if arguments.json and int(os.environ.get("RANK", 0)) == 0:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
 
 
 if __name__ == "__main__":

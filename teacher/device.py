@@ -15,13 +15,19 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def pick_device(local_rank: int = -1) -> torch.device:
-    """This process's accelerator (DeepSpeed's choice), or the CPU."""
+    """This process's accelerator (DeepSpeed's choice), or the CPU.
+
+    Args:
+        local_rank: The process's number on this machine; -1: as the launcher says.
+    """
     name = get_accelerator().device_name()
     if name == "cpu":
         return torch.device("cpu")
+    if local_rank < 0:
+        local_rank = int(os.environ.get("LOCAL_RANK", 0))
     # Libraries that place weights themselves (bitsandbytes) take the current device.
-    get_accelerator().set_device(max(local_rank, 0))
-    return torch.device(name, max(local_rank, 0))
+    get_accelerator().set_device(local_rank)
+    return torch.device(name, local_rank)
 
 
 def prepare_process() -> None:

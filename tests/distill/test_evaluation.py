@@ -1,13 +1,19 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from types import SimpleNamespace
 
 import pytest
 
 import distill.evaluation
 from data.errors import InputError
 from distill.efficiency import Efficiency
-from distill.evaluation import evaluate
+from distill.evaluation import evaluate, submit
+from distill.hypothesis_writer import HypothesisWriter
 from distill.recipe import read_recipe
+from distill.test_sets import Selection
 from student.shrink import shrink
+from teacher.hypotheses import Hypothesis
 
 
 @pytest.fixture
@@ -47,6 +53,11 @@ def test_the_metrics_say_what_was_scored(recipe, generated):
     assert parts["embeddings"] == 301 * 48 and min(parts.values()) > 0
     assert metrics["parameters_without_embeddings"] == metrics["parameters"] - parts["embeddings"]
     assert (metrics["ttft_s"], metrics["tpot_s"], metrics["peak_memory_bytes"]) == (0.1, 0.01, 1000)
+    assert list(metrics["asr"]["by_duration"]) == ["0 to 2 s", "2 to 5 s"]
+    assert metrics["asr"]["by_corpus"]["unnamed"]["errors"] == metrics["asr"]["errors"]
+    worst = metrics["asr"]["worst"]
+    assert worst[0]["alignment"].startswith("REF: ") and worst[0]["errors"] >= worst[-1]["errors"] > 0
+    assert len(metrics["examples"]) == 4 and metrics["examples"][0]["sound"].endswith("test_asr_0.wav")
     assert sorted(generated) == sorted(line["id"] for line in lines(recipe))
     assert read_recipe(recipe.results_dir / "recipe.json") == recipe
 
@@ -99,3 +110,79 @@ def test_a_student_must_be_there_and_of_this_recipe(recipe, tiny_recipe, tiny_te
 def test_another_kind_of_score_is_refused(tiny_recipe, own_data):
     with pytest.raises(InputError, match=r"data.test.ser.*'asr' or 'aac'"):
         read_recipe(tiny_recipe, [f"data.test.ser={own_data}/test_asr.json"])
+
+
+def test_a_limit_a_kind_or_a_split_does_not_cost_what_there_is(tiny_recipe, recipe, generated, own_data, monkeypatch):
+    def stand_in(references, texts):  # Java takes seconds
+        assert references == [["a dog is barking", "a dog is barking loudly"]] * 2
+        return SimpleNamespace(summary=lambda: {"cider_d": 1.0, "clips": len(texts)})
+
+    monkeypatch.setattr(distill.evaluation, "score_captions", stand_in)
+    both = read_recipe(tiny_recipe, [f"data.test.aac={own_data}/test_aac.json"])
+    evaluate(both, "teacher", selection=Selection(kinds=("asr",)))
+    few = evaluate(both, "teacher", selection=Selection(kinds=("asr",), limit=2))
+    assert few["asr"]["clips"] == 2 and len(generated) == 4 and len(lines(both)) == 4
+    metrics = evaluate(both, "teacher", selection=Selection(kinds=("aac",)))
+    assert metrics["asr"] == few["asr"] and metrics["aac"]["clips"] == 2 and len(generated) == 6
+    assert [entry["kind"] for entry in metrics["examples"]] == ["asr", "asr", "aac", "aac"]
+    held_out = evaluate(both, "teacher", selection=Selection(split="valid"))
+    assert held_out["asr"]["clips"] == 2 and "aac" not in held_out
+    assert (both.results_dir / "valid" / "teacher" / "metrics.json").is_file() and len(lines(both)) == 6
+    with pytest.raises(InputError, match="valid sets have no rows for aac"):
+        evaluate(both, "teacher", selection=Selection(kinds=("aac",), split="valid"))
+
+
+def test_another_text_of_a_row_is_written_for_anew(recipe, generated, own_data):
+    evaluate(recipe, "teacher")
+    file = own_data / "test_asr.json"
+    content = json.loads(file.read_text())
+    content["annotation"][2]["text"] = "rain"
+    file.write_text(json.dumps(content))
+    generated.clear()
+    evaluate(recipe, "teacher")
+    assert generated == ["test_asr_2"] and len(lines(recipe)) == 4
+
+
+def test_a_submission_needs_no_answers_and_names_every_row(recipe, own_data):
+    file = own_data / "test_asr.json"
+    content = json.loads(file.read_text())
+    for number, row in enumerate(content["annotation"]):
+        row["testset_id"] = f"test{7 - number:04}"
+        del row["text"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match='the key "text" is missing'):
+        evaluate(recipe, "teacher")
+    (path,) = submit(recipe, "teacher", None, Selection(answers=False))
+    written = path.read_text().splitlines()
+    assert path.name == "submission_asr.csv" and written[0] == "testset_id,text"
+    assert [line[:9] for line in written[1:]] == ["test0007,", "test0006,", "test0005,", "test0004,"]
+    assert not (recipe.results_dir / "teacher" / "metrics.json").exists()
+    content["annotation"][1]["testset_id"] = "test7"
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r'row "test_asr_1": testset_id "test7" is not "test" and four digits'):
+        submit(recipe, "teacher", None, Selection(answers=False))
+
+
+def test_two_processes_write_one_file(recipe, tmp_path):
+    rows = Selection().rows(recipe)["asr"]
+    path, barrier = tmp_path / "hypotheses.jsonl", Barrier(2, timeout=20)
+
+    def run(rank, texts):
+        with HypothesisWriter(path, "one", rank, 2, barrier.wait) as writer:
+            todo = writer.missing("asr", rows)[rank::2]
+            for row, text in zip(todo, texts, strict=False):
+                writer.append("asr", Hypothesis(row, text, -0.5, 0.1))
+        return writer, [row.id for row in todo]
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(run, (0, 1), (["a\u2028a"], ["b"])))  # each stops after its first
+    path.with_name("hypotheses.1.jsonl").write_text(path.read_text().split("\n")[1] + '\n{"id": "test_asr_3", "ki')
+    with ThreadPoolExecutor(2) as pool:
+        (writer, first), (_, second) = pool.map(run, (0, 1), (["c"], ["d"]))
+    assert (first, second) == (["test_asr_2"], ["test_asr_3"])
+    assert writer.texts("asr", rows) == ["a\u2028a", "b", "c", "d"]
+    assert [found.name for found in tmp_path.glob("hypotheses*")] == ["hypotheses.jsonl"]
+    assert len(path.read_text().removesuffix("\n").split("\n")) == 4
+    with HypothesisWriter(path, "another") as writer:
+        assert writer.missing("asr", rows) == rows
+    assert path.read_text() == ""

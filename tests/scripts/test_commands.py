@@ -194,3 +194,22 @@ def test_a_peer_that_is_not_installed_is_left_out(command, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchtune", None)
     status, _, err = command("scripts/bench.py", "loss", "--one", "torchtune", "--rows", 4, "--vocabulary", 50)
     assert status == 3 and "torchtune" in err
+
+
+def test_metrics_are_printed_as_json_alone_and_bad_choices_named(command, tiny_recipe):
+    arguments = ["scripts/evaluate.py", "--config", tiny_recipe, "--model", "teacher"]
+    status, out, err = command(*arguments, "--json", "--limit", 2, "--task", "asr")
+    assert status == 0 and json.loads(out)["asr"]["clips"] == 2, err
+    status, out, err = command(*arguments, "--json", "--mode", "submission", "--limit", 3)
+    (file,) = json.loads(out)["submissions"]
+    status, out, _ = command("scripts/validate_submission.py", file)
+    assert status == 0 and "3 rows" in out
+    for options, message in ((["--task", "ser"], "give asr or aac"), (["--limit", 0], "1 or more")):
+        status, _, err = command(*arguments, *options)
+        assert status == 2 and message in err
+
+
+def test_a_checkpoint_without_a_config_is_named(command, tiny_recipe, tmp_path):
+    arguments = ["--config", tiny_recipe, "--model", "student", "--checkpoint", tmp_path]
+    status, _, err = command("scripts/evaluate.py", *arguments)
+    assert status == 2 and f"{tmp_path}: no trained model there" in err
