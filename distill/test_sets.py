@@ -81,7 +81,7 @@ def grouped(rows: Sequence[Row], kind: Kind) -> list[Row]:
         return list(rows)
     by_clip: dict[tuple, list[Row]] = {}
     for row in rows:
-        by_clip.setdefault((row.path, row.task), []).append(row)
+        by_clip.setdefault((row.path, row.start_s, row.end_s, row.task), []).append(row)
     merged = []
     for clip in by_clip.values():
         references = [text for row in clip for text in row.references or (row.text,)]

@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.errors import run_cli
-from data.manifest import read_annotation
+from data.manifest import read_manifest
 from distill.submission import check_submission
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="the CSV")
     parser.add_argument("--annotation", type=Path, metavar="F", help="the test set that it is for")
     arguments = parser.parse_args()
-    rows = read_annotation(arguments.annotation, texts=False, sounds=False) if arguments.annotation else None
+    rows = read_manifest(arguments.annotation, texts=False, sounds=False) if arguments.annotation else None
     count = check_submission(arguments.file, rows)
     print(f"{arguments.file}: {count} rows, as they should be" + ("" if rows else " (completeness was not checked)"))
 
