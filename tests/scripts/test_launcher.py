@@ -59,6 +59,25 @@ def test_two_ranks_give_the_curve_of_one_with_twice_the_accumulation(train, laun
 
 
 @pytest.mark.skipif(get_accelerator().device_name() != "cpu", reason="two ranks would need two accelerators")
+def test_two_ranks_at_zero_3_share_a_teacher_in_memory_and_write_together(
+    train, launch, tiny_recipe, free_port, tmp_path
+):
+    changes = ["train.teacher=memory", "train.on_policy.fraction=0.5", "train.stages.0.steps=1"]
+    changes += [f"train.stages.1.lr.{part}=1e-4" for part in ("encoder", "connector", "llm")]
+    alone = train("alone", "deepspeed.gradient_accumulation_steps=2", *changes)
+    zero = '{"stage": 3, "stage3_param_persistence_threshold": 0}'
+    launcher = ["deepspeed", "--num_gpus", "2", "--master_port", str(free_port + 4), "distill/train.py"]
+    ranks = options("name=ranks", *changes, f"deepspeed.zero_optimization={zero}")
+    done = launch(*launcher, "--config", tiny_recipe, *ranks)
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "runs" / "ranks" / "steps.jsonl"
+    # The same texts from the same seeds, whichever rank draws them.
+    assert losses(path) == pytest.approx(alone, rel=1e-4)
+    own = [json.loads(line)["on_policy"] for line in path.read_text().splitlines()]
+    assert True in own and False in own[1:]
+
+
+@pytest.mark.skipif(get_accelerator().device_name() != "cpu", reason="two ranks would need two accelerators")
 def test_two_ranks_make_the_cache_of_one(launch, tiny_recipe, free_port, tmp_path):
     def cache(folder, *ranks):
         launcher = ["deepspeed", "--master_port", str(free_port + 3), *ranks, "scripts/cache_teacher.py"]
