@@ -3,9 +3,11 @@
 import deepspeed
 import torch
 from deepspeed.runtime.config import DeepSpeedConfigError
+from deepspeed.runtime.zero.utils import ZeRORuntimeException
 from pydantic import ValidationError
 
 from data.errors import InputError
+from distill.activations import recompute_activations
 from distill.objective import Objective
 from distill.optimizer import let_parts_rest, parameter_groups
 from distill.recipe import Recipe
@@ -19,16 +21,28 @@ def start_engine(recipe: Recipe, objective: Objective) -> deepspeed.DeepSpeedEng
     Raises:
         InputError: DeepSpeed refuses the recipe's block.
     """
-    groups = parameter_groups(objective, recipe.train.weight_decay)
-    optimizer = torch.optim.AdamW(groups, betas=recipe.train.betas, fused=True)
+    if "activation_checkpointing" in recipe.deepspeed:
+        recompute_activations(objective.student, recipe.deepspeed)
+    optimizer = _adamw(recipe, objective)
     try:
         engine, *_ = deepspeed.initialize(
             model=objective, optimizer=optimizer, config=_config(recipe), dist_init_required=False
         )
-    except (DeepSpeedConfigError, ValidationError, AssertionError) as error:
+    except (DeepSpeedConfigError, ValidationError, AssertionError, ValueError, ZeRORuntimeException) as error:
         raise InputError(f"deepspeed section of the recipe: DeepSpeed refuses it ({error})") from error
     let_parts_rest(optimizer)
     return engine
+
+
+def _adamw(recipe: Recipe, objective: Objective) -> torch.optim.Optimizer:
+    """PyTorch's; where its states are offloaded DeepSpeed's, which is made for stepping on the CPU."""
+    groups, betas = parameter_groups(objective, recipe.train.weight_decay), recipe.train.betas
+    offload = recipe.deepspeed.get("zero_optimization", {}).get("offload_optimizer") or {}
+    if offload.get("device", "none") == "none" or not recipe.deepspeed.get("zero_force_ds_cpu_optimizer", True):
+        return torch.optim.AdamW(groups, betas=betas, fused=True)
+    from deepspeed.ops.adam import DeepSpeedCPUAdam  # compiled when it is first needed
+
+    return DeepSpeedCPUAdam(groups, betas=betas)
 
 
 def _config(recipe: Recipe) -> dict:

@@ -1,0 +1,40 @@
+"""Activation checkpointing by DeepSpeed: layers keep their inputs and are computed again in the backward pass."""
+
+from functools import partial
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.accelerator import get_accelerator
+
+from data.errors import InputError
+from teacher.model import SalmonnForConditionalGeneration
+
+
+def recompute_activations(model: SalmonnForConditionalGeneration, block: dict[str, Any]) -> None:
+    """Has every layer of the encoder, the Q-Former and the LLM checkpointed in training.
+
+    Args:
+        model: Of any precision, partitioned or not.
+        block: The recipe's `deepspeed` block, whose section `activation_checkpointing` says where inputs are kept.
+
+    Raises:
+        InputError: Inputs are to be moved to the CPU, and are there already.
+    """
+    if block["activation_checkpointing"].get("cpu_checkpointing") and get_accelerator().device_name() == "cpu":
+        raise InputError("deepspeed.activation_checkpointing.cpu_checkpointing: this is the CPU; leave it out here")
+    deepspeed.checkpointing.configure(None, deepspeed_config=block)
+    model._set_gradient_checkpointing(True, _checkpoint)
+
+
+def _checkpoint(forward: partial, *inputs: Any) -> Any:
+    """A layer's forward pass, as transformers hands it over: its keywords are bound, tensors among them."""
+    layer, *_ = forward.args
+    tensors = [x for x in (*inputs, *forward.keywords.values()) if torch.is_tensor(x)]
+    if not any(tensor.requires_grad for tensor in tensors):
+        if not any(parameter.requires_grad for parameter in layer.parameters()):
+            return forward(*inputs)
+        # DeepSpeed's checkpoint is one autograd function: without an input that has a gradient, its weights get none.
+        first, *others = inputs
+        inputs = (first.detach().requires_grad_(), *others)
+    return deepspeed.checkpointing.checkpoint(forward.func, *forward.args, *inputs, **forward.keywords)

@@ -1,0 +1,76 @@
+"""What the recipe's `deepspeed` block asks for is done: the same losses, however they are computed."""
+
+import json
+
+import pytest
+from deepspeed.accelerator import get_accelerator
+
+ON_CPU = get_accelerator().device_name() == "cpu"
+WHOLE_LAYERS = '{"stage": 3, "stage3_param_persistence_threshold": 0}'
+# Adapters alone, and an input of the LLM that needs no gradient.
+ADAPTERS = [
+    'train.stages=[{"name": "lora", "steps": 3, "max_seconds": 6, "losses": {"ce": 1}, "lr": {"llm": 1e-2}}]',
+    'student.lora={"r": 2, "lora_alpha": 4, "lora_dropout": 0.1, "target_modules": ["q_proj", "v_proj"]}',
+]
+# Every part, dropout too.
+PARTS = [
+    'train.stages=[{"name": "all", "steps": 3, "max_seconds": 6, "losses": {"ce": 1}, '
+    '"lr": {"encoder": 1e-4, "connector": 1e-4, "llm": 1e-4}}]',
+    "student.qformer.dropout=0.1",
+]
+
+
+@pytest.fixture
+def train(command, tiny_recipe, tmp_path):
+    """Runs distill/train.py on the texts alone; gives loss and gradient norm of each step, or the error."""
+
+    def train(name, *overrides, ends=0):
+        words = [f"name={name}", "cache=null", *overrides]
+        options = [word for override in words for word in ("--set", override)]
+        status, _, err = command("distill/train.py", "--config", tiny_recipe, *options)
+        assert status == ends, err
+        if ends:
+            return err.strip().splitlines()[-1]
+        lines = (tmp_path / "runs" / name / "steps.jsonl").read_text().splitlines()
+        return [json.loads(line)[key] for line in lines for key in ("loss", "grad_norm")]
+
+    return train
+
+
+@pytest.mark.parametrize("trained", [ADAPTERS, PARTS], ids=["adapters", "parts"])
+def test_recomputed_activations_change_no_gradient(train, trained):
+    kept = train("kept", *trained)
+    assert kept[1] > 0
+
+    recomputed = train("recomputed", *trained, "deepspeed.activation_checkpointing={}")
+    assert recomputed == pytest.approx(kept, rel=1e-5)
+    partitioned = [f"deepspeed.zero_optimization={WHOLE_LAYERS}", "deepspeed.activation_checkpointing={}"]
+    assert train("partitioned", *trained, *partitioned) == pytest.approx(kept, rel=1e-4)
+
+
+@pytest.mark.skipif(not ON_CPU, reason="DeepSpeed's own optimizer would be compiled")
+def test_offloading_changes_no_loss(train):
+    kept = train("kept", *PARTS)
+    own = "deepspeed.zero_force_ds_cpu_optimizer=false"
+    for stage, what in ((2, ["offload_optimizer"]), (3, ["offload_optimizer", "offload_param"])):
+        zero = {"stage": stage} | {name: {"device": "cpu"} for name in what}
+        block = f"deepspeed.zero_optimization={json.dumps(zero)}"
+        assert train(f"zero_{stage}", *PARTS, block, own) == pytest.approx(kept, rel=1e-4)
+
+
+def test_bf16_is_near_and_clipping_holds(train):
+    kept = train("kept", *PARTS)
+    assert train("bf16", *PARTS, 'deepspeed.bf16={"enabled": true}')[0] == pytest.approx(kept[0], rel=0.05)
+    clipped = train("clipped", *PARTS, "deepspeed.gradient_clipping=1e-9")
+    assert clipped[:2] == kept[:2] and clipped[4] != kept[4]
+
+
+@pytest.mark.skipif(not ON_CPU, reason="refused on a CPU alone")
+def test_what_this_machine_cannot_do_is_refused_in_one_line(train):
+    line = train("fp16", *PARTS, 'deepspeed.fp16={"enabled": true}', ends=2)
+    assert (
+        line
+        == "error: deepspeed section of the recipe: DeepSpeed refuses it (Type fp16 is not supported on your device.)"
+    )
+    line = train("moved", *PARTS, 'deepspeed.activation_checkpointing={"cpu_checkpointing": true}', ends=2)
+    assert line.startswith("error: deepspeed.activation_checkpointing.cpu_checkpointing: this is the CPU")
