@@ -22,9 +22,9 @@ def run_cli(main: Callable[[], None]) -> None:
         main()
     except InputError as error:
         if int(os.environ.get("RANK", 0)) > 0:
-            time.sleep(10)  # every rank finds the same: the first one says it, and the launcher ends the others
-        else:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            # Mostly every rank finds the same: the first one says it, and the launcher ends the others meanwhile.
+            time.sleep(10)
+        print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr, flush=True)

@@ -92,13 +92,7 @@ def score_captions(
     from aac_metrics.functional import bleu, meteor, rouge_l, vocab  # seconds to import, and WER does not need it
 
     parts = java_parts.lay_out()
-    tokenised = iter(_ptb([*hypotheses, *(text for clip in references for text in clip)], parts))
-    candidates = [next(tokenised) for _ in hypotheses]
-    wanted = [[text for text in (next(tokenised) for _ in clip) if text] for clip in references]
-    for row, clip in enumerate(wanted):
-        if not clip:
-            raise InputError(f"scoring: reference {row} has no words: {list(references[row])!r}")
-
+    wanted, candidates = _tokenised(references, hypotheses, parts)
     by_clip = _cider_d(wanted, candidates)
     low, high = interval(lambda picks_BN: by_clip[picks_BN].mean(-1), len(by_clip), bootstrap, seed)
     spice, missing = _spice(wanted, candidates, parts)
@@ -120,6 +114,17 @@ def score_captions(
         clip_cider_d=tuple(by_clip.tolist()),
         not_computed=missing | missing_too,
     )
+
+
+def cider_d(references: Sequence[Sequence[str]], hypotheses: Sequence[str]) -> float:
+    """CIDEr-D (0 to 10) alone, on PTB tokens: the `cider_d` of `score_captions`.
+
+    Raises:
+        InputError: As `score_captions`.
+    """
+    _check_captions(references, hypotheses)
+    wanted, candidates = _tokenised(references, hypotheses, java_parts.lay_out())
+    return float(_cider_d(wanted, candidates).mean())
 
 
 def cider_d_split(references: Sequence[Sequence[str]], hypotheses: Sequence[str]) -> float:
@@ -185,6 +190,19 @@ def _dealt_out(texts: list[str], seed: int) -> list[str]:
     order = np.random.default_rng(seed).permutation(len(texts))
     dealt = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
     return [texts[dealt[place]] for place in range(len(texts))]
+
+
+def _tokenised(
+    references: Sequence[Sequence[str]], hypotheses: Sequence[str], parts: java_parts.JavaParts
+) -> tuple[list[list[str]], list[str]]:
+    """References and hypotheses as PTB tokens."""
+    tokenised = iter(_ptb([*hypotheses, *(text for clip in references for text in clip)], parts))
+    candidates = [next(tokenised) for _ in hypotheses]
+    wanted = [[text for text in (next(tokenised) for _ in clip) if text] for clip in references]
+    for row, clip in enumerate(wanted):
+        if not clip:
+            raise InputError(f"scoring: reference {row} has no words: {list(references[row])!r}")
+    return wanted, candidates
 
 
 def _ptb(texts: list[str], parts: java_parts.JavaParts) -> list[str]:

@@ -17,7 +17,7 @@ from teacher.build import weights_hash
 from teacher.weights import folder_hash, locate
 
 SEAL = "sizes.json"
-LOGS = ("steps.jsonl", "validation.jsonl")
+LOGS = ("steps.jsonl", "validation.jsonl", "texts.jsonl")
 
 
 def run_identity(recipe: Recipe, rows: Sequence[Row], world: int, cache: CacheIdentity | None = None) -> dict[str, str]:
@@ -26,7 +26,9 @@ def run_identity(recipe: Recipe, rows: Sequence[Row], world: int, cache: CacheId
     How often a run is saved and watched is no part of it. Frozen weights are not in a checkpoint, so the teacher is.
     """
     tree = json.loads(recipe.model_dump_json())
-    for key in ("save_every", "keep_checkpoints", "validate_every", "validate_clips", "prefetch"):
+    for key in ("save_every", "keep_checkpoints", "validate_every", "validate_clips", "validate_shown", "prefetch"):
+        tree["train"].pop(key)
+    for key in ("best_by", "export", "timeout_s"):
         tree["train"].pop(key)
     for section in ("valid", "test"):
         tree["data"].pop(section)
@@ -83,16 +85,49 @@ def checkpoints(run_dir: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
 
 
-def save(engine: DeepSpeedEngine, run_dir: Path, step: int, keep: int) -> None:
-    """Writes the checkpoint of `step`, then drops all but the newest `keep`; all ranks take part."""
+def save(engine: DeepSpeedEngine, run_dir: Path, step: int, keep: int, best: int | None = None) -> None:
+    """Writes the checkpoint of `step`, then drops all but the newest `keep` and the `best`; all ranks take part."""
     folder = run_dir / "checkpoints"
-    engine.save_checkpoint(folder, f"step_{step}", client_state={"step": step}, exclude_frozen_parameters=True)
+    try:
+        engine.save_checkpoint(folder, f"step_{step}", client_state={"step": step}, exclude_frozen_parameters=True)
+    except BaseException:
+        shutil.rmtree(folder / f"step_{step}", ignore_errors=True)  # it would only fill the disk further
+        raise
     dist.barrier()  # all ranks' files are there
     if dist.get_rank() == 0:
         _seal(folder / f"step_{step}")
         for old in checkpoints(run_dir)[:-keep]:
-            shutil.rmtree(old)
+            if old.name != f"step_{best}":
+                shutil.rmtree(old)
     dist.barrier()
+
+
+def best_step(run_dir: Path, figure: str) -> int | None:
+    """The first step whose validation was the best by a figure (mean over the sets that have it); None without one."""
+    path = run_dir / "validation.jsonl"
+    figures: dict[int, list[float]] = {}
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        record = json.loads(line)
+        if figure in record:
+            figures.setdefault(record["step"], []).append(record[figure])
+    sign = -1 if figure == "cider_d" else 1
+    return min(figures, key=lambda step: (sign * sum(figures[step]) / len(figures[step]), step), default=None)
+
+
+def load_best(engine: DeepSpeedEngine, run_dir: Path, figure: str) -> int:
+    """Loads the best checkpoint by a figure of the validation and gives its step; all ranks take part.
+
+    Raises:
+        InputError: No validation had the figure, or that checkpoint is gone or damaged.
+    """
+    step = best_step(run_dir, figure)
+    if step is None:
+        raise InputError(f"train.export 'best': no validation of {run_dir} has '{figure}'; set train.export=last")
+    folder = run_dir / "checkpoints" / f"step_{step}"
+    if not _is_whole(folder):
+        raise InputError(f"{folder}: the best checkpoint is gone or damaged; --set train.export=last takes the last")
+    engine.load_checkpoint(folder.parent, folder.name, load_module_strict=False)
+    return step
 
 
 def resume(engine: DeepSpeedEngine, run_dir: Path) -> int:
@@ -123,15 +158,20 @@ def _newest_whole(run_dir: Path, *, say: bool = True) -> Path:
         InputError: There is none.
     """
     for folder in reversed(checkpoints(run_dir)):
-        try:
-            sizes = json.loads((folder / SEAL).read_text())
-            if all((folder / name).stat().st_size == size for name, size in sizes.items()):
-                return folder
-        except (OSError, ValueError):
-            pass
+        if _is_whole(folder):
+            return folder
         if say:
             print(f"warning: {folder}: cut off or damaged; going back to the checkpoint before it", flush=True)
     raise InputError(f"{run_dir}/checkpoints: none of them is whole; remove that folder to start anew")
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a checkpoint's files are there in the sizes that they were sealed with."""
+    try:
+        sizes = json.loads((folder / SEAL).read_text())
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False
 
 
 def _forget_after(run_dir: Path, step: int) -> None:

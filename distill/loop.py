@@ -1,7 +1,10 @@
 """The training loop: stages over one DeepSpeed engine, exact resume, progress, checkpoints, validation."""
 
-import signal
+import json
+import math
 import time
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import deepspeed
@@ -13,11 +16,14 @@ from torch import Tensor
 from data.cache_reader import CacheReader
 from data.errors import InputError
 from data.manifest import Manifest
+from data.paths import written_whole
 from distill.alignment import Alignment
-from distill.checkpoints import begin, require_same_run, resume, run_identity, save
+from distill.checkpoints import begin, best_step, load_best, require_same_run, resume, run_identity, save
 from distill.ctc import CtcHead
 from distill.engine import start_engine
 from distill.examples import Examples, read_rows
+from distill.export import save_model
+from distill.failures import told_in_one_line
 from distill.frozen import FrozenTeacher
 from distill.loader import StepLoader
 from distill.matching import FeatureMatching
@@ -26,7 +32,9 @@ from distill.on_policy import OnPolicy
 from distill.optimizer import at_rest, learning_rate, parameters_by_part
 from distill.recipe import PARTS, Recipe
 from distill.run_log import RunLog
-from distill.validation import validate
+from distill.splits import validation_texts
+from distill.stopping import StopRequest
+from distill.validation import figure_of, score_texts, validate
 from student.shrink import set_trainable
 from teacher.device import give_back_memory
 from teacher.model import SalmonnForConditionalGeneration
@@ -62,7 +70,7 @@ class Trainer:
         theirs: SalmonnProcessor | None = None,
     ) -> None:
         self.recipe, self.student, self.processor = recipe, student, processor
-        deepspeed.init_distributed(verbose=False)
+        deepspeed.init_distributed(verbose=False, timeout=timedelta(seconds=recipe.train.timeout_s))
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         stages = recipe.train.stages
         rows = read_rows(recipe, recipe.data.train)
@@ -78,7 +86,8 @@ class Trainer:
             hearing = theirs
         alignment = Alignment(processor, theirs) if recipe.train.kd.vocabulary == "universal" else None
         examples = Examples(recipe, processor, rows, cache, hearing, alignment)
-        self.valid = {Path(path).stem: read_rows(recipe, path) for path in recipe.data.valid}
+        looked_at = recipe.train.validate_clips
+        self.valid = {Path(path).stem: read_rows(recipe, path)[:looked_at] for path in recipe.data.valid}
 
         trained = {part for part in PARTS if any(getattr(stage.lr, part) for stage in stages)}
         embeddings = bool(recipe.student and recipe.student.train_embeddings)
@@ -100,14 +109,11 @@ class Trainer:
             examples.keep_encoded(student, max_seconds=120, quiet=self.rank > 0)
         ranks = {"rank": self.rank, "world": self.world, "accumulation": self.accumulation}
         self.loader = StepLoader(recipe, examples, **ranks)
-        self.log = RunLog(recipe, self.engine.monitor)
+        said = validation_texts(recipe, theirs) if theirs and self.rank == 0 else {}
+        self.log = RunLog(recipe, self.engine.monitor, self.engine.device, said)
+        self.figure = recipe.train.best_by or figure_of([row for rows in self.valid.values() for row in rows])
         self.step = 0
-        self.stopped = self._signalled = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, *_: object) -> None:
-        self._signalled = True
+        self.stopped, self._stop = False, StopRequest()
 
     def _ctc_head(self, rows: Manifest) -> CtcHead:
         """Classes are the ids of the training texts, whatever the stage."""
@@ -116,7 +122,15 @@ class Trainer:
         return CtcHead(self.student.get_input_embeddings().weight.float(), ids)
 
     def train(self) -> None:
-        """Runs from the newest checkpoint, or from the start, to the last stage's end; `stopped` tells a signal did."""
+        """Runs from the newest checkpoint, or from the start, to the last stage's end; `stopped` tells a signal did.
+
+        Raises:
+            InputError: The loss is no number, or something outside ends the run (see `told_in_one_line`).
+        """
+        with told_in_one_line(self.recipe.run_dir, self.recipe.train.timeout_s):
+            self._train()
+
+    def _train(self) -> None:
         self._resume()
         settings, total = self.recipe.train, self.recipe.total_steps
         first, start = self.step, time.monotonic()
@@ -128,11 +142,13 @@ class Trainer:
             if self.rank == 0:
                 self.log.step(record, (time.monotonic() - start) / (self.step - first) * (total - self.step))
             # A signal may have reached one rank only: they stop together, and before a validation that takes long.
-            self.stopped = self._sum([{"stop": float(self._signalled)}])["stop"] > 0
+            self.stopped = self._any(bool(self._stop))
+            better = False
             if self.valid and not self.stopped and (self.step % settings.validate_every == 0 or self.step == total):
-                self._validate()
-            if self.step % settings.save_every == 0 or self.step == total or self.stopped:
-                save(self.engine, self.recipe.run_dir, self.step, settings.keep_checkpoints)
+                better = self._validate()
+            if self.step % settings.save_every == 0 or self.step == total or self.stopped or better:
+                best = best_step(self.recipe.run_dir, self.figure)
+                save(self.engine, self.recipe.run_dir, self.step, settings.keep_checkpoints, best)
         if self.stopped and self.rank == 0:
             print(f"stopped at step {self.step}; the same command goes on from there", flush=True)
 
@@ -161,14 +177,14 @@ class Trainer:
                 torch.manual_seed(seed)
                 loss, parts = self.engine(example, weights, counts)
                 if not torch.isfinite(loss):
-                    raise InputError(
-                        f"the loss is {loss.item()} at step {self.step}, over the clips {', '.join(example.ids)}; "
-                        f"lower train.stages.{index}.lr (the last checkpoint is kept)"
-                    )
+                    raise self._no_number("loss", loss.item(), example.ids)
                 sums.append({name: float(value) for name, value in parts.items()})
                 # DeepSpeed averages over accumulation and ranks; the counts are global, so the sum is wanted.
                 self.engine.backward(loss * (self.accumulation * self.world))
                 self.engine.step()
+        grad_norm = float(self.engine.get_global_grad_norm() or 0.0)
+        if not math.isfinite(grad_norm) and not self.engine.fp16_enabled():  # under fp16 the step was left out
+            raise self._no_number("gradient's norm", grad_norm, [row for example in micro for row in example.ids])
         totals = self._sum(sums)
         record = {"step": self.step, "stage": stage.name}
         if self.recipe.train.on_policy.fraction:
@@ -185,7 +201,11 @@ class Trainer:
         for name in ("correct", "agreement"):
             if name in totals:
                 record[name] = totals[name] / max(counts["tokens"], 1)
-        record["grad_norm"] = float(self.engine.get_global_grad_norm() or 0.0)
+        if counts["kept_mass"]:
+            record["kept_mass"] = counts["kept_mass"] / counts["distilled"]
+        record["grad_norm"] = grad_norm
+        if self.engine.fp16_enabled():
+            record["loss_scale"] = float(self.engine.optimizer.loss_scale)
         record["lr"] = {g["name"]: g["lr"] for g in self.engine.optimizer.param_groups}
         record |= {
             "tokens": int(counts["tokens"]),
@@ -193,6 +213,22 @@ class Trainer:
             "seconds": time.monotonic() - began,
         }
         return record
+
+    def _no_number(self, what: str, value: float, ids: Sequence[str]) -> InputError:
+        """Writes down which clips the step was over; the next save would keep weights that are lost."""
+        stage = self.recipe.locate(self.step)[0]
+        path = self.recipe.run_dir / f"failed_batch_{self.rank}.json"
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps({"step": self.step, "what": what, "value": str(value), "ids": list(ids)}))
+        shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+        return InputError(
+            f"the {what} is {value} at step {self.step}, over the clips {shown} (all: {path}); lower "
+            f"train.stages.{stage}.lr (the last checkpoint is kept)"
+        )
+
+    def _any(self, here: bool) -> bool:
+        """Whether something holds on any rank."""
+        return self._sum([{"here": float(here)}])["here"] > 0
 
     def _sum(self, rows: list[dict[str, float]]) -> dict[str, float]:
         """Sums of each key over micro-batches and ranks (in float64: counts stay exact)."""
@@ -203,15 +239,25 @@ class Trainer:
             dist.all_reduce(sums)
         return dict(zip(keys, sums.tolist(), strict=True))
 
-    def _validate(self) -> None:
+    def _validate(self) -> bool:
+        """Looks at every validation set; whether this step is the best so far."""
         stage = self.recipe.train.stages[self.recipe.locate(self.step - 1)[0]]
         self.engine.eval()
         for name, rows in self.valid.items():
-            record = {"step": self.step, "set": name} | validate(
-                self.recipe, self.engine.module, self.processor, rows[: self.recipe.train.validate_clips], stage.used
-            )
+            figures, texts = validate(self.recipe, self.engine.module, self.processor, rows, stage.used)
             if self.rank == 0:
-                self.log.validation(record)
+                figures |= score_texts(rows, texts) if texts else {}
+                self.log.validation({"step": self.step, "set": name} | figures, rows, texts)
+        # The first rank alone has written it.
+        return self._any(self.rank == 0 and best_step(self.recipe.run_dir, self.figure) == self.step)
+
+    def save_model(self) -> tuple[Path, int]:
+        """Writes the trained model of the recipe's choice; gives its folder and its step."""
+        run_dir, step = self.recipe.run_dir, self.step
+        with told_in_one_line(run_dir, self.recipe.train.timeout_s):
+            if self.recipe.train.export == "best":
+                step = load_best(self.engine, run_dir, self.figure)
+            return save_model(self.recipe, self.engine, self.processor), step
 
     def _resume(self) -> None:
         run_dir = self.recipe.run_dir

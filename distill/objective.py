@@ -52,7 +52,7 @@ class Example:
         """The same example on another device."""
         return Example(*[x.to(device) if hasattr(x, "to") else x for x in vars(self).values()])
 
-    def counts(self, model: SalmonnForConditionalGeneration) -> dict[str, int]:
+    def counts(self, model: SalmonnForConditionalGeneration) -> dict[str, float]:
         """Units of this micro-batch, known before any computation: the losses' denominators are sums of these."""
         frames_B = encoder_frames(self.batch.features.mel_frames_B)
         windows_B = model.connector.windows(frames_B)
@@ -64,6 +64,7 @@ class Example:
             "ctc_tokens": sum(len(t) for t, n in zip(texts, windows_B.tolist(), strict=True) if has_room(t, n)),
             "frames": int(frames_B.sum()),
             "windows": int(windows_B.sum()),
+            "kept_mass": self.signal.kept_mass() if self.signal is not None else 0.0,
         }
 
 

@@ -168,9 +168,21 @@ class TrainSettings(Settings):
     keep_encoded: bool = Field(False, description="compute a frozen encoder's states once and keep them in memory")
     prefetch: int = Field(1, ge=0, description="steps whose batches are made ahead, in as many threads")
     save_every: int = Field(200, ge=1, description="steps between checkpoints")
-    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept")
+    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept; the best one is kept beside them")
+    best_by: Literal["wer", "cider_d", "ce"] | None = Field(
+        None,
+        description="figure of the validation, mean over its sets, that the best checkpoint has; null: wer where there "
+        "is speech, else cider_d where there are captions, else ce",
+    )
+    export: Literal["last", "best"] = Field(
+        "last",
+        description="checkpoint that the trained model is taken from; the last one by default: the rate has fallen by "
+        "then, and validate_clips are few to choose by",
+    )
     validate_every: int = Field(200, ge=1, description="steps between validations")
     validate_clips: int = Field(40, ge=0, description="clips of each validation file that are decoded")
+    validate_shown: int = Field(8, ge=0, description="of these, how many are shown with their texts and sound")
+    timeout_s: float = Field(1800, gt=0, description="how long a process waits for another one before it ends, seconds")
 
 
 class EvaluationSettings(Settings):

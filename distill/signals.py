@@ -28,6 +28,9 @@ class TeacherSignal(Protocol):
     def top1_N(self) -> torch.Tensor:
         """int64 [N], the teacher's most probable ids; -1 where it names none."""
 
+    def kept_mass(self) -> float:
+        """The probability of the outcomes that it names, summed over what is distilled: positions, or spans of them."""
+
 
 @dataclass(frozen=True)
 class DenseSignal:
@@ -53,6 +56,10 @@ class DenseSignal:
     def top1_N(self) -> torch.Tensor:
         """int64 [N], the teacher's most probable ids."""
         return self.logits_NV.argmax(1)
+
+    def kept_mass(self) -> float:
+        """All of it at each position."""
+        return float(len(self))
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,10 @@ class HeadSignal:
     def top1_N(self) -> torch.Tensor:
         """int64 [N], the teacher's most probable ids."""
         return self.rows(0, len(self)).top1_N()
+
+    def kept_mass(self) -> float:
+        """All of it at each position."""
+        return float(len(self))
 
 
 @dataclass(frozen=True)
@@ -133,3 +144,7 @@ class SparseSignal:
         """int64 [N], the teacher's most probable kept ids; -1 where none is kept."""
         best_N1, at_N1 = self.logp_NK.max(1, keepdim=True)
         return torch.where(best_N1 > -torch.inf, self.ids_NK.gather(1, at_N1), -1).squeeze(1)
+
+    def kept_mass(self) -> float:
+        """What the tails leave."""
+        return len(self) - float(self.tail_N.double().sum())

@@ -13,7 +13,6 @@ from data.errors import INTERRUPTED, run_cli
 from data.paths import resolve
 from data.prompts import instruction
 from distill.examples import read_rows
-from distill.export import save_model
 from distill.frozen import frozen_teacher
 from distill.inputs import require_inputs
 from distill.loop import Trainer
@@ -55,9 +54,9 @@ def main() -> None:
     trainer.train()
     if trainer.stopped:
         sys.exit(INTERRUPTED)
-    folder = save_model(recipe, trainer.engine, processor)
+    folder, step = trainer.save_model()
     if trainer.rank == 0:
-        print(f"trained model: {folder}", flush=True)
+        print(f"trained model: {folder} (of step {step}, the {recipe.train.export} one)", flush=True)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,10 @@ class SpanSignal:
     def __len__(self) -> int:
         return self.positions
 
+    def kept_mass(self) -> float:
+        """What the tails leave, summed over spans."""
+        return len(self.spans) - float(self.tail_S.double().sum())
+
     def rows(self, start: int, end: int) -> "SpanSignal":
         """The signal of some positions, which cut no span (see `chunks`)."""
         end = min(end, self.positions)

@@ -1,4 +1,6 @@
-"""A short look at the model during training: losses on held-out rows, and what it writes for them."""
+"""A short look at the model during training: losses on held-out rows, what it writes for them, and its scores."""
+
+from typing import Literal
 
 import torch
 
@@ -6,9 +8,11 @@ from data.audio import load_clip
 from data.batches import batches_by_length
 from data.manifest import Row
 from data.prompts import instruction
+from distill.captions import cider_d
 from distill.objective import Example, Objective
 from distill.recipe import LossWeights, Recipe
 from distill.scoring import score_asr
+from distill.test_sets import grouped, of_kind
 from teacher.hypotheses import write_hypotheses
 from teacher.processor import Clip, SalmonnProcessor
 
@@ -16,27 +20,41 @@ from teacher.processor import Clip, SalmonnProcessor
 @torch.no_grad()
 def validate(
     recipe: Recipe, objective: Objective, processor: SalmonnProcessor, rows: list[Row], losses: LossWeights
-) -> dict[str, float]:
-    """Cross-entropy, and WER of speech rows: from the LLM where the stage trains it, else from CTC's best path."""
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Cross-entropy, and texts by row id: from the LLM where the stage trains it, else from CTC's best path."""
     if not rows:
-        return {}
-    model = objective.student
+        return {}, {}
     instructions = [instruction(recipe.data.prompts, row.task) for row in rows]
-    out: dict[str, float] = {}
     if losses.ce or losses.kd:
-        out["ce"] = _cross_entropy(objective, processor, rows, instructions, recipe.generation.max_seconds)
+        ce = _cross_entropy(objective, processor, rows, instructions, recipe.generation.max_seconds)
         pairs = list(zip(rows, instructions, strict=True))
-        texts = {h.row.id: h.text for h in write_hypotheses(model, processor, pairs, recipe.generation, quiet=True)}
-        hypotheses = [texts[row.id] for row in rows]
-    elif losses.ctc:
-        hypotheses = _ctc_texts(objective, processor, rows)
-    else:
-        return out
-    if all(row.task == "asr" for row in rows):
-        out["wer"] = score_asr([row.text for row in rows], hypotheses).wer
-    else:
-        out["exact"] = sum(h in (r.references or (r.text,)) for r, h in zip(rows, hypotheses, strict=True)) / len(rows)
-    return out
+        written = write_hypotheses(objective.student, processor, pairs, recipe.generation, quiet=True)
+        return {"ce": ce}, {hypothesis.row.id: hypothesis.text for hypothesis in written}
+    return {}, _ctc_texts(objective, processor, rows) if losses.ctc else {}
+
+
+def score_texts(rows: list[Row], texts: dict[str, str]) -> dict[str, float]:
+    """WER of the speech, CIDEr-D of the captions (of two clips or more), share of right answers among the rest."""
+    speech, captions = of_kind(rows, "asr"), grouped(of_kind(rows, "aac"), "aac")
+    kinds = {row.id for row in [*speech, *of_kind(rows, "aac")]}
+    others = [row for row in rows if row.id not in kinds]
+    figures = {}
+    if speech:
+        figures["wer"] = score_asr([row.text for row in speech], [texts[row.id] for row in speech]).wer
+    if len(captions) > 1:
+        references = [row.references or (row.text,) for row in captions]
+        figures["cider_d"] = cider_d(references, [texts[row.id] for row in captions])
+    if others:
+        right = sum(texts[row.id] in (row.references or (row.text,)) for row in others)
+        figures["exact"] = right / len(others)
+    return figures
+
+
+def figure_of(rows: list[Row]) -> Literal["wer", "cider_d", "ce"]:
+    """What tells best how good a model is on these rows: see `train.best_by`."""
+    if of_kind(rows, "asr"):
+        return "wer"
+    return "cider_d" if len(grouped(of_kind(rows, "aac"), "aac")) > 1 else "ce"
 
 
 def _cross_entropy(
@@ -52,7 +70,7 @@ def _cross_entropy(
     return total / tokens
 
 
-def _ctc_texts(objective: Objective, processor: SalmonnProcessor, rows: list[Row]) -> list[str]:
+def _ctc_texts(objective: Objective, processor: SalmonnProcessor, rows: list[Row]) -> dict[str, str]:
     model = objective.student
     texts: dict[int, str] = {}
     for batch in batches_by_length(processor.seconds(rows), 120.0):
@@ -60,4 +78,4 @@ def _ctc_texts(objective: Objective, processor: SalmonnProcessor, rows: list[Row
         states = model.encode(features.to(model.device))
         paths = objective.ctc.decode(model.connector(states), model.connector.windows(states.frames_B))
         texts |= {i: processor.tokenizer.decode(ids) for i, ids in zip(batch, paths, strict=True)}
-    return [texts[i] for i in range(len(rows))]
+    return {rows[i].id: text for i, text in texts.items()}

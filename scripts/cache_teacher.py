@@ -12,10 +12,9 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import os
 
 from data.errors import InputError, run_cli
-from data.manifest import joined
-from distill.examples import read_rows
 from distill.inputs import require_inputs
 from distill.recipe import recipe_of, recipe_parser
+from distill.splits import files_of, read_split
 from teacher.build import build_teacher
 from teacher.cache import cache_identity, fill_cache
 from teacher.device import pick_device, prepare_process
@@ -30,25 +29,19 @@ def main() -> None:
     recipe = recipe_of(arguments)
     if recipe.cache is None:
         raise InputError(f"{arguments.config}: the recipe has no cache section; there is nothing to cache")
-    data, cache, prompts = recipe.data, recipe.cache, recipe.data.prompts
-    files = {"train": (data.train,), "valid": data.valid, "test": tuple(data.test.values())}[arguments.split]
-    if arguments.split != "train":
-        cache = cache.model_copy(update={"folder": f"{cache.folder}_{arguments.split}"})
-        prompts = {task: wordings[:1] for task, wordings in prompts.items()}
-    require_inputs(recipe, files)
-    rows = joined([read_rows(recipe, path) for path in files])
+    require_inputs(recipe, files_of(recipe, arguments.split))
+    split = read_split(recipe, arguments.split)
     prepare_process()
     device = pick_device(arguments.local_rank)
     model, processor = build_teacher(recipe.teacher)
     merge_lora(model)
-    identity = cache_identity(recipe.teacher, cache, recipe.generation, prompts, rows, processor)
+    settings = (split.prompts, split.cache, recipe.generation)
+    identity = cache_identity(recipe.teacher, split.cache, recipe.generation, split.prompts, split.rows, processor)
     fill_cache(
         model.to(device),
         processor,
-        rows,
-        prompts,
-        cache,
-        recipe.generation,
+        split.rows,
+        *settings,
         identity,
         rank=int(os.environ.get("RANK", 0)),
         world=int(os.environ.get("WORLD_SIZE", 1)),

@@ -310,6 +310,25 @@ def command(monkeypatch, capfd, free_port):
         signal.signal(number, handler)
 
 
+def records(path: Path) -> list[dict]:
+    """The lines of a JSON lines file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def train(command, tiny_recipe, fill_tiny_cache, tmp_path):
+    """Runs distill/train.py; gives the records of its steps."""
+    fill_tiny_cache()
+
+    def train(name, *overrides, ends=0):
+        options = [word for override in (f"name={name}", *overrides) for word in ("--set", override)]
+        status, out, err = command("distill/train.py", "--config", tiny_recipe, *options)
+        assert status == ends, err
+        return records(tmp_path / "runs" / name / "steps.jsonl"), out
+
+    return train
+
+
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
     """For commands in processes of their own: one thread, as more only get in each other's way on a tiny model."""

@@ -2,13 +2,16 @@
 
 import json
 import os
+import resource
 import signal
 from dataclasses import replace
 
+import deepspeed
 import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file
 
 from data.cache_reader import CacheReader
 from distill.loop import Trainer
@@ -17,6 +20,7 @@ from distill.recipe import StageSettings, read_recipe
 from distill.run_log import RunLog
 from teacher.build import build_teacher
 from teacher.model import SalmonnForConditionalGeneration
+from tests.conftest import records
 
 
 def stage(**changes):
@@ -45,24 +49,6 @@ def test_only_matrices_decay(tiny_teacher):
     assert sum(len(group["params"]) for group in groups) == sum(
         parameter.requires_grad for parameter in model.parameters()
     )
-
-
-@pytest.fixture
-def train(command, tiny_recipe, fill_tiny_cache, tmp_path):
-    """Runs distill/train.py; gives the records of its steps."""
-    fill_tiny_cache()
-
-    def train(name, *overrides, ends=0):
-        options = [word for override in (f"name={name}", *overrides) for word in ("--set", override)]
-        status, out, err = command("distill/train.py", "--config", tiny_recipe, *options)
-        assert status == ends, err
-        return records(tmp_path / "runs" / name / "steps.jsonl"), out
-
-    return train
-
-
-def records(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def losses(steps):
@@ -131,7 +117,7 @@ def test_a_run_leaves_its_recipe_steps_validation_checkpoints_and_model(train, t
     validation = records(run / "validation.jsonl")
     assert [(record["step"], record["set"]) for record in validation] == [(5, "valid"), (6, "valid")]
     assert all(record["ce"] > 0 and record["wer"] >= 0 for record in validation)
-    assert [path.name for path in (run / "checkpoints").glob("step_*")] == ["step_6"]
+    assert {path.name for path in (run / "checkpoints").glob("step_*")} == {"step_5", "step_6"}  # best and last
     assert read_recipe(run / "recipe.json") == read_recipe(
         tiny_recipe, ["name=whole", "train.validate_every=5", "train.keep_checkpoints=1"]
     )
@@ -149,23 +135,83 @@ def test_training_lowers_the_loss(train):
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(train, tmp_path, monkeypatch):
     whole, _ = train("whole")
-    step = RunLog.step
+    step, signals = RunLog.step, {2: signal.SIGTERM, 4: signal.SIGINT}
 
-    def stop_after_three(self, record, left_s):
+    def stopped(self, record, left_s):
         step(self, record, left_s)
-        if record["step"] == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
+        if record["step"] in signals:
+            os.kill(os.getpid(), signals[record["step"]])
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunLog, "step", stop_after_three)
-        begun, out = train("stopped", ends=130)
-    assert len(begun) == 3 and "stopped at step 3; the same command goes on from there" in out
+        patch.setattr(RunLog, "step", stopped)
+        for done in (3, 5):
+            begun, out = train("stopped", ends=130)
+            assert len(begun) == done and f"stopped at step {done}; the same command goes on from there" in out
     assert not (tmp_path / "runs" / "stopped" / "model").exists()
     finished, out = train("stopped")
-    assert "going on from step 3" in out
+    assert "going on from step 5" in out
     assert losses(finished) == pytest.approx(losses(whole), rel=1e-6)
     again, _ = train("stopped")  # nothing left to do: the model is written once more
     assert again == finished
+
+
+def test_a_gradient_that_is_no_number_is_not_saved(train, command, tiny_recipe, monkeypatch, tmp_path):
+    norm = deepspeed.DeepSpeedEngine.get_global_grad_norm
+    steps = iter([False, False, False, True])
+    monkeypatch.setattr(
+        deepspeed.DeepSpeedEngine,
+        "get_global_grad_norm",
+        lambda engine: float("inf") if next(steps) else norm(engine),
+    )
+    status, _, err = command("distill/train.py", "--config", tiny_recipe)
+    assert status == 2 and "the gradient's norm is inf at step 3, over the clips train_" in err
+    assert [path.name for path in (tmp_path / "runs" / "tiny" / "checkpoints").glob("step_*")] == ["step_2"]
+
+
+def test_the_best_checkpoint_is_kept_and_exported_where_asked_for(train, monkeypatch, tmp_path):
+    run, rates = tmp_path / "runs" / "tiny", {2: 0.5, 4: 0.2, 6: 0.4}
+    step_of = iter([2, 4, 6])
+    monkeypatch.setattr("distill.loop.score_texts", lambda rows, texts: {"wer": rates[next(step_of)]})
+    # The first two steps write no texts, so have no WER.
+    every = ['train.stages.0.losses={"ce": 1}', "train.validate_every=2", "train.save_every=100", "name=tiny"]
+    _, out = train("tiny", *every, "train.keep_checkpoints=1")
+    assert {path.name for path in (run / "checkpoints").glob("step_*")} == {"step_4", "step_6"}
+    assert f"trained model: {run}/model (of step 6, the last one)" in out
+    models = [load_file(run / "model" / "model.safetensors")]
+    for _ in range(2):  # an export leaves the run as it was: the next one gives the same
+        _, out = train("tiny", *every, "train.export=best")
+        assert "going on from step 6" in out and "(of step 4, the best one)" in out
+        models.append(load_file(run / "model" / "model.safetensors"))
+    last, best, again = models
+    assert all(torch.equal(best[name], again[name]) for name in best)
+    saved = torch.load(run / "checkpoints/step_4/mp_rank_00_model_states.pt", weights_only=False)["module"]
+    trained = [name for name in best if f"student.{name}" in saved]
+    assert trained and all(torch.equal(best[name], saved[f"student.{name}"]) for name in trained)
+    assert any(not torch.equal(best[name], last[name]) for name in trained)
+    (run / "checkpoints/step_4/sizes.json").unlink()
+    _, _ = train("tiny", *every, "train.export=best", ends=2)
+
+
+def test_a_full_disk_costs_no_earlier_checkpoint(train, command, tiny_recipe, monkeypatch, tmp_path):
+    whole, _ = train("whole")
+    step, limits = RunLog.step, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_the_disk(self, record, left_s):
+        step(self, record, left_s)
+        if record["step"] == 5:  # no file may grow longer than the log is
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "step", fill_the_disk)
+        try:
+            status, _, err = command("distill/train.py", "--config", tiny_recipe)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    run = tmp_path / "runs" / "tiny"
+    assert status == 2 and "cannot be written" in err and "make room on the disk" in err
+    assert {path.name for path in (run / "checkpoints").glob("step_*")} == {"step_2", "step_4"}
+    again, out = train("tiny")
+    assert "going on from step 4" in out and losses(again) == losses(whole)
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(train, tmp_path):
@@ -205,6 +251,8 @@ def test_a_loss_that_is_no_number_names_the_clips(command, tiny_recipe, train, t
     status, _, err = command("distill/train.py", "--config", tiny_recipe, *wild)
     assert status == 2 and "the loss is nan at step" in err
     assert ", over the clips train_" in err and "lower train.stages.1.lr (the last checkpoint is kept)" in err
+    saved = json.loads((tmp_path / "runs" / "wild" / "failed_batch_0.json").read_text())
+    assert saved["ids"] and all(f"train_{name}" in err for name in [saved["ids"][0].removeprefix("train_")])
     assert [*(tmp_path / "runs" / "wild" / "checkpoints").glob("step_*")]
 
 

@@ -29,6 +29,7 @@ def test_collate_pads_ragged_targets_in_order():
     assert signal.logp_NK[kept_NK].tolist() == np.concatenate([sample.logp for sample in samples]).tolist()
     assert signal.largest_id == signal.ids_NK.max()
     torch.testing.assert_close(signal.logp_NK.exp().sum(1) + signal.tail_N, torch.ones(8))
+    assert abs(signal.kept_mass() - float(signal.logp_NK.exp().sum())) < 1e-5 and signal.kept_mass() < 8
 
 
 def test_rows_are_slices_of_all():

@@ -1,0 +1,48 @@
+"""What can end a long run from outside the recipe, said in one line. All up to the last checkpoint is kept."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch.distributed as dist
+
+from data.errors import InputError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_GOES_ON = "then the same command goes on from the last checkpoint"
+
+
+@contextmanager
+def told_in_one_line(run_dir: Path, timeout_s: float) -> Iterator[None]:
+    """Raises InputError for a full disk, a process that is gone, and a loss scale that cannot fall further.
+
+    Args:
+        run_dir: The run's folder.
+        timeout_s: How long this process waits for another one, seconds.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise InputError(f"{error.filename or run_dir}: cannot be written ({error.strerror}); {_no_room()}") from error
+    except Exception as error:  # DeepSpeed and gloo raise these as plain Exception and RuntimeError
+        said = str(error)
+        if "PytorchStreamWriter failed" in said or "unexpected pos" in said:
+            raise InputError(f"{run_dir}: a checkpoint cannot be written in full; {_no_room()}") from error
+        if "loss scale already at minimum" in said:
+            raise InputError(
+                "fp16: gradients overflow even at the lowest loss scale, so nothing is learned; lower the learning "
+                "rates or train in bf16 (deepspeed.bf16), then go on from the last checkpoint under another name"
+            ) from error
+        if isinstance(error, dist.DistError) or "gloo" in said or "Connection closed by peer" in said:
+            raise InputError(
+                f"rank {dist.get_rank()}: another process of this run is gone, or was silent for {timeout_s:g} s; see "
+                f"what it said last (a kill without a word: out of memory), {_GOES_ON}"
+            ) from error
+        raise
+
+
+def _no_room() -> str:
+    return f"make room on the disk, {_GOES_ON}"
