@@ -13,12 +13,14 @@ from data.audio import SAMPLE_RATE, load_clip
 from data.batches import batches_by_length
 from data.errors import InputError
 from data.features import HOP
+from data.paths import resolve
 from data.prompts import instruction
 from distill.examples import read_rows
 from distill.recipe import Recipe
 from student.llm import other_llm, own_tokenizer
 from student.ranking import block_distances, least_needed, neuron_norms
 from student.shrink import StudentSettings, layers_kept, shrink
+from teacher.build import load_tokenizer
 from teacher.encoder import encoder_frames
 from teacher.model import Batch, SalmonnForConditionalGeneration
 from teacher.processor import Clip, SalmonnProcessor
@@ -31,6 +33,7 @@ def student_of(
     settings = _with_layers_named(recipe, teacher, processor)
     tokenizer, rows = _tokenizer(recipe, processor), teacher.config.llm_config.vocab_size
     if own := tokenizer is not processor.tokenizer:
+        _require_vocabulary(settings, tokenizer)
         rows = max(len(tokenizer), tokenizer.pad_token_id + 1)
     llm = other_llm(settings, tokenizer, rows, teacher.dtype, random_weights=recipe.teacher.random_weights)
     student = shrink(teacher, settings, recipe.seed, llm, _neurons(recipe, teacher, processor))
@@ -50,6 +53,15 @@ def _tokenizer(recipe: Recipe, processor: SalmonnProcessor) -> PreTrainedTokeniz
     universal = recipe.train.kd.vocabulary == "universal"
     untrained = recipe.teacher.random_weights
     return own_tokenizer(recipe.student, processor.tokenizer, universal=universal, random_weights=untrained)
+
+
+def _require_vocabulary(settings: StudentSettings, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuses to start from a student of another vocabulary, which may be of the same size."""
+    start = resolve(settings.weights) if settings.weights else None
+    if not start or not (start / "config.json").is_file():
+        return
+    if load_tokenizer(str(start)).get_vocab() != tokenizer.get_vocab():
+        raise InputError(f"student.weights: {start} has another vocabulary than student.llm; name a student of its own")
 
 
 def _with_layers_named(

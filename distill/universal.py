@@ -1,9 +1,9 @@
 """Universal logit distillation: a teacher whose vocabulary is of another kind than the student's.
 
 Ids of two vocabularies have nothing to do with each other, so probabilities are compared in falling order, whatever
-they are of: the sum over ranks of |p - q| (Boizard et al. 2024, arXiv 2402.12030, equation 3), the shorter of the two
-filled up with zeros. Where the two tokenise a text differently, positions are not comparable either: each span that
-both cut alike (`distill/alignment.py`) has one distribution of each.
+they are of: the sum over ranks of |p - q|, the shorter of the two filled up with zeros (Boizard et al. 2024, arXiv
+2402.12030: a Wasserstein distance in closed form). Where the two tokenise a text differently, positions are not
+comparable either: each span that both cut alike (`distill/alignment.py`) has one distribution of each.
 
 What stands for a span of tokens a_1 ... a_n: the distribution of its first token, in which the outcome a_1 is split
 into "the span is written", of probability p(a_1) c with c = p(a_2 | a_1) ... p(a_n | a_1 ... a_n-1), and "it begins so

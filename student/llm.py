@@ -77,7 +77,7 @@ def other_llm(
         random_weights: Build it untrained from `settings.llm_shapes`.
 
     Raises:
-        InputError: It is not the tokenizer's model, or it states no shapes.
+        InputError: It is not the tokenizer's model, its logits are not its head's alone, or it states no shapes.
     """
     if settings.llm is None:
         return None
@@ -92,8 +92,24 @@ def other_llm(
                 f"{settings.llm}: its tokenizer has {len(tokenizer) - 1} tokens, the model {llm.config.vocab_size}: "
                 "they are not of one model; fetch both again"
             )
+        if getattr(llm.config, "final_logit_softcapping", None):
+            llm.config.final_logit_softcapping = None  # Gemma 2's: trained, written and saved without it
+        _require_plain_head(llm, settings.llm)
     add_rows(llm, rows - llm.config.vocab_size)
     return llm
+
+
+@torch.no_grad()
+def _require_plain_head(llm: PreTrainedModel, name: str) -> None:
+    """Refuses a model that scales or bends its logits: the loss has the head in it, and knows nothing of that."""
+    ids = torch.tensor([[0, 1]], device=llm.device)
+    head = llm.get_output_embeddings()
+    plain = llm.eval().get_decoder()(ids, use_cache=False).last_hidden_state @ head.weight.T
+    if not torch.allclose(llm(ids, use_cache=False).logits.float(), plain.float(), rtol=0.02, atol=1e-3):
+        raise InputError(
+            f"student.llm: the logits of {name} are not the product of its last states and its head (scaled, or with a "
+            "bias), on which the loss rests; name another model"
+        )
 
 
 def _shapes(settings: StudentSettings) -> dict[str, Any]:

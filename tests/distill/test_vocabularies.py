@@ -9,8 +9,17 @@ from dataclasses import replace
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config
-from transformers import Qwen2ForCausalLM as Qwen2
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma2Config,
+    GraniteConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from data.audio import load_clip
 from data.cache_reader import CacheReader
@@ -26,7 +35,7 @@ from teacher.build import PAD_TOKEN, build_teacher
 from teacher.hypotheses import write_hypotheses
 from teacher.model import supervised
 from teacher.processor import Clip, SalmonnProcessor
-from tests.conftest import SENTENCES
+from tests.conftest import SENTENCES, sound
 from tests.teacher.test_build import SHAPES
 
 UNIVERSAL = "train.kd.vocabulary=universal"
@@ -58,7 +67,7 @@ def qwen(tmp_path_factory):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         config = Qwen2Config(vocab_size=320, num_key_value_heads=2, initializer_range=0.3, **sizes)
-        Qwen2(config).save_pretrained(folder)
+        Qwen2ForCausalLM(config).save_pretrained(folder)
     return folder
 
 
@@ -223,6 +232,51 @@ def test_a_tokenizer_that_is_not_the_models_or_never_ends_is_refused(tiny_recipe
     LlamaForCausalLM(LlamaConfig(vocab_size=100, **sizes)).save_pretrained(small)
     with pytest.raises(InputError, match=r"its tokenizer has \d+ tokens, the model 100"):
         student(small)
+
+
+def test_a_soft_cap_of_the_logits_is_taken_off_and_other_changes_of_them_are_refused(
+    tiny_recipe, tiny_teacher, qwen, tmp_path
+):
+    sizes = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"vocab_size": 320, "num_key_value_heads": 2, "initializer_range": 0.3}
+    made = {
+        "gemma": Gemma2Config(head_dim=6, final_logit_softcapping=1.0, **sizes),
+        "granite": GraniteConfig(logits_scaling=8.0, **sizes),
+    }
+    for name, config in made.items():
+        AutoModelForCausalLM.from_config(config).save_pretrained(shutil.copytree(qwen, tmp_path / name))
+
+    def student(name):
+        settings = [f"student.llm={tmp_path / name}", "student.llm_layers=null", UNIVERSAL]
+        return student_of(read_recipe(tiny_recipe, settings), *tiny_teacher)
+
+    gemma = student("gemma").eval()
+    recipe = read_recipe(tiny_recipe, [f"student.llm={tmp_path / 'gemma'}", UNIVERSAL])
+    processor = processor_of(recipe, gemma, tiny_teacher[1])
+    batch = processor([Clip(sound(1.0, 0), "transcribe", "press one")])
+    hidden_BTH = gemma.hidden(batch)
+    embeds_BTH = gemma.embed(batch, gemma.audio_tokens(batch))
+    written_BTV = gemma.llm(inputs_embeds=embeds_BTH, attention_mask=batch.attention_mask_BT).logits
+    torch.testing.assert_close(gemma.llm.get_output_embeddings()(hidden_BTH), written_BTV)
+    assert written_BTV.abs().max() > 1
+    with pytest.raises(
+        InputError, match=r"the logits of .*granite are not the product of its last states and its head"
+    ):
+        student("granite")
+
+
+def test_it_goes_on_from_a_student_of_the_same_vocabulary_only(tiny_recipe, tiny_teacher, overrides, tmp_path):
+    student = student_of(read_recipe(tiny_recipe, overrides), *tiny_teacher)
+    processor = processor_of(read_recipe(tiny_recipe, overrides), student, tiny_teacher[1])
+    with torch.no_grad():
+        student.connector.proj.bias.add_(1)
+    student.save_pretrained(tmp_path / "earlier")
+    processor.save_pretrained(tmp_path / "earlier")
+    recipe = read_recipe(tiny_recipe, [*overrides, f"student.weights={tmp_path / 'earlier'}"])
+    assert torch.equal(student_of(recipe, *tiny_teacher).connector.proj.bias, student.connector.proj.bias)
+    tiny_teacher[1].save_pretrained(tmp_path / "earlier")
+    with pytest.raises(InputError, match=r"earlier has another vocabulary than student\.llm"):
+        student_of(recipe, *tiny_teacher)
 
 
 def test_rows_that_only_pad_a_vocabulary_are_no_other_vocabulary(tiny_recipe, tiny_teacher, tiny_weights, tmp_path):
