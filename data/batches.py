@@ -6,6 +6,7 @@ from functools import lru_cache
 import numpy as np
 
 from data.errors import InputError
+from data.mixing import drawn
 
 
 def batches_by_length(durations_s: Sequence[float], max_seconds: float) -> list[list[int]]:
@@ -34,6 +35,7 @@ class LengthBatches:
         accumulation: Micro-batches of one rank in one optimizer step.
         text_tokens: Length of each row's text, where `max_text_tokens` bounds it.
         max_text_tokens: Budget of a micro-batch: its clips times its longest text.
+        weights: How often each row is seen in an epoch (`data/mixing.py`); all once if not given.
 
     Raises:
         InputError: There are fewer batches than one step needs.
@@ -50,15 +52,16 @@ class LengthBatches:
         accumulation: int = 1,
         text_tokens: Sequence[int] = (),
         max_text_tokens: int | None = None,
+        weights: np.ndarray | None = None,
     ) -> None:
         self.durations_s = np.asarray(durations_s, dtype=np.float64)
         self.text_tokens = np.asarray(text_tokens if max_text_tokens else [0] * len(durations_s))
         self.max_seconds, self.max_text_tokens, self.seed = max_seconds, max_text_tokens or 1, seed
-        self.rank, self.world, self.accumulation = rank, world, accumulation
+        self.rank, self.world, self.accumulation, self.weights = rank, world, accumulation, weights
         self._batches = lru_cache(maxsize=2)(self._make)
         # Later epochs come out a few batches longer or shorter; the first one's count holds for all.
         self.steps_per_epoch = len(self._make(0)) // (world * accumulation)
-        if not self.steps_per_epoch or not len(self.durations_s):
+        if not self.steps_per_epoch or not self._make(0)[0]:
             raise InputError(
                 f"{len(self.durations_s)} clips make {len(self._make(0))} batches of {max_seconds} s, but one step "
                 f"takes {world * accumulation}; give more data, or a smaller max_seconds"
@@ -69,8 +72,9 @@ class LengthBatches:
         rng = np.random.default_rng((self.seed, epoch))
         # What a row takes of both budgets, in seconds: neighbours are alike in length and in text.
         size = self.durations_s + self.text_tokens * (self.max_seconds / self.max_text_tokens)
+        rows = np.arange(len(size)) if self.weights is None else drawn(self.weights, self.seed, epoch)
         # Jitter of a tenth: neighbours change from epoch to epoch, padding stays small.
-        order = np.argsort(size * rng.uniform(0.9, 1.1, len(size)), kind="stable")
+        order = rows[np.argsort(size[rows] * rng.uniform(0.9, 1.1, len(rows)), kind="stable")]
         batches, seconds, tokens = [[]], 0.0, 0
         for row in order:
             clips = len(batches[-1]) + 1

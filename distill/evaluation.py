@@ -168,7 +168,7 @@ def _written(
     with HypothesisWriter(path, about["identity"], rank, world, torch.distributed.barrier) as writer:
         for kind, rows in tests.items():
             todo = sorted(writer.missing(kind, rows), key=lambda row: (-row.duration_s, row.id))[rank::world]
-            pairs = [(row, instruction(recipe.data.prompts, row.task)) for row in todo]
+            pairs = [(row, instruction(recipe.data.prompts, row.task, question=row.question)) for row in todo]
             label = f"{which}, {kind}"
             for out in write_hypotheses(model, processor, pairs, recipe.generation, label=label, quiet=rank > 0):
                 writer.append(kind, out)

@@ -17,7 +17,7 @@ from data.manifest import Manifest, Row, read_manifest
 from data.paths import resolve
 from data.policy import read_training_rows
 from data.progress import Progress
-from data.prompts import instruction
+from data.prompts import instruction, require_prompts
 from distill.alignment import Alignment
 from distill.objective import Example
 from distill.recipe import LossWeights, Recipe
@@ -36,10 +36,13 @@ def read_rows(recipe: Recipe, path: str) -> Manifest:
     """
     data = recipe.data
     if path != data.train:
-        return read_manifest(resolve(path))[: data.limit].heard(data.mono)
+        rows = read_manifest(resolve(path))[: data.limit].heard(data.mono)
+        require_prompts(rows, data.prompts)
+        return rows
     quiet = int(os.environ.get("RANK", 0)) > 0
     scan = resolve(data.scan) if data.scan else None
     rows = read_training_rows(resolve(path), data.faults, data.lengths, scan=scan, limit=data.limit, quiet=quiet)
+    require_prompts(rows, data.prompts)
     return rows.heard(data.mono)
 
 
@@ -94,7 +97,11 @@ class Examples:
         for i, entry in enumerate(cached):
             if which[i] == "hypothesis":
                 texts[i] = entry.hypothesis
-        instructions = [instruction(self.recipe.data.prompts, row.task, row.id) for row in rows]
+        # What a cached row was asked is what the student is asked of it.
+        prompts = self.recipe.data.prompts
+        instructions = [entry.prompt for entry in cached] or [
+            instruction(prompts, row.task, row.id, row.question) for row in rows
+        ]
         states = None
         if self._kept is not None:
             states = AudioStates.collate([self._kept[i] for i in indices])

@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from data.batches import LengthBatches
+from data.mixing import row_weights
 from distill.examples import Examples
 from distill.objective import Example
 from distill.recipe import Recipe
@@ -30,6 +31,7 @@ class StepLoader:
         for stage in recipe.train.stages:
             chosen = examples.rows.among("task", stage.tasks) if stage.tasks else np.ones(len(examples.rows), bool)
             rows, processor = examples.rows.where(chosen), examples.processor
+            weights = row_weights(examples.rows, recipe.data.mix if stage.mix is None else stage.mix)
             batches = LengthBatches(
                 processor.seconds(rows),
                 max_seconds=stage.max_seconds,
@@ -41,6 +43,7 @@ class StepLoader:
                 if stage.max_text_tokens
                 else (),
                 max_text_tokens=stage.max_text_tokens,
+                weights=None if weights is None else weights[chosen],
             )
             self._stages.append((batches, np.flatnonzero(chosen)))
         self._pool = ThreadPoolExecutor(max(recipe.train.prefetch, 1))

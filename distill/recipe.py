@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from data.cache import FEATURES, Feature
 from data.faults import FaultPolicies, Lengths
 from data.manifest import Mono
+from data.mixing import Mix
 from data.paths import resolve
 from data.prompts import Prompts
 from data.settings import Settings, read_settings
@@ -30,7 +31,10 @@ class DataSettings(Settings):
     train: str = Field(description="rows to train on (and to cache)")
     valid: tuple[str, ...] = Field((), description="rows watched during training")
     test: dict[Literal["asr", "aac"], str] = Field(description="held-out annotation by kind of score: asr, aac")
-    prompts: Prompts = Field(description="wordings of each task's instruction; the first in tests")
+    prompts: Prompts = Field(
+        description="each task's instructions, or a JSON file of them (data/prompts.json); the first in tests"
+    )
+    mix: Mix = Field((), description="how often rows of a corpus or a task are seen in an epoch; empty: all once")
     mono: Mono = Field("first", description="what is heard of several channels: the first, or their mean (mix)")
     lengths: Lengths = Lengths()
     faults: FaultPolicies = FaultPolicies()
@@ -84,6 +88,7 @@ class StageSettings(Settings):
     initial_lr: float = Field(0.0, ge=0, le=1, description="where the warm-up starts, as a share of the peak")
     final_lr: float = Field(0.05, ge=0, le=1, description="end of the cosine, as a share of the peak")
     tasks: tuple[str, ...] = Field((), description="tasks trained on; empty: all")
+    mix: Mix | None = Field(None, description="in place of data.mix in this stage; null: data.mix")
 
     def peak_lr(self, part: str) -> float:
         """The peak learning rate of a part: one of PARTS, or "projections", which rest where nothing is matched."""

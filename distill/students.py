@@ -113,7 +113,7 @@ def _calibration(recipe: Recipe, processor: SalmonnProcessor) -> Iterator[tuple[
         if len(clips) == recipe.student.calibration_clips:
             break
         with suppress(InputError):  # named where it is cached or trained on
-            wording = instruction(recipe.data.prompts, row.task, row.id)
+            wording = instruction(recipe.data.prompts, row.task, row.id, row.question)
             clips.append(Clip(load_clip(row), wording, row.text))
     for indices in batches_by_length([len(clip.wave) / SAMPLE_RATE for clip in clips], 60):
         batch = [clips[i] for i in indices]

@@ -24,7 +24,7 @@ def validate(
     """Cross-entropy, and texts by row id: from the LLM where the stage trains it, else from CTC's best path."""
     if not rows:
         return {}, {}
-    instructions = [instruction(recipe.data.prompts, row.task) for row in rows]
+    instructions = [instruction(recipe.data.prompts, row.task, question=row.question) for row in rows]
     if losses.ce or losses.kd:
         ce = _cross_entropy(objective, processor, rows, instructions, recipe.generation.max_seconds)
         pairs = list(zip(rows, instructions, strict=True))

@@ -48,7 +48,8 @@ def logits_of(model: SalmonnForConditionalGeneration, processor: SalmonnProcesso
     """Logits (N, V) at the supervised positions of all rows, row after row whatever the batches."""
     parts: dict[int, Tensor] = {}
     for batch_rows in batches_by_length(processor.seconds(rows), 120):
-        clips = [Clip(load_clip(rows[i]), instruction(prompts, rows[i].task), rows[i].text) for i in batch_rows]
+        asked = [instruction(prompts, rows[i].task, question=rows[i].question) for i in batch_rows]
+        clips = [Clip(load_clip(rows[i]), of, rows[i].text) for i, of in zip(batch_rows, asked, strict=True)]
         batch = processor(clips).to(model.device)
         positions, _ = supervised(batch.labels_BT)
         hidden_ND = model.hidden(batch).flatten(0, 1)[positions]

@@ -52,7 +52,7 @@ def plain(recipe: Recipe, model: SalmonnForConditionalGeneration, processor: Sal
     """One clip after the other: generate, then forward."""
     settings = recipe.generation
     for row in rows:
-        wave, wording = load_clip(row), instruction(recipe.data.prompts, row.task, row.id)
+        wave, wording = load_clip(row), instruction(recipe.data.prompts, row.task, row.id, row.question)
         batch = processor([Clip(wave, wording)]).to(model.device)
         ids = model.generate(batch, num_beams=settings.num_beams, max_new_tokens=settings.cap(len(wave) / SAMPLE_RATE))
         texts = {"reference": row.text, "hypothesis": processor.decode(ids)[0]}

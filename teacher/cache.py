@@ -195,7 +195,7 @@ def _cache_batch(
     cache: CacheSettings,
     generation: GenerationSettings,
 ) -> list[CachedRow]:
-    wordings = [instruction(prompts, row.task, row.id) for row in rows]
+    wordings = [instruction(prompts, row.task, row.id, row.question) for row in rows]
     features = processor.features(waves).to(model.device)
 
     def lay_out(texts: list[str | None]) -> Batch:

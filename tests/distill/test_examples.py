@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -134,3 +135,26 @@ def test_an_annotation_that_changed_since_is_refused(examples):
     made.rows = [replace(row, text="something else") for row in made.rows]
     with pytest.raises(InputError, match="its tokens are not the recipe's text 'something else'"):
         made([0], LossWeights(kd=1))
+
+
+def test_what_was_asked_of_a_cached_row_is_asked_of_the_student(tiny_recipe, tiny_teacher, own_data, fill_tiny_cache):
+    file = own_data / "train.json"
+    content = json.loads(file.read_text())
+    for entry in content["annotation"][::4]:
+        entry |= {"task": "QA", "Q": f"what is {entry['id']} about?"}
+    file.write_text(json.dumps(content))
+    wordings = {"asr": ["transcribe", "write", "say"], "audiocaption": ["describe", "what is heard"], "QA": ["{}"]}
+    changes = [NO_CTC, f"data.prompts={json.dumps(wordings)}"]
+    folder, _ = fill_tiny_cache(*changes)
+    recipe = read_recipe(tiny_recipe, changes)
+    rows = read_rows(recipe, recipe.data.train)
+    made = Examples(recipe, tiny_teacher[1], rows, CacheReader(folder))
+    asked = {}
+    for losses in (LossWeights(kd=1), LossWeights(ce=1)):
+        example = made(list(range(len(rows))), losses)
+        for row, instruction, ids in zip(rows, example.instructions, example.batch.input_ids_BT.tolist(), strict=True):
+            assert instruction == made.cache[row.id].prompt
+            assert f" {instruction}\nASSISTANT:" in made.processor.tokenizer.decode(ids)
+            asked.setdefault(row.task, set()).add(instruction)
+    assert asked["QA"] == {f"what is train_{number} about?" for number in (0, 4, 8)}
+    assert asked["asr"] <= set(wordings["asr"]) and len(asked["asr"]) > 1

@@ -155,6 +155,26 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(train, tmp_path, monkeypatc
     assert again == finished
 
 
+def test_a_mix_is_gone_on_with_where_it_was(train, monkeypatch):
+    mixed = ['data.mix=[{"task": "asr", "weight": 2.5}, {"task": "audiocaption", "weight": 0.5}]']
+    mixed.append('train.stages.0.mix=[{"task": "asr", "weight": 0}]')
+    whole, _ = train("whole", *mixed)
+    plain, _ = train("plain")
+    assert losses(whole) != losses(plain)
+    step = RunLog.step
+
+    def stopped(self, record, left_s):
+        step(self, record, left_s)
+        if record["step"] == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "step", stopped)
+        train("stopped", *mixed, ends=130)
+    finished, _ = train("stopped", *mixed)
+    assert losses(finished) == pytest.approx(losses(whole), rel=1e-6)
+
+
 def test_a_gradient_that_is_no_number_is_not_saved(train, command, tiny_recipe, monkeypatch, tmp_path):
     norm = deepspeed.DeepSpeedEngine.get_global_grad_norm
     steps = iter([False, False, False, True])
