@@ -16,6 +16,7 @@ from data.audio import SAMPLE_RATE
 
 _FFT, HOP = 400, 160
 WINDOW_S = 30
+FBANK_BINS = 128
 _FBANK_MEAN, _FBANK_STD = 15.41663, 6.55582  # of AudioSet, as BEATs was trained
 
 
@@ -85,7 +86,7 @@ def log_mel(waves: list[np.ndarray], *, mel_bins: int, margin_s: float | None) -
     return mel_BMT, frames_B
 
 
-def fbank(waves: list[np.ndarray], *, bins: int = 128, reference_padding: bool = False) -> tuple[Tensor, Tensor]:
+def fbank(waves: list[np.ndarray], *, bins: int = FBANK_BINS, reference_padding: bool = False) -> tuple[Tensor, Tensor]:
     """Kaldi's log filter banks (25 ms windows, 10 ms hop), normalised as BEATs expects them.
 
     Args:

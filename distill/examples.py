@@ -19,6 +19,7 @@ from data.policy import read_training_rows
 from data.progress import Progress
 from data.prompts import instruction, require_prompts
 from distill.alignment import Alignment
+from distill.matching import TeacherFeatures, columns_heard
 from distill.objective import Example
 from distill.recipe import LossWeights, Recipe
 from distill.signals import SparseSignal
@@ -89,7 +90,8 @@ class Examples:
         heard = None
         rows = [self.rows[i] for i in indices]
         # A stage that matches features alone asks for no text.
-        with_signal, with_text = losses.kd > 0 and not self.recipe.asks_teacher, losses.ce > 0 or losses.kd > 0
+        with_signal = losses.kd > 0 and not self.recipe.asks_teacher
+        with_text = any((losses.ce, losses.kd, losses.hidden))
         from_cache = with_signal or (with_text and self.recipe.train.hypotheses.share > 0)
         cached = self._cached(rows) if from_cache else []
         which = [self._which(entry) for entry in cached] or ["reference"] * len(rows)
@@ -109,34 +111,35 @@ class Examples:
         else:
             waves = [load_clip(row) for row in rows]
             features = self.processor.features(waves)
-            asked = losses.encoder or losses.audio_tokens or (losses.kd and self.recipe.asks_teacher)
-            if asked and self.teacher is not None:
+            if (losses.features or (losses.kd and self.recipe.asks_teacher)) and self.teacher is not None:
                 heard = self.teacher.lay_out(self.teacher.features(waves), instructions, texts)
         batch = self.processor.lay_out(features, instructions, texts)
         signal = self._signal(cached, which, texts) if with_signal else None
-        encoder_BTD = audio_NH = None
-        if self.cache is not None and self.recipe.matches_from_cache and (losses.encoder or losses.audio_tokens):
-            encoder_BTD, audio_NH = self._features(rows, losses, batch.features.mel_frames_B)
+        known = columns_B = None
+        if losses.features and self.recipe.matches_from_cache:
+            known = self._features(rows, losses, features.mel_frames_B)
+        if losses.beats:
+            side = self.teacher.config.beats_config["input_patch_size"]
+            columns_B = columns_heard(heard.features, encoder_frames(features.mel_frames_B), side)
         ids = tuple(row.id for row in rows)
-        return Example(batch, signal, states, heard, encoder_BTD, audio_NH, ids, tuple(instructions))
+        return Example(batch, signal, states, heard, known, columns_B, ids, tuple(instructions))
 
-    def _features(
-        self, rows: list[Row], losses: LossWeights, mel_frames_B: Tensor
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """The cached encoder states (B, T, D) and audio tokens (N, H) that are matched, as far as the student hears."""
+    def _features(self, rows: list[Row], losses: LossWeights, mel_frames_B: Tensor) -> TeacherFeatures:
+        """The cached encoder states and audio tokens that are matched, as far as the student hears."""
         with self._lock:
             cached = [self.cache.features(row.id) for row in rows]
-        encoder_BTD = audio_NH = None
+        out = TeacherFeatures()
         if losses.encoder:
             frames = encoder_frames(mel_frames_B).tolist()
             parts = [torch.from_numpy(entry["encoder"])[:t] for entry, t in zip(cached, frames, strict=True)]
-            encoder_BTD = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).float()
+            states_BTD = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).float()
+            out.encoder = [states_BTD] * len(self.recipe.train.match.encoder_layers)
         if losses.audio_tokens:
             theirs = self.recipe.teacher.window_frames, self.recipe.teacher.window_stride
             slots = windows_of(encoder_frames(mel_frames_B), *theirs).tolist()
             parts = [torch.from_numpy(entry["audio_tokens"])[:w] for entry, w in zip(cached, slots, strict=True)]
-            audio_NH = torch.cat(parts).float()
-        return encoder_BTD, audio_NH
+            out.audio_NH = torch.cat(parts).float()
+        return out
 
     def _cached(self, rows: list[Row]) -> list[CachedRow]:
         # Batches are made in threads, and the cache's reader is for one at a time.

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import deepspeed
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from data.errors import InputError
 from distill.recipe import Recipe
@@ -27,7 +27,7 @@ class FrozenTeacher(nn.Module):
     DeepSpeed, which may have partitioned the weights, begins to follow which of them are fetched.
 
     Args:
-        model: The teacher, adapters folded in where it is asked for distributions.
+        model: The teacher, adapters folded in where its LLM is asked.
     """
 
     def __init__(self, model: SalmonnForConditionalGeneration) -> None:
@@ -45,13 +45,15 @@ class FrozenTeacher(nn.Module):
         return self._engine[0](question)
 
     @contextmanager
-    def signal(self, batch: Batch) -> Iterator[HeadSignal]:
+    def signal(self, batch: Batch, hidden_BTD: Tensor | None = None) -> Iterator[HeadSignal]:
         """Its distributions at the supervised positions; logits come into being for the rows that are asked for.
 
         Args:
             batch: The clips as the teacher gets them, with their texts.
+            hidden_BTD: Its LLM's last hidden states, where they are there already.
         """
-        hidden_BTD = self.ask(lambda model: model.hidden(batch))
+        if hidden_BTD is None:
+            hidden_BTD = self.ask(lambda model: model.hidden(batch))
         rows_N, _ = supervised(batch.labels_BT)
         head_VD = self.model.llm.get_output_embeddings().weight
         with deepspeed.zero.GatheredParameters([head_VD], enabled=self._engine[0] is not self):
@@ -83,7 +85,7 @@ def frozen_teacher(recipe: Recipe) -> FrozenTeacher | None:
     if not recipe.teacher_in_memory:
         return None
     model, _ = build_teacher(recipe.teacher)
-    if recipe.asks_teacher:
+    if recipe.asks_teacher or "hidden" in recipe.matched:
         merge_lora(model)
     else:
         model.llm = nn.Identity()  # features come from encoder and connector alone

@@ -1,88 +1,49 @@
-"""Feature matching: the student's encoder states and audio tokens held against the teacher's.
+"""Feature matching: what the student's encoder, connector and LLM make of a clip, held against the teacher's.
 
-Letters: B clips, T frames, N rows (frames, or windows, of all clips), D width.
+Letters: B clips, T frames or positions, C columns of 160 ms, N rows (frames, audio tokens or supervised positions of
+all clips), P patches of a column, D/H widths.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from dataclasses import dataclass, field
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from data.errors import InputError
-from data.features import Features
+from data.features import FBANK_BINS, Features
 from data.settings import Settings
+from distill.distances import Distance, between_windows, column_frames, distance, mean_of_columns
+from teacher.beats import BeatsSettings
 from teacher.config import SalmonnConfig
-from teacher.connector import AudioStates, windows_of, within
-from teacher.model import SalmonnForConditionalGeneration
+from teacher.connector import within
+from teacher.model import Batch, SalmonnForConditionalGeneration, supervised
 
-Distance = Literal["relative", "mse", "smooth_l1", "cosine"]
 LAST = -1
 """What comes out of a stack of layers: behind its last norm."""
 
+Pairs = tuple[tuple[int, int], ...]
+_PAIRS = (
+    "pairs of a layer of the student's {} and one of the teacher's, counted from 0, whose outputs are matched; -1: "
+    "what comes out of the whole, normed; the loss is the mean over the pairs"
+)
+
 
 class MatchSettings(Settings):
-    """How far the student's features are from the teacher's, and which of them are held against each other.
-
-    relative: the squared distance of a row over the teacher's mean squared deviation from its mean row (of the
-    micro-batch): 1 is what the mean row would cost, whatever the width and scale, so that weights of 1 mean about the
-    same for every feature. mse and smooth_l1 are means over the width, cosine is 1 minus the cosine.
-    """
+    """How features are held against the teacher's (`distill.distances.distance` says what the distances are)."""
 
     encoder: Distance = Field("relative", description="distance of encoder states")
-    encoder_layers: tuple[tuple[int, int], ...] = Field(
-        ((LAST, LAST),),
-        min_length=1,
-        description="pairs of a layer of the student's encoder and one of the teacher's, counted from 0, whose outputs "
-        "are matched; -1: what the whole encoder gives; the loss is the mean over the pairs",
-    )
+    encoder_layers: Pairs = Field(((LAST, LAST),), min_length=1, description=_PAIRS.format("encoder"))
     audio_tokens: Distance = Field("relative", description="distance of audio tokens")
-
-
-def distance(own_ND: Tensor, teacher_ND: Tensor, kind: Distance) -> Tensor:
-    """Sum over rows of the distance of each, in float32 (see `MatchSettings`)."""
-    own_ND, teacher_ND = own_ND.float(), teacher_ND.float()
-    if kind == "cosine":
-        return (1 - nn.functional.cosine_similarity(own_ND, teacher_ND, dim=1)).sum()
-    if kind == "smooth_l1":
-        return nn.functional.smooth_l1_loss(own_ND, teacher_ND, reduction="none").mean(1).sum()
-    squared_N = (own_ND - teacher_ND).square().sum(1)
-    if kind == "mse":
-        return squared_N.sum() / own_ND.shape[1]
-    spread = (teacher_ND - teacher_ND.mean(0)).square().sum(1).mean().clamp(min=1e-6)
-    return squared_N.sum() / spread
-
-
-def between_windows(tokens_ND: Tensor, frames_B: Tensor, theirs: tuple[int, int], own: tuple[int, int]) -> Tensor:
-    """Tokens of the teacher's windows at the centres of the student's: linear between two, held at the ends.
-
-    Args:
-        tokens_ND: One for each of the teacher's windows, clip after clip.
-        frames_B: Encoder frames of each clip.
-        theirs: Length and stride of the teacher's windows, frames.
-        own: Of the student's.
-
-    Returns:
-        One row for each of the student's windows, clip after clip; the same tokens where the windows are the same.
-    """
-    counts_B, wanted_B = windows_of(frames_B, *theirs), windows_of(frames_B, *own)
-    clip_M = torch.arange(len(frames_B), device=frames_B.device).repeat_interleave(wanted_B)
-    number_M = torch.arange(len(clip_M), device=frames_B.device) - (wanted_B.cumsum(0) - wanted_B)[clip_M]
-    (length, stride), (own_length, own_stride) = theirs, own
-    place_M = (number_M * own_stride + (own_length - length) / 2) / stride
-    last_M = counts_B[clip_M] - 1
-    place_M = place_M.clamp(min=0).minimum(last_M)
-    before_M = place_M.floor().long()
-    after_M = (before_M + 1).minimum(last_M)
-    first_M = (counts_B.cumsum(0) - counts_B)[clip_M]
-    share_M1 = (place_M - before_M)[:, None].to(tokens_ND.dtype)
-    return torch.lerp(tokens_ND[first_M + before_M], tokens_ND[first_M + after_M], share_M1)
+    hidden: Distance = Field("relative", description="distance of the LLM's hidden states")
+    hidden_layers: Pairs = Field(((LAST, LAST),), min_length=1, description=_PAIRS.format("LLM"))
+    beats: Distance = Field("relative", description="distance of projected encoder states from BEATs' states")
 
 
 @contextmanager
-def outputs_of(layers: nn.ModuleList, wanted: tuple[int, ...]) -> Iterator[dict[int, Tensor]]:
+def outputs_of(layers: nn.ModuleList, wanted: Iterable[int]) -> Iterator[dict[int, Tensor]]:
     """Notes what the wanted layers give for as long as the context lasts."""
     seen: dict[int, Tensor] = {}
 
@@ -100,11 +61,41 @@ def outputs_of(layers: nn.ModuleList, wanted: tuple[int, ...]) -> Iterator[dict[
             hook.remove()
 
 
+@dataclass
+class TeacherFeatures:
+    """What the teacher made of a batch, as far as it was asked for.
+
+    Args:
+        encoder: Its encoder states (B, T, D), for each pair of layers.
+        audio_NH: Its audio tokens of the frames that the student has, in the teacher's windows.
+        beats_BCD: BEATs' states, those of a column's patches side by side.
+        hidden: Its LLM's hidden states (N, H) at the supervised positions, for each pair of layers.
+        hidden_BTH: Its LLM's last hidden states.
+    """
+
+    encoder: list[Tensor] = field(default_factory=list)
+    audio_NH: Tensor | None = None
+    beats_BCD: Tensor | None = None
+    hidden: list[Tensor] = field(default_factory=list)
+    hidden_BTH: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> "TeacherFeatures":
+        """The same features on another device."""
+
+        def moved(value: list[Tensor] | Tensor | None) -> list[Tensor] | Tensor | None:
+            if isinstance(value, list):
+                return [moved(one) for one in value]
+            return None if value is None else value.to(device)
+
+        return TeacherFeatures(*map(moved, vars(self).values()))
+
+
 class FeatureMatching(nn.Module):
     """The feature losses. Where widths differ, a learned projection takes the student's rows to the teacher's width.
 
     (As TinyBERT's, Jiao et al. 2020, equation 8.) Projections are trained beside the student, stand in its checkpoints
-    and are no part of the model that is exported.
+    and are no part of the model that is exported. BEATs' states always have one: it says where in the encoder's states
+    the student, which has no BEATs, keeps what BEATs would tell it.
 
     Args:
         student: The model that is trained.
@@ -124,45 +115,129 @@ class FeatureMatching(nn.Module):
         names: set[str] = frozenset(),
     ) -> None:
         super().__init__()
+        own = student.config
         self.settings = settings
-        self.windows = [(config.window_frames, config.window_stride) for config in (theirs, student.config)]
-        self.own_layers, self.their_layers = (tuple(column) for column in zip(*settings.encoder_layers, strict=True))
-        counts = student.config.encoder_config.encoder_layers, theirs.encoder_config.encoder_layers
-        for whose, layers, there in zip(
-            ("the student's", "the teacher's"), (self.own_layers, self.their_layers), counts, strict=True
-        ):
-            if wrong := [layer for layer in layers if not LAST <= layer < there]:
-                raise InputError(
-                    f"train.match.encoder_layers: {whose} encoder has no layer {wrong[0]}; name 0 to {there - 1}, or -1"
-                )
-        widths = {"audio_tokens": [config.llm_config.hidden_size for config in (student.config, theirs)]}
-        self.project = nn.ModuleDict(
-            {name: nn.Linear(*pair) for name, pair in widths.items() if name in names and pair[0] != pair[1]}
-        )
+        self.windows = [(config.window_frames, config.window_stride) for config in (theirs, own)]
+        depths = {
+            "encoder": [config.encoder_config.encoder_layers for config in (own, theirs)],
+            "hidden": [config.llm_config.num_hidden_layers for config in (own, theirs)],
+        }
+        self.layers = {name: _by_side(name, getattr(settings, f"{name}_layers"), of) for name, of in depths.items()}
+        self.project = nn.ModuleDict()
+        llms = [config.llm_config.hidden_size for config in (own, theirs)]
+        if llms[0] != llms[1]:
+            projected = ["audio_tokens"] if "audio_tokens" in names else []
+            projected += [f"hidden_{i}" for i in range(len(settings.hidden_layers))] if "hidden" in names else []
+            self.project.update({name: nn.Linear(*llms) for name in projected})
+        if "beats" in names:
+            beats = BeatsSettings(**theirs.beats_config)
+            self.column, patches = column_frames(beats.input_patch_size), FBANK_BINS // beats.input_patch_size
+            self.project["beats"] = nn.Linear(own.encoder_config.d_model, patches * beats.encoder_embed_dim)
 
-    def encoded(
-        self, model: SalmonnForConditionalGeneration, features: Features, layers: tuple[int, ...]
-    ) -> tuple[AudioStates, list[Tensor]]:
-        """The encoders' states, and the outputs (B, T, D) of these layers of the speech encoder."""
-        with outputs_of(model.encoder.layers, layers) as seen:
-            states = model.encode(features)
-        seen[LAST] = states.speech_BTD
-        return states, [seen[layer] for layer in layers]
+    @torch.no_grad()
+    def answer(
+        self, teacher: SalmonnForConditionalGeneration, heard: Batch, frames_B: Tensor, names: set[str], llm: bool
+    ) -> TeacherFeatures:
+        """What the teacher makes of a batch, in one pass through those of its parts that are needed.
 
-    def encoder(self, own: list[Tensor], theirs: list[Tensor], frames_B: Tensor) -> Tensor:
+        Args:
+            teacher: In evaluation mode.
+            heard: The clips and texts as the teacher gets them.
+            frames_B: Encoder frames that the student has of each clip.
+            names: The features that are matched now.
+            llm: Whether its LLM is asked, for hidden states or for distributions.
+        """
+        out, features = TeacherFeatures(), heard.features
+        with outputs_of(teacher.encoder.layers, self.layers["encoder"][1] if "encoder" in names else ()) as seen:
+            if llm or "audio_tokens" in names:
+                states = teacher.encode(features)
+                seen[LAST], sound_BPD = states.speech_BTD, states.sound_BTD
+            else:
+                if "encoder" in names:
+                    seen[LAST] = teacher.encoder(features.mel_BMT, features.mel_frames_B)
+                if "beats" in names:
+                    sound_BPD, _ = teacher.hear_sounds(features)
+        if "encoder" in names:
+            out.encoder = [seen[layer] for layer in self.layers["encoder"][1]]
+        if "beats" in names:
+            patches = FBANK_BINS // teacher.beats.config.input_patch_size
+            out.beats_BCD = sound_BPD.unflatten(1, (-1, patches)).flatten(2)
+        if llm:
+            out.hidden_BTH, out.hidden = self.hidden_states(teacher, 1, heard, teacher.connector(states))
+        if "audio_tokens" in names:
+            # Cut to the frames that the student has.
+            states.speech_BTD, states.frames_B = states.speech_BTD[:, : int(frames_B.max())], frames_B
+            out.audio_NH = teacher.connector(states)
+        return out
+
+    def hidden_states(
+        self, model: SalmonnForConditionalGeneration, side: int, batch: Batch, audio_NH: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The LLM's last hidden states (B, T, H), and those of the matched layers at the supervised positions (N, H).
+
+        Args:
+            model: Student (side 0) or teacher (side 1).
+            side: Which of a pair's layers are its own.
+            batch: As this model gets it.
+            audio_NH: Its audio tokens.
+        """
+        layers = self.layers["hidden"][side]
+        with outputs_of(model.llm.get_decoder().layers, layers) as seen:
+            seen[LAST] = model.hidden(batch, audio_NH)
+        rows_N, _ = supervised(batch.labels_BT)
+        return seen[LAST], [seen[layer].flatten(0, 1)[rows_N] for layer in layers]
+
+    def encoder(self, own: list[Tensor], teacher: list[Tensor], frames_B: Tensor) -> Tensor:
         """Sum over the clips' frames, without padding, of the mean distance of the pairs' states (B, T, D)."""
-        length = min(theirs[0].shape[1], own[0].shape[1])
+        length = min(teacher[0].shape[1], own[0].shape[1])
         real_BT = within(frames_B, length)
-        rows = [[states_BTD[:, :length][real_BT] for states_BTD in side] for side in (own, theirs)]
+        rows = [[states_BTD[:, :length][real_BT] for states_BTD in side] for side in (own, teacher)]
         return torch.stack([distance(*pair, self.settings.encoder) for pair in zip(*rows, strict=True)]).mean()
 
-    def audio_tokens(self, own_ND: Tensor, tokens_ND: Tensor, frames_B: Tensor) -> Tensor:
+    def audio_tokens(self, own_NH: Tensor, teacher_NH: Tensor, frames_B: Tensor) -> Tensor:
         """Sum over the student's windows of the distance to the teacher's tokens, taken at the same times."""
         if self.windows[0] != self.windows[1]:
-            tokens_ND = between_windows(tokens_ND, frames_B, *self.windows)
-        return distance(self._projected("audio_tokens", own_ND), tokens_ND, self.settings.audio_tokens)
+            teacher_NH = between_windows(teacher_NH, frames_B, *self.windows)
+        return distance(self._projected("audio_tokens", own_NH), teacher_NH, self.settings.audio_tokens)
+
+    def hidden(self, own: list[Tensor], teacher: list[Tensor]) -> Tensor:
+        """Sum over supervised positions of the mean distance of the pairs' states (N, H)."""
+        pairs = enumerate(zip(own, teacher, strict=True))
+        return torch.stack(
+            [distance(self._projected(f"hidden_{i}", one), other, self.settings.hidden) for i, (one, other) in pairs]
+        ).mean()
+
+    def beats(self, own_BTD: Tensor, teacher_BCD: Tensor, columns_B: Tensor) -> Tensor:
+        """Sum over the clips' columns of the distance of what is projected from the student's mean state in each."""
+        own_BCD = mean_of_columns(own_BTD, self.column)
+        length = min(own_BCD.shape[1], teacher_BCD.shape[1])
+        real_BC = within(columns_B, length)
+        own_ND, teacher_ND = (states_BCD[:, :length][real_BC] for states_BCD in (own_BCD, teacher_BCD))
+        return distance(self._projected("beats", own_ND), teacher_ND, self.settings.beats)
 
     def _projected(self, name: str, rows_ND: Tensor) -> Tensor:
         if name not in self.project:
             return rows_ND
         return self.project[name](rows_ND.to(self.project[name].weight.dtype))
+
+
+def columns_heard(features: Features, frames_B: Tensor, patch_side: int) -> Tensor:
+    """Columns of BEATs' patches in each clip that both models hear.
+
+    Args:
+        features: As the teacher hears the clips.
+        frames_B: Encoder frames that the student has.
+        patch_side: Of BEATs' patches, frames of 10 ms.
+    """
+    return (features.fbank_frames_B // patch_side).minimum(frames_B // column_frames(patch_side))
+
+
+def _by_side(name: str, pairs: Pairs, depths: list[int]) -> list[tuple[int, ...]]:
+    """The student's layers of some pairs, and the teacher's."""
+    sides = [tuple(side) for side in zip(*pairs, strict=True)]
+    for whose, layers, depth in zip(("student", "teacher"), sides, depths, strict=True):
+        if wrong := [layer for layer in layers if not LAST <= layer < depth]:
+            raise InputError(
+                f"train.match.{name}_layers: the {whose} has no layer {wrong[0]} there; name 0 to {depth - 1}, or -1"
+            )
+    return sides

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distill.ctc import CtcHead, has_room
 from distill.frozen import FrozenTeacher
 from distill.losses import fused_loss
-from distill.matching import FeatureMatching
+from distill.matching import LAST, FeatureMatching, TeacherFeatures, outputs_of
 from distill.recipe import KdSettings, LossWeights
 from distill.signals import TeacherSignal
 from distill.universal import SpanSignal
@@ -20,7 +20,8 @@ from teacher.connector import AudioStates
 from teacher.encoder import encoder_frames
 from teacher.model import Batch, SalmonnForConditionalGeneration, supervised
 
-UNITS = {"ce": "tokens", "kd": "distilled", "ctc": "ctc_tokens", "encoder": "frames", "audio_tokens": "windows"}
+UNITS = {"ce": "tokens", "kd": "distilled", "ctc": "ctc_tokens"}
+UNITS |= {"encoder": "frames", "audio_tokens": "windows", "hidden": "tokens", "beats": "columns"}
 """What each loss is a mean over."""
 
 
@@ -33,8 +34,8 @@ class Example:
         signal: The teacher's word on their supervised positions, where a stage distils from the cache.
         states: The student's encoder states, where they are kept in memory.
         heard: The clips and texts as a teacher in memory gets them, where it hears the clips otherwise.
-        encoder_BTD: The teacher's encoder states in the student's frames, where they are cached.
-        audio_NH: The teacher's audio tokens of the frames that the student has, where they are cached.
+        features: The teacher's features of the clips, where they are cached.
+        columns_B: Columns of BEATs' states that are matched.
         ids: Of the rows.
         instructions: Of the rows.
     """
@@ -43,8 +44,8 @@ class Example:
     signal: TeacherSignal | None = None
     states: AudioStates | None = None
     heard: Batch | None = None
-    encoder_BTD: Tensor | None = None
-    audio_NH: Tensor | None = None
+    features: TeacherFeatures | None = None
+    columns_B: Tensor | None = None
     ids: tuple[str, ...] = ()
     instructions: tuple[str, ...] = ()
 
@@ -65,6 +66,7 @@ class Example:
             "frames": int(frames_B.sum()),
             "windows": int(windows_B.sum()),
             "kept_mass": self.signal.kept_mass() if self.signal is not None else 0.0,
+            "columns": 0 if self.columns_B is None else int(self.columns_B.sum()),
         }
 
 
@@ -105,25 +107,32 @@ class Objective(nn.Module):
         Returns:
             The weighted loss, and each loss's undivided sum.
         """
-        batch, student = example.batch, self.student
+        batch, student, names = example.batch, self.student, weights.features
         terms: dict[str, Tensor] = {}
         sums: dict[str, Tensor] = {}
-        if weights.encoder:
-            states, own = self.matching.encoded(student, batch.features, self.matching.own_layers)
-        else:
+        layers = self.matching.layers["encoder"][0] if weights.encoder else ()
+        with outputs_of(student.encoder.layers, layers) as seen:
             states = example.states or student.encode(batch.features)
-        teacher, teacher_NH = self.matched(example, states, weights)
+        seen[LAST] = states.speech_BTD
+        teacher = self._asked(example, states.frames_B, weights) if names else TeacherFeatures()
         if weights.encoder:
-            terms["encoder"] = self.matching.encoder(own, teacher, states.frames_B)
-        if weights.ce or weights.kd or weights.ctc or weights.audio_tokens:
+            terms["encoder"] = self.matching.encoder([seen[i] for i in layers], teacher.encoder, states.frames_B)
+        if weights.beats:
+            terms["beats"] = self.matching.beats(states.speech_BTD, teacher.beats_BCD, example.columns_B)
+        if names - {"encoder", "beats"} or weights.ce or weights.kd or weights.ctc:
             audio_NH = student.connector(states)
-            if weights.audio_tokens:
-                terms["audio_tokens"] = self.matching.audio_tokens(audio_NH, teacher_NH, states.frames_B)
-            if weights.ctc:
-                texts = [row[row != -100][:-1] for row in batch.labels_BT]
-                terms["ctc"] = self.ctc(audio_NH, student.connector.windows(states.frames_B), texts)
-            if weights.ce or weights.kd:
-                terms["lm"] = self._language(example, audio_NH, weights, counts, sums)
+        if weights.audio_tokens:
+            terms["audio_tokens"] = self.matching.audio_tokens(audio_NH, teacher.audio_NH, states.frames_B)
+        if weights.ctc:
+            texts = [row[row != -100][:-1] for row in batch.labels_BT]
+            terms["ctc"] = self.ctc(audio_NH, student.connector.windows(states.frames_B), texts)
+        if weights.hidden:
+            hidden_BTH, own = self.matching.hidden_states(student, 0, batch, audio_NH)
+            terms["hidden"] = self.matching.hidden(own, teacher.hidden)
+        elif weights.ce or weights.kd:
+            hidden_BTH = student.hidden(batch, audio_NH)
+        if weights.ce or weights.kd:
+            terms["lm"] = self._language(example, hidden_BTH, teacher.hidden_BTH, weights, counts, sums)
         loss = terms.pop("lm", torch.zeros((), device=states.speech_BTD.device))
         for name, value in terms.items():
             sums[name] = value.detach().float()
@@ -133,14 +142,14 @@ class Objective(nn.Module):
     def _language(
         self,
         example: Example,
-        audio_NH: Tensor,
+        hidden_BTH: Tensor,
+        teacher_BTH: Tensor | None,
         weights: LossWeights,
         counts: dict[str, float],
         sums: dict[str, Tensor],
     ) -> Tensor:
-        hidden_BTH = self.student.hidden(example.batch, audio_NH)
         rows, labels_N = supervised(example.batch.labels_BT)
-        with self._signal(example, weights) as signal:
+        with self._signal(example, weights, teacher_BTH) as signal:
             out = fused_loss(
                 hidden_BTH.flatten(0, 1)[rows],
                 self.student.llm.get_output_embeddings().weight,
@@ -157,26 +166,18 @@ class Objective(nn.Module):
                 sums["agreement"] = out.agreement
         return out.loss / max(counts["tokens"], 1)
 
-    def _signal(self, example: Example, weights: LossWeights) -> AbstractContextManager[TeacherSignal | None]:
+    def _signal(
+        self, example: Example, weights: LossWeights, teacher_BTH: Tensor | None
+    ) -> AbstractContextManager[TeacherSignal | None]:
         """The teacher's word on the supervised positions: that of the example, or asked for now."""
         if weights.kd and example.signal is None:
-            return self._teacher[0].signal(example.heard or example.batch)
+            return self._teacher[0].signal(example.heard or example.batch, teacher_BTH)
         return nullcontext(example.signal if weights.kd else None)
 
-    @torch.no_grad()
-    def matched(
-        self, example: Example, states: AudioStates, weights: LossWeights
-    ) -> tuple[list[Tensor], Tensor | None]:
-        """The teacher's encoder states (B, T, D) of each layer and audio tokens (N, H), those that a loss matches."""
-        if example.encoder_BTD is not None or example.audio_NH is not None:
-            return [example.encoder_BTD] * len(self.matching.their_layers), example.audio_NH
-        if not (weights.encoder or weights.audio_tokens):
-            return [], None
-        layers = self.matching.their_layers if weights.encoder else ()
-        features = (example.heard or example.batch).features
-        heard, encoder = self._teacher[0].ask(lambda teacher: self.matching.encoded(teacher, features, layers))
-        if not weights.audio_tokens:
-            return encoder, None
-        # Cut to the frames that the student has.
-        heard.speech_BTD, heard.frames_B = heard.speech_BTD[:, : states.speech_BTD.shape[1]], states.frames_B
-        return encoder, self._teacher[0].ask(lambda teacher: teacher.connector(heard))
+    def _asked(self, example: Example, frames_B: Tensor, weights: LossWeights) -> TeacherFeatures:
+        """The teacher's features: those of the example, or asked for now, all at once."""
+        if example.features is not None:
+            return example.features
+        llm = weights.hidden > 0 or (weights.kd > 0 and example.signal is None)
+        heard = example.heard or example.batch
+        return self._teacher[0].ask(lambda model: self.matching.answer(model, heard, frames_B, weights.features, llm))

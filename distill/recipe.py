@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from data.cache import FEATURES, Feature
 from data.faults import FaultPolicies, Lengths
 from data.manifest import Mono
 from data.mixing import Mix
@@ -23,6 +22,8 @@ from teacher.hypotheses import GenerationSettings, LengthCap
 from teacher.settings import ModelSettings
 
 PARTS = ("encoder", "beats", "connector", "llm")
+MATCHED = ("encoder", "audio_tokens", "hidden", "beats")
+"""What losses may hold against the teacher's."""
 
 
 class DataSettings(Settings):
@@ -52,6 +53,20 @@ class LossWeights(Settings):
     ctc: float = Field(0.0, ge=0, description="CTC of audio tokens against the LLM's embeddings, mean over text tokens")
     encoder: float = Field(0.0, ge=0, description="distance of encoder states from the teacher's, mean over frames")
     audio_tokens: float = Field(0.0, ge=0, description="distance of audio tokens from the teacher's, mean over them")
+    hidden: float = Field(
+        0.0, ge=0, description="distance of the LLM's hidden states from the teacher's, mean over supervised tokens"
+    )
+    beats: float = Field(
+        0.0,
+        ge=0,
+        description="distance of projected encoder states from the teacher's BEATs, mean over columns of 160 ms: what "
+        "a student without BEATs is to hear of sounds",
+    )
+
+    @property
+    def features(self) -> set[str]:
+        """The teacher's features that are matched."""
+        return {name for name in MATCHED if getattr(self, name)}
 
 
 class LearningRates(Settings):
@@ -95,9 +110,9 @@ class StageSettings(Settings):
         return getattr(self.lr, part) if part in PARTS or self.matched else 0.0
 
     @property
-    def matched(self) -> set[Feature]:
+    def matched(self) -> set[str]:
         """The teacher's features that this stage matches."""
-        return {name for name in FEATURES if getattr(self.used, name)}
+        return self.used.features
 
     @property
     def used(self) -> LossWeights:
@@ -242,6 +257,10 @@ class Recipe(Settings):
                 raise ValueError(
                     f"stage '{stage.name}' matches the teacher's features, but there is no student section"
                 )
+            if stage.used.beats and (self.student.beats or not self.teacher.beats):
+                raise ValueError(
+                    f"stage '{stage.name}' has a beats weight; that takes a teacher with BEATs and a student without"
+                )
             if stage.matched and self._hears_longer():
                 raise ValueError(
                     f"student.margin_s {self.student.margin_s} is longer than teacher.margin_s {self.teacher.margin_s}"
@@ -284,6 +303,8 @@ class Recipe(Settings):
             raise ValueError(f"{key}: has a distance of its own; leave out train.kd.divergence, tail and temperature")
         if self.asks_teacher:
             raise ValueError(f"{key}: the teacher's distributions come from its cache; set train.teacher to 'cache'")
+        if "hidden" in self.matched:
+            raise ValueError(f"{key}: the LLMs' tokens are not the same, so no hidden weight can match their states")
         if self.cache and self.cache.method == "sampled":
             raise ValueError(f"{key}: few draws say little of sorted probabilities; set cache.method 'topk'")
 
@@ -309,7 +330,7 @@ class Recipe(Settings):
         return bool(from_cache or self.train.hypotheses.share or self.matches_from_cache)
 
     @property
-    def matched(self) -> set[Feature]:
+    def matched(self) -> set[str]:
         """The teacher's features that a stage matches."""
         return {name for stage in self.train.stages for name in stage.matched}
 

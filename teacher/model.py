@@ -97,6 +97,10 @@ class SalmonnForConditionalGeneration(PreTrainedModel):
         frames_B = encoder_frames(features.mel_frames_B)
         if self.beats is None:
             return AudioStates(speech_BTD, frames_B)
+        return AudioStates(speech_BTD, frames_B, *self.hear_sounds(features))
+
+    def hear_sounds(self, features: Features) -> tuple[Tensor, Tensor]:
+        """BEATs' states of a batch of clips, and how many of each are heard."""
         _, length, bins = features.fbank_BTF.shape
         sound_frames_B = self.beats.frames(features.fbank_frames_B, bins)
         if self.config.reference_padding:
@@ -107,7 +111,7 @@ class SalmonnForConditionalGeneration(PreTrainedModel):
         if self.config.reference_padding:
             # What BEATs says past a clip's end is heard.
             sound_frames_B = torch.full_like(sound_frames_B, whole)
-        return AudioStates(speech_BTD, frames_B, sound_BTD, sound_frames_B)
+        return sound_BTD, sound_frames_B
 
     def audio_tokens(self, batch: Batch) -> Tensor:
         """The connector's tokens (N, H) of all clips, one clip after the other."""

@@ -87,10 +87,8 @@ class SalmonnProcessor:
         return features
 
     def hears_like(self, other: SalmonnConfig) -> bool:
-        """Whether the features of a clip are those that another model hears."""
-        names = ["margin_s", "reference_padding", "beats_config"]
-        if self.config.margin_s is None and not self.config.reference_padding:
-            names += ["window_frames", "window_stride"]  # a clip is filled up to whole windows
+        """Whether a clip's features and its place in the prompt are those of another model."""
+        names = ("margin_s", "reference_padding", "beats_config", "window_frames", "window_stride")
         same = all(getattr(self.config, name) == getattr(other, name) for name in names)
         return same and self.config.encoder_config.num_mel_bins == other.encoder_config.num_mel_bins
 

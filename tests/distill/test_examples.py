@@ -8,9 +8,7 @@ import torch
 from data.cache_reader import CacheReader
 from data.errors import InputError
 from distill.examples import Examples, read_rows
-from distill.frozen import FrozenTeacher
 from distill.matching import FeatureMatching
-from distill.objective import Objective
 from distill.recipe import LossWeights, read_recipe
 from student.shrink import shrink
 from teacher.connector import within
@@ -113,21 +111,18 @@ def test_cached_features_are_those_that_the_teacher_would_make(
     cached = Examples(recipe, own, rows, CacheReader(folder))([3, 0, 7], losses)
     with_teacher = Examples(read_recipe(tiny_recipe, [f"student.margin_s={margin_s}"]), own, rows, None, hearing)
     heard = with_teacher([3, 0, 7], losses)
-    assert heard.encoder_BTD is None and heard.audio_NH is None
+    assert heard.features is None
     states = student.encode(heard.batch.features)
     matching = FeatureMatching(student, teacher.config, recipe.train.match)
-    (encoder_BTD,), audio_NH = Objective(student, recipe.train.kd, None, FrozenTeacher(teacher), matching).matched(
-        heard, states, losses
-    )
-    real_BT = within(states.frames_B, cached.encoder_BTD.shape[1])
-    torch.testing.assert_close(
-        cached.encoder_BTD[real_BT], encoder_BTD[:, : real_BT.shape[1]][real_BT], atol=2e-3, rtol=2e-3
-    )
-    assert cached.audio_NH.shape == audio_NH.shape
-    same_N = (cached.audio_NH - audio_NH).abs().amax(1) < 5e-3
+    found = matching.answer(teacher, heard.heard or heard.batch, states.frames_B, losses.features, llm=False)
+    (cached_BTD,), cached_NH, (encoder_BTD,) = cached.features.encoder, cached.features.audio_NH, found.encoder
+    real_BT = within(states.frames_B, cached_BTD.shape[1])
+    torch.testing.assert_close(cached_BTD[real_BT], encoder_BTD[:, : real_BT.shape[1]][real_BT], atol=2e-3, rtol=2e-3)
+    assert cached_NH.shape == found.audio_NH.shape
+    same_N = (cached_NH - found.audio_NH).abs().amax(1) < 5e-3
     assert same_N.all() if margin_s == 0.1 else same_N.float().mean() > 0.8  # a last window may hear less there
     only = Examples(recipe, own, rows, CacheReader(folder))([3], LossWeights(audio_tokens=1))
-    assert only.encoder_BTD is None and only.audio_NH is not None
+    assert only.features.encoder == [] and only.features.audio_NH is not None
 
 
 def test_an_annotation_that_changed_since_is_refused(examples):

@@ -71,6 +71,28 @@ def test_cached_features_take_no_teacher_in_memory(train, fill_tiny_cache, monke
         assert first[0] == pytest.approx(first[1], rel=0.1, abs=1e-3)
 
 
+def test_every_feature_is_matched_with_a_teacher_in_memory(train, tiny_salmonn, tmp_path):
+    tiny_salmonn()  # leaves its BEATs
+    stages = [
+        {"losses": {"encoder": 1, "beats": 1}, "lr": {"encoder": 1e-3}},
+        {"losses": {"ce": 1, "kd": 1, "audio_tokens": 1, "hidden": 1}, "lr": {"connector": 1e-3, "llm": 1e-3}},
+    ]
+    stages = [{"name": str(i), "steps": 3, "max_seconds": 12, **stage} for i, stage in enumerate(stages)]
+    changes = ["teacher.weights=null", f"teacher.beats={tmp_path}/beats.pt", "cache=null", "train.teacher=memory"]
+    changes += [f"train.stages={json.dumps(stages)}", "train.match.hidden_layers=[[0, 0], [2, 3]]"]
+    changes += ["train.match.hidden=cosine", "student.window_stride=5"]
+    steps, _ = train("features", *changes)
+    for step in steps[:3]:
+        assert step["loss"] == pytest.approx(step["encoder"] + step["beats"]) and step["lr"]["projections"] > 0
+    for step in steps[3:]:
+        parts = ("ce", "kd", "audio_tokens", "hidden")
+        assert step["loss"] == pytest.approx(sum(step[part] for part in parts)) and 0 < step["hidden"] < 2
+    partitioned, _ = train("partitioned", *changes, "deepspeed.zero_optimization.stage=3")
+    assert losses(partitioned) == pytest.approx(losses(steps), rel=1e-3)
+    model = SalmonnForConditionalGeneration.from_pretrained(tmp_path / "runs" / "features" / "model")
+    assert model.beats is None and not [name for name in model.state_dict() if "project" in name]
+
+
 def test_rows_without_a_text_are_left_out(train, own_data):
     file = own_data / "train.json"
     content = json.loads(file.read_text())

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import InputError
+from distill.distances import between_windows, distance, mean_of_columns
 from distill.frozen import FrozenTeacher
-from distill.matching import FeatureMatching, MatchSettings, between_windows, distance
+from distill.matching import FeatureMatching, MatchSettings, columns_heard
 from distill.objective import Example, Objective
 from distill.recipe import KdSettings, LossWeights
 from student.shrink import StudentSettings, shrink
@@ -142,7 +143,8 @@ def test_other_windows_of_the_same_length_are_the_teachers_at_their_times(models
     objective = objective_of(teacher, student, {"audio_tokens"}, audio_tokens="mse")
     batch = batch_of(SalmonnProcessor(processor.tokenizer, student.config), waves[:1])
     states = student.encode(batch.features)
-    _, teacher_NH = objective.matched(Example(batch), states, LossWeights(audio_tokens=1))
+    heard = batch_of(processor, waves[:1])
+    teacher_NH = objective.matching.answer(teacher, heard, states.frames_B, {"audio_tokens"}, llm=False).audio_NH
     every_other = student.connector(states)[::2]  # the weights are the teacher's
     torch.testing.assert_close(every_other, teacher_NH, atol=1e-4, rtol=1e-4)
     found = objective.matching.audio_tokens(student.connector(states), teacher_NH, states.frames_B)
@@ -170,8 +172,100 @@ def test_tokens_of_another_width_are_projected(models, waves):
 def test_a_layer_that_is_not_there_is_refused(models):
     teacher, _, student = models
     for pair, line in (
-        ((2, 0), "the student's encoder has no layer 2"),
-        ((0, -2), "the teacher's encoder has no layer -2"),
+        ((2, 0), "the student has no layer 2 there"),
+        ((0, -2), "the teacher has no layer -2 there"),
     ):
         with pytest.raises(InputError, match=line):
             FeatureMatching(student, teacher.config, MatchSettings(encoder_layers=(pair,)))
+
+
+def test_hidden_states_are_matched_at_the_supervised_positions(models, waves):
+    teacher, processor, student = models
+    pairs = ((0, 0), (1, 2), (-1, -1))
+    objective = objective_of(teacher, student, {"hidden"}, hidden="mse", hidden_layers=pairs)
+    texts = ["press one", "a dog is barking", "hello"]
+    clips = [Clip(wave, "transcribe", text) for wave, text in zip(waves, texts, strict=True)]
+    batch = processor(clips)
+    asked = []
+    teacher.llm.get_decoder().register_forward_hook(lambda *_: asked.append(1))
+    # The divergence's teacher is asked in the same pass.
+    loss, sums = objective(Example(batch), LossWeights(hidden=1, kd=1), {"tokens": 5, "distilled": 5})
+    assert asked == [1]
+
+    @torch.no_grad()
+    def states(model):
+        """Each clip alone, at the positions that predict its text."""
+        outs = []
+        for clip in clips:
+            one = processor([clip])
+            hidden = model.llm.get_decoder()(
+                inputs_embeds=model.embed(one, model.audio_tokens(one)),
+                attention_mask=one.attention_mask_BT,
+                output_hidden_states=True,
+            ).hidden_states
+            length = int((one.labels_BT != -100).sum())
+            outs.append([layer[0, -length - 1 : -1] for layer in hidden])
+        return [torch.cat(layer) for layer in zip(*outs, strict=True)]
+
+    own, theirs = states(student), states(teacher)  # the embeddings, each layer, the last of them normed
+    expected = sum(
+        (own[a + 1 if a >= 0 else -1] - theirs[b + 1 if b >= 0 else -1]).square().mean(1).sum() for a, b in pairs[::2]
+    )
+    with_last = objective_of(teacher, student, {"hidden"}, hidden="mse", hidden_layers=pairs[::2])
+    _, found = with_last(Example(batch), LossWeights(hidden=1), {"tokens": 5})
+    torch.testing.assert_close(found["hidden"], expected / 2, rtol=1e-3, atol=1e-4)
+    assert sums["hidden"] != found["hidden"]
+    loss.backward()
+    assert student.llm.get_decoder().layers[0].mlp.up_proj.weight.grad.any()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_hidden_states_of_another_width_have_a_projection_for_each_pair(models):
+    teacher, _, student = models
+    student.config.llm_config.hidden_size = 24
+    matching = FeatureMatching(student, teacher.config, MatchSettings(hidden_layers=((0, 0), (-1, -1))), {"hidden"})
+    own, theirs = [rows(6, 24, 1), rows(6, 24, 2)], [rows(6, 48, 3), rows(6, 48, 4)]
+    expected = sum(distance(matching.project[f"hidden_{i}"](own[i]), theirs[i], "relative") for i in range(2))
+    torch.testing.assert_close(matching.hidden(own, theirs), expected / 2)
+    assert set(matching.project) == {"hidden_0", "hidden_1"}
+
+
+def test_what_beats_hears_is_matched_column_by_column(tiny_salmonn, waves):
+    teacher, processor = tiny_salmonn()
+    student = shrink(teacher, STUDENT.model_copy(update={"margin_s": 0.05})).eval()
+    own = SalmonnProcessor(processor.tokenizer, student.config)
+    objective = objective_of(teacher, student, {"beats"}, beats="mse")
+    project = objective.matching.project["beats"]
+    assert project.weight.shape == (8 * 32, 32)  # 128 bins are eight patches high
+
+    def sums(clips):
+        batch, heard = batch_of(own, clips), batch_of(processor, clips)
+        columns_B = columns_heard(heard.features, batch.features.mel_frames_B // 2, 16)
+        example = Example(batch, heard=heard, columns_B=columns_B)
+        assert example.counts(student)["columns"] == int(columns_B.sum())
+        return objective(example, LossWeights(beats=1), {"columns": 1})
+
+    loss, found = sums(waves)
+    alone = [sums([wave])[1]["beats"] for wave in waves]
+    torch.testing.assert_close(found["beats"], sum(alone), rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        expected = 0.0
+        for wave in waves:
+            features, heard = own.features([wave]), processor.features([wave])
+            states = student.encoder(features.mel_BMT, features.mel_frames_B)[0]
+            sound = teacher.beats(heard.fbank_BTF, teacher.beats.frames(heard.fbank_frames_B, 128))[0]
+            for column in range(int(heard.fbank_frames_B) // 16):
+                mean = states[8 * column : 8 * column + 8].mean(0)
+                target = torch.cat([sound[8 * column + patch] for patch in range(8)])
+                expected += (project(mean) - target).square().mean()
+    torch.testing.assert_close(found["beats"], expected, rtol=1e-4, atol=1e-4)
+    loss.backward()
+    assert project.weight.grad.any() and student.encoder.conv1.weight.grad.any()
+    assert student.connector.query.grad is None
+
+
+def test_the_mean_of_each_column():
+    states = rows(2 * 11, 3, 0).view(2, 11, 3)
+    found = mean_of_columns(states, 4)
+    assert found.shape == (2, 2, 3)
+    torch.testing.assert_close(found[1, 1], states[1, 4:8].mean(0))

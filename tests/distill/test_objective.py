@@ -61,6 +61,7 @@ def test_units_are_counted_before_the_computation(example, student, tiny_teacher
         "kept_mass": sum(map(len, texts)),  # a teacher in memory keeps all of it
         "frames": (110 + 280 + 174) // 2,
         "windows": 55 // 8 + 140 // 8 + 87 // 8,
+        "columns": 0,
     }
 
 
