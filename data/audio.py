@@ -8,6 +8,7 @@ import soxr
 from data.decode import Sound, blocks
 from data.errors import InputError
 from data.manifest import Mono, Row
+from data.shards import read_member
 
 SAMPLE_RATE = 16_000
 MIN_SECONDS = 1
@@ -30,7 +31,8 @@ def to_mono(samples: np.ndarray, mono: Mono) -> np.ndarray:
 
 def load_clip(row: Row) -> np.ndarray:
     """The clip of an annotation row, as the row says that it is heard (see `load_audio`)."""
-    return load_audio(row.path, start_s=row.start_s, end_s=row.end_s, mono=row.mono)
+    sound = read_member(row.path) or row.path
+    return load_audio(sound, start_s=row.start_s, end_s=row.end_s, mono=row.mono)
 
 
 def load_audio(sound: Sound | str, *, start_s: float = 0.0, end_s: float = 0.0, mono: Mono = "first") -> np.ndarray:

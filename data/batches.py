@@ -1,6 +1,6 @@
 """Batches of clips of like length: which rows each rank sees at each step, as a pure function of the step."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -36,6 +36,9 @@ class LengthBatches:
         text_tokens: Length of each row's text, where `max_text_tokens` bounds it.
         max_text_tokens: Budget of a micro-batch: its clips times its longest text.
         weights: How often each row is seen in an epoch (`data/mixing.py`); all once if not given.
+        shards: The shard of each row, where they lie in shards: an epoch takes some shards after the other, in an order
+            of its own, and makes its batches among their rows.
+        buffer_rows: As many rows as these shards have at least.
 
     Raises:
         InputError: There are fewer batches than one step needs.
@@ -53,11 +56,14 @@ class LengthBatches:
         text_tokens: Sequence[int] = (),
         max_text_tokens: int | None = None,
         weights: np.ndarray | None = None,
+        shards: np.ndarray | None = None,
+        buffer_rows: int = 1,
     ) -> None:
         self.durations_s = np.asarray(durations_s, dtype=np.float64)
         self.text_tokens = np.asarray(text_tokens if max_text_tokens else [0] * len(durations_s))
         self.max_seconds, self.max_text_tokens, self.seed = max_seconds, max_text_tokens or 1, seed
         self.rank, self.world, self.accumulation, self.weights = rank, world, accumulation, weights
+        self.shards, self.buffer_rows = shards, buffer_rows
         self._batches = lru_cache(maxsize=2)(self._make)
         # Later epochs come out a few batches longer or shorter; the first one's count holds for all.
         self.steps_per_epoch = len(self._make(0)) // (world * accumulation)
@@ -70,11 +76,33 @@ class LengthBatches:
     def _make(self, epoch: int) -> list[list[int]]:
         """All batches of an epoch in shuffled order, for all ranks."""
         rng = np.random.default_rng((self.seed, epoch))
+        rows = np.arange(len(self.durations_s)) if self.weights is None else drawn(self.weights, self.seed, epoch)
+        return [batch for part in self._buffers(rows, epoch) for batch in self._batches_of(part, rng)]
+
+    def _buffers(self, rows: np.ndarray, epoch: int) -> Iterator[np.ndarray]:
+        """The rows among which batches are made: all, or those of some shards after the other."""
+        if self.shards is None:
+            yield rows
+            return
+        by_shard = np.argsort(self.shards[rows], kind="stable")
+        numbers, starts = np.unique(self.shards[rows][by_shard], return_index=True)
+        places_in = np.split(by_shard, starts[1:])
+        buffer: list[np.ndarray] = []
+        # A generator of its own: where one buffer holds all rows, the batches are those of loose files.
+        for shard in np.random.default_rng((self.seed, epoch, 1)).permutation(len(numbers)):
+            buffer.append(places_in[shard])
+            if sum(map(len, buffer)) >= self.buffer_rows:
+                yield rows[np.sort(np.concatenate(buffer))]
+                buffer = []
+        if buffer:
+            yield rows[np.sort(np.concatenate(buffer))]
+
+    def _batches_of(self, rows: np.ndarray, rng: np.random.Generator) -> list[list[int]]:
+        """Shuffled batches of these rows."""
         # What a row takes of both budgets, in seconds: neighbours are alike in length and in text.
-        size = self.durations_s + self.text_tokens * (self.max_seconds / self.max_text_tokens)
-        rows = np.arange(len(size)) if self.weights is None else drawn(self.weights, self.seed, epoch)
+        size = self.durations_s[rows] + self.text_tokens[rows] * (self.max_seconds / self.max_text_tokens)
         # Jitter of a tenth: neighbours change from epoch to epoch, padding stays small.
-        order = rows[np.argsort(size[rows] * rng.uniform(0.9, 1.1, len(rows)), kind="stable")]
+        order = rows[np.argsort(size * rng.uniform(0.9, 1.1, len(size)), kind="stable")]
         batches, seconds, tokens = [[]], 0.0, 0
         for row in order:
             clips = len(batches[-1]) + 1
@@ -84,6 +112,16 @@ class LengthBatches:
                 seconds, tokens = self.durations_s[row], self.text_tokens[row]
             batches[-1].append(int(row))
         return [batches[i] for i in rng.permutation(len(batches))]
+
+    def padding(self) -> tuple[float, float]:
+        """The shares of an epoch's batches that are padding: of seconds of sound, and of text tokens where given."""
+        batches = self._batches(0)
+        shares = []
+        for lengths in (self.durations_s, self.text_tokens):
+            real = sum(lengths[batch].sum() for batch in batches)
+            padded = sum(len(batch) * lengths[batch].max() for batch in batches)
+            shares.append(float(1 - real / padded) if padded else 0.0)
+        return shares[0], shares[1]
 
     def step(self, step: int) -> list[list[int]]:
         """The micro-batches (row indices) of this rank at an optimizer step, counted from 0."""

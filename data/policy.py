@@ -21,6 +21,7 @@ def read_training_rows(
     policies: FaultPolicies,
     lengths: Lengths,
     *,
+    root: Path | None = None,
     scan: Path | None = None,
     limit: int | None = None,
     quiet: bool = False,
@@ -31,6 +32,7 @@ def read_training_rows(
         path: An annotation file or a manifest.
         policies: What is done with each class.
         lengths: From where on a clip or a text is too short or too long.
+        root: What the rows' paths are relative to, instead of what the file says.
         scan: What `scan_data.py --out` wrote of the file.
         limit: Takes only the first rows.
         quiet: Say nothing (ranks other than the first).
@@ -42,7 +44,7 @@ def read_training_rows(
     dropped: dict[str, list[str]] = {
         name: [] for name in ("missing_file", "unreadable", "duplicate_id") if getattr(policies, name) == "drop"
     }
-    rows = read_manifest(path, texts=False, left_out=dropped)[:limit]
+    rows = read_manifest(path, root, texts=False, left_out=dropped)[:limit]
     read = len(rows) + sum(map(len, dropped.values()))
     listed = read_report(scan, path) if scan else {}
     stays = np.ones(len(rows), bool)

@@ -12,6 +12,7 @@ from data.cache import CacheIdentity, hash_of
 from data.errors import InputError
 from data.manifest import Row, fingerprint_of
 from data.paths import file_sha256, resolve, written_whole
+from data.shards import layout_hash
 from distill.recipe import Recipe
 from teacher.build import weights_hash
 from teacher.weights import folder_hash, locate
@@ -40,7 +41,9 @@ def run_identity(recipe: Recipe, rows: Sequence[Row], world: int, cache: CacheId
     parts = [folder_hash(resolve(start)) if start else "", folder_hash(locate(llm)) if llm else ""]
     if llm and recipe.train.kd.vocabulary == "universal":
         parts.append(hash_of([file_sha256(path) for path in sorted(locate(llm).glob("tokenizer*"))]))
-    return {
+    # Shards of another layout would be batched otherwise.
+    layout = {"shards": layout_hash(rows)} if recipe.data.source == "shards" else {}
+    return layout | {
         "recipe": hash_of(tree),
         "teacher": weights_hash(recipe.teacher),
         "start": "".join(parts),

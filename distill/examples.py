@@ -18,6 +18,7 @@ from data.paths import resolve
 from data.policy import read_training_rows
 from data.progress import Progress
 from data.prompts import instruction, require_prompts
+from data.shards import shard_manifest
 from distill.alignment import Alignment
 from distill.matching import TeacherFeatures, columns_heard
 from distill.objective import Example
@@ -42,7 +43,8 @@ def read_rows(recipe: Recipe, path: str) -> Manifest:
         return rows
     quiet = int(os.environ.get("RANK", 0)) > 0
     scan = resolve(data.scan) if data.scan else None
-    rows = read_training_rows(resolve(path), data.faults, data.lengths, scan=scan, limit=data.limit, quiet=quiet)
+    file, root = shard_manifest(path) if data.source == "shards" else (resolve(path), None)
+    rows = read_training_rows(file, data.faults, data.lengths, root=root, scan=scan, limit=data.limit, quiet=quiet)
     require_prompts(rows, data.prompts)
     return rows.heard(data.mono)
 

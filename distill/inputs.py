@@ -24,7 +24,9 @@ def require_inputs(recipe: Recipe, annotations: Iterable[str], *, teacher: bool 
     # Who fetches the teacher fetches this with it, also where it is not needed yet.
     if (student or missing) and recipe.student and not recipe.teacher.random_weights:
         missing += missing_llm(recipe.student)
-    files = [path for path in map(resolve, annotations) if not path.is_file()]
+    # Shards may lie anywhere: reading them says what is missing.
+    sharded = recipe.data.train if recipe.data.source == "shards" else None
+    files = [resolve(path) for path in annotations if path != sharded and not resolve(path).is_file()]
     if files:
         shown = "\n        ".join(map(str, files))
         how = "write it as data/README.md says, or for a mini recipe: bash scripts/setup.sh [--large]"

@@ -6,6 +6,7 @@ import numpy as np
 
 from data.batches import LengthBatches
 from data.mixing import row_weights
+from data.shards import shards_of
 from distill.examples import Examples
 from distill.objective import Example
 from distill.recipe import Recipe
@@ -44,7 +45,13 @@ class StepLoader:
                 else (),
                 max_text_tokens=stage.max_text_tokens,
                 weights=None if weights is None else weights[chosen],
+                shards=shards_of(rows) if recipe.data.source == "shards" else None,
+                buffer_rows=recipe.data.buffer_rows,
             )
+            if rank == 0:
+                sound, text = (f"{100 * share:.1f}%" for share in batches.padding())
+                told = f"{sound} of the sound" + (f" and {text} of the text" if stage.max_text_tokens else "")
+                print(f"{stage.name}: {batches.steps_per_epoch} steps an epoch, {told} is padding", flush=True)
             self._stages.append((batches, np.flatnonzero(chosen)))
         self._pool = ThreadPoolExecutor(max(recipe.train.prefetch, 1))
         self._coming: dict[int, list[Future[Example]]] = {}

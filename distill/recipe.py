@@ -29,7 +29,13 @@ MATCHED = ("encoder", "audio_tokens", "hidden", "beats")
 class DataSettings(Settings):
     """Annotation files; `{cache}` is the cache folder, relative paths start at the repository."""
 
-    train: str = Field(description="rows to train on (and to cache)")
+    train: str = Field(description="rows to train on (and to cache); of shards their folder, or its address")
+    source: Literal["files", "shards"] = Field(
+        "files", description="where the training rows' sounds lie: in loose files, or in shards (scripts/shard_data.py)"
+    )
+    buffer_rows: int = Field(
+        20_000, ge=1, description="shards: rows that are shuffled and batched among each other, at least"
+    )
     valid: tuple[str, ...] = Field((), description="rows watched during training")
     test: dict[Literal["asr", "aac"], str] = Field(description="held-out annotation by kind of score: asr, aac")
     prompts: Prompts = Field(

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 from dataclasses import replace
 
@@ -14,6 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from data.cache_reader import CacheReader
+from data.manifest import read_manifest
+from data.shard_writer import write_shards
 from distill.loop import Trainer
 from distill.optimizer import learning_rate, parameter_groups
 from distill.recipe import StageSettings, read_recipe
@@ -254,6 +257,24 @@ def test_a_full_disk_costs_no_earlier_checkpoint(train, command, tiny_recipe, mo
     assert {path.name for path in (run / "checkpoints").glob("step_*")} == {"step_2", "step_4"}
     again, out = train("tiny")
     assert "going on from step 4" in out and losses(again) == losses(whole)
+
+
+def test_shards_are_trained_on_as_files_are(train, own_data, tmp_path, command, tiny_recipe):
+    files, out = train("files")
+    assert "distil: " in out and "% of the sound is padding" in out
+    write_shards(read_manifest(own_data / "train.json"), tmp_path / "shards", megabytes=0.1, quiet=True)
+    of_shards = ["data.source=shards", f"data.train={tmp_path}/shards"]
+    # In one buffer the batches are those of files, and what was cached over the files is taken.
+    shards, _ = train("one_buffer", *of_shards)
+    assert losses(shards) == losses(files)
+    buffers, _ = train("buffers", *of_shards, "data.buffer_rows=2", "train.stages.0.max_seconds=3")
+    assert losses(buffers) != losses(files) and all(np.isfinite(losses(buffers)))
+    # Another layout would go on with other batches.
+    shutil.rmtree(tmp_path / "shards")
+    write_shards(read_manifest(own_data / "train.json"), tmp_path / "shards", megabytes=0.2, quiet=True)
+    options = [word for override in ("name=one_buffer", *of_shards) for word in ("--set", override)]
+    status, _, err = command("distill/train.py", "--config", tiny_recipe, *options)
+    assert status == 2 and "its checkpoints are of another run (other shards)" in err
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(train, tmp_path):
