@@ -112,3 +112,10 @@ def test_a_step_follows_from_its_number_alone():
 def test_too_few_clips_for_a_step_are_refused():
     with pytest.raises(InputError, match="3 clips make 1 batches of 60 s, but one step takes 2; give more data"):
         LengthBatches([1.0, 2.0, 3.0], max_seconds=60, seed=0, world=2)
+
+
+def test_padding_is_what_the_batches_hold_beyond_the_clips():
+    batches = LengthBatches([4.0, 2.0, 3.0, 1.0], max_seconds=8, seed=0, text_tokens=[1, 1, 4, 2], max_text_tokens=99)
+    made = [rows for step in range(batches.steps_per_epoch) for rows in batches.step(step)]
+    assert sorted(map(sorted, made)) == [[0, 2], [1, 3]]
+    assert batches.padding() == pytest.approx((1 - 10 / (8 + 4), 1 - 8 / (8 + 4)))
