@@ -212,10 +212,10 @@ class TrainSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    """Scoring and timing."""
+    """Memory and speed, of `scripts/evaluate.py` and `scripts/efficiency.py`."""
 
-    warmup_runs: int = Field(10, ge=0, description="timed runs not counted")
-    measured_runs: int = Field(100, ge=1, description="timed runs counted")
+    warmup_runs: int = Field(2, ge=0, description="timed runs of each length not counted")
+    measured_runs: int = Field(10, ge=1, description="timed runs of each length counted")
 
 
 class Recipe(Settings):
