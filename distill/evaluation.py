@@ -68,7 +68,7 @@ def evaluate(
         metrics["examples"] = [entry for entry in metrics["examples"] if entry["kind"] != kind]
         metrics["examples"] += [
             {"kind": kind, "id": row.id, "task": row.task, "reference": row.text, "hypothesis": text}
-            | {"sound": str(row.path)}
+            | {"sound": str(row.path), "start_s": row.start_s, "end_s": row.end_s}
             for row, text in list(zip(rows, written[kind], strict=True))[:: max(len(rows) // EXAMPLES, 1)][:EXAMPLES]
         ]
     parts = parameter_counts(model)
@@ -122,7 +122,8 @@ def _score(kind: Kind, rows: list[Row], texts: list[str]) -> dict:
     """The block of one kind in metrics.json; `data` is a hash of what was scored against."""
     data = {"data": hash_of([[row.id, row.text, row.references] for row in rows])[:16]}
     if kind == "aac":
-        return score_captions([list(row.references) or [row.text] for row in rows], texts).summary() | data
+        score = score_captions([list(row.references) or [row.text] for row in rows], texts)
+        return score.summary() | data | {"corpora": sorted({row.corpus for row in rows})}
     score = score_asr([row.text for row in rows], texts)
     return (
         score.summary()

@@ -70,8 +70,8 @@ def report(recipe: Recipe, selection: Selection, which: str) -> None:
             (folder / name).unlink(missing_ok=True)  # of an earlier run
             if (recipe.run_dir / name).is_file():
                 shutil.copy(recipe.run_dir / name, folder / name)
-    print_table(write_report(folder))
-    print(f"written: {folder}/report.json, report.md, report.png")
+    print_table(write_report([folder]))
+    print(f"written: {folder}/report.html, report.md, report.json")
 
 
 def main() -> None:
