@@ -81,15 +81,19 @@ def print_table(runs: Sequence[Run], console: Console | None = None) -> None:
 def _figures(runs: Sequence[Run]) -> dict:
     """What report.json holds: of one run its models, of several runs each under its name.
 
-    Of a run: the models' metrics without their examples, `ratio` (student over teacher, for every number that both
-    have) and `notes` (what makes a ratio unfair).
+    Of a run: the models' metrics, their examples without the places of their sounds, `ratio` (student over teacher, for
+    every number that both have) and `notes` (what makes a ratio unfair).
     """
     by_run = {}
     for run in runs:
-        models = {
-            model: {name: entry for name, entry in block.items() if name != "examples"}
-            for model, block in run.models.items()
-        }
+        models = {model: _portable(block) for model, block in run.models.items()}
         teacher, student = (models.get(name, {}) for name in ("teacher", "student"))
         by_run[run.name] = models | {"ratio": ratios(teacher, student), "notes": notes(entries([run]))}
     return next(iter(by_run.values())) if len(by_run) == 1 else {"runs": by_run}
+
+
+def _portable(block: dict) -> dict:
+    """A model's metrics without what means something on this machine alone."""
+    kept = ("kind", "id", "task", "reference", "hypothesis")
+    examples = [{key: row[key] for key in kept if key in row} for row in block.get("examples", ())]
+    return block | ({"examples": examples} if examples else {})

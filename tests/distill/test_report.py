@@ -103,7 +103,7 @@ def test_one_run_stands_in_all_forms(folder, pictures):
     write_report([folder])
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     assert set(report) == {"teacher", "student", "ratio", "notes"}
-    assert report["student"]["asr"]["wer"] == 0.3 and "examples" not in report["student"]
+    assert report["student"]["asr"]["wer"] == 0.3
     assert report["ratio"]["asr"]["wer"] == pytest.approx(1.5)
     assert report["ratio"]["parameters"] == report["ratio"]["ttft_s"] == 0.5
     page, screen = (folder / "report.md").read_text(encoding="utf-8"), printed(folder)
@@ -134,7 +134,7 @@ def test_the_html_needs_no_other_file(folder, tiny_data):
     assert html.count("<audio") == 1 and html.count("data:image/png;base64,") == 3
     assert not [link for link in re.findall(r'(?:src|href)="([^"]*)"', html) if not link.startswith("data:")]
     assert "REF: press &lt;one&gt;" in html and "<script" not in html
-    assert str(tiny_data) not in html
+    assert str(tiny_data) not in html + (folder.parent / "other" / "report.json").read_text(encoding="utf-8")
 
 
 def test_one_model_alone_is_shown_as_far_as_it_goes(tmp_path):
@@ -164,7 +164,7 @@ def test_a_report_is_made_again_from_its_json_alone(folder):
         shutil.rmtree(folder / model)
     write_report([folder])
     again = (folder / "report.md").read_text(encoding="utf-8")
-    assert again.split("## Worst")[0] == page.split("## Examples")[0] and "Worst" in again
+    assert again == page and "## Examples" in again
 
 
 def test_runs_of_one_teacher_share_its_line_and_quantised_models_have_their_own(folder, tmp_path, pictures):
