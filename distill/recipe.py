@@ -276,6 +276,8 @@ class Recipe(Settings):
             raise ValueError(
                 "cache.features: set teacher.margin_s or teacher.reference_padding, which say what is kept"
             )
+        if self.cache and "beats" in self.cache.features and not self.teacher.beats:
+            raise ValueError("cache.features: the teacher has no BEATs whose states could be kept")
         if self.train.kd.vocabulary == "universal":
             self._can_be_universal()
         if len({Path(path).stem for path in self.data.valid}) < len(self.data.valid):
