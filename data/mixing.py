@@ -49,7 +49,7 @@ def drawn(weights: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     sampling in random order: an epoch is as long as the weights sum up to, within one row. Follows from seed and
     epoch alone.
     """
-    rng = np.random.default_rng((seed, epoch, 1))
+    rng = np.random.default_rng((seed, epoch, 2))  # no other draw's stream
     order, times = rng.permutation(len(weights)), np.floor(weights)
     steps = np.floor(np.cumsum((weights - times)[order]) + rng.random())
     times[order] += np.diff(steps, prepend=0.0)

@@ -79,6 +79,18 @@ def found(folder: Path, *patterns: str) -> list[Path]:
     return sorted({path for pattern in patterns for path in folder.rglob(pattern) if path.is_file()})
 
 
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file.
+
+    Raises:
+        InputError: It is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 ({error}); fetch it again") from None
+
+
 def csv_rows(path: Path, *columns: str, delimiter: str = ",") -> Iterator[dict[str, str]]:
     """The rows of a CSV file with a header, without empty columns.
 
@@ -117,6 +129,6 @@ class SoundFiles:
         """The first of these names that there is, in a folder `within` if it is named; None if there is none."""
         for stem in stems:
             for path in sorted(self._by_stem.get(stem, ())):
-                if not within or within in Path(path).relative_to(self.root).parts[:-1] or within in self.root.parts:
+                if not within or within == self.root.name or within in Path(path).relative_to(self.root).parts[:-1]:
                     return Path(path)
         return None

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.corpora.entry import SOUNDS, Entry, found
+from data.corpora.entry import SOUNDS, Entry, found, lines_of
 from data.errors import InputError
 from data.text import normalise
 
@@ -18,7 +18,7 @@ def entries(root: Path, lists: Path) -> Iterator[Entry]:
     genders = {speaker: gender for path in found(lists, "SPEAKERS.TXT") for speaker, gender in _speakers(path)}
     for chapter in found(lists, "*.trans.txt"):
         split = next((part for part in reversed(chapter.parent.parts) if part.startswith(_SPLITS)), "train")
-        for number, line in enumerate(chapter.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(lines_of(chapter), 1):
             name, _, words = line.strip().partition(" ")
             if not name:
                 continue
@@ -33,7 +33,7 @@ def entries(root: Path, lists: Path) -> Iterator[Entry]:
 
 def _speakers(path: Path) -> Iterator[tuple[str, str]]:
     """Speaker and gender; comments begin with a semicolon."""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in lines_of(path):
         parts = [part.strip() for part in line.split("|")]
         if not line.startswith(";") and len(parts) > 1 and parts[1] in _GENDERS:
             yield parts[0], _GENDERS[parts[1]]

@@ -112,6 +112,12 @@ def test_a_broken_line_is_named(librispeech, tmp_path):
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
+def test_a_file_that_is_no_text_is_named(librispeech, tmp_path):
+    (librispeech / "LibriSpeech/dev-clean/174/12/174-12.trans.txt").write_bytes(b"174-12-0000 CAF\xe9\n")
+    with pytest.raises(InputError, match=r"174-12\.trans\.txt: cannot be read as UTF-8"):
+        written("librispeech", librispeech, tmp_path)
+
+
 def segment(number, start, end, text, *subsets):
     names = [f"{{{name}}}" for name in subsets]
     return {"sid": f"POD1_S{number}", "begin_time": start, "end_time": end, "text_tn": text, "subsets": names}
@@ -222,6 +228,21 @@ def test_clotho(root, sound, tmp_path):
     assert {row.path.parent.name for row in splits["train"]} == {"development"}
     (row,) = splits["test"]
     assert row.references == tuple(f"evaluation {n}" for n in range(5)) and row.path.parent.name == "evaluation"
+
+
+def test_a_folder_of_another_splits_name_does_not_mix_them(tmp_path, speech):
+    root = tmp_path / "evaluation" / "corpus"
+    for split in ("development", "evaluation"):
+        captions = [f"{split} {n}" for n in range(5)]
+        table(
+            root / f"clotho_captions_{split}.csv",
+            ["file_name", *(f"caption_{n}" for n in range(1, 6))],
+            ["a.wav", *captions],
+        )
+        (root / split).mkdir()
+        soundfile.write(root / split / "a.wav", speech[0], RATE)
+    _, splits = written("clotho", root, tmp_path)
+    assert splits["test"][0].path.parent.name == "evaluation" and splits["train"][0].path.parent.name == "development"
 
 
 def test_a_missing_column_is_named(root, sound, tmp_path):

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from data.cache_reader import CacheReader
 from data.manifest import read_manifest
+from data.manifest_writer import write_manifest
 from data.shard_writer import write_shards
 from distill.loop import Trainer
 from distill.optimizer import learning_rate, parameter_groups
@@ -193,6 +194,13 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(train, tmp_path, monkeypatc
     assert losses(finished) == pytest.approx(losses(whole), rel=1e-6)
     again, _ = train("stopped")  # nothing left to do: the model is written once more
     assert again == finished
+
+
+def test_a_manifest_trains_as_the_annotation_file_that_it_was_made_of(train, own_data):
+    listed, _ = train("listed")
+    write_manifest([own_data / "train.json"], own_data / "train.arrow", workers=1)
+    mapped, _ = train("mapped", f"data.train={own_data}/train.arrow")  # from the same cache
+    assert losses(mapped) == losses(listed)
 
 
 def test_a_mix_is_gone_on_with_where_it_was(train, monkeypatch):
