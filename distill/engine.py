@@ -30,6 +30,8 @@ def start_engine(recipe: Recipe, objective: Objective) -> deepspeed.DeepSpeedEng
         )
     except (DeepSpeedConfigError, ValidationError, AssertionError, ValueError, ZeRORuntimeException) as error:
         raise InputError(f"deepspeed section of the recipe: DeepSpeed refuses it ({error})") from error
+    except ImportError as error:  # of a monitor that requirements.txt leaves out
+        raise InputError(f"deepspeed section of the recipe: it takes a package ({error}); install it") from error
     let_parts_rest(optimizer)
     return engine
 

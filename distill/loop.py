@@ -1,9 +1,6 @@
 """The training loop: stages over one DeepSpeed engine, exact resume, progress, checkpoints, validation."""
 
-import json
-import math
 import time
-from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,12 +8,10 @@ import deepspeed
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from data.cache_reader import CacheReader
 from data.errors import InputError
 from data.manifest import Manifest
-from data.paths import written_whole
 from distill.alignment import Alignment
 from distill.checkpoints import begin, best_step, load_best, require_same_run, resume, run_identity, save
 from distill.ctc import CtcHead
@@ -27,12 +22,13 @@ from distill.failures import told_in_one_line
 from distill.frozen import FrozenTeacher
 from distill.loader import StepLoader
 from distill.matching import FeatureMatching
-from distill.objective import UNITS, Objective
+from distill.objective import Objective
 from distill.on_policy import OnPolicy
-from distill.optimizer import at_rest, learning_rate, parameters_by_part
+from distill.optimizer import parameters_by_part
 from distill.recipe import PARTS, Recipe
 from distill.run_log import RunLog
 from distill.splits import validation_texts
+from distill.step import OptimizerStep, sum_over_ranks
 from distill.stopping import StopRequest
 from distill.validation import figure_of, score_texts, validate
 from student.shrink import set_trainable
@@ -47,9 +43,8 @@ _GIVE_BACK_EVERY = 20
 class Trainer:
     """Trains `student` by `recipe` under DeepSpeed.
 
-    The flow: 1. find the stage of the step; 2. take the step's micro-batches and count their units over all ranks;
-    3. forward and backward each, losses divided by the global counts; 4. optimizer step at the stage's learning
-    rates; 5. log, validate, save. Nothing but the engine carries state from one step to the next.
+    The flow: 1. go on from the newest checkpoint; 2. step (`distill/step.py`) and log; 3. now and then validate and
+    save; 4. write the model. Nothing but the engine carries state from one step to the next.
 
     Args:
         recipe: The run.
@@ -98,17 +93,22 @@ class Trainer:
             torch.manual_seed(recipe.seed)
             matching = FeatureMatching(student, theirs.config, recipe.train.match, recipe.matched)
         objective = Objective(student, recipe.train.kd, ctc, teacher, matching)
-        self.trained = parameters_by_part(objective)
+        trained_parts = parameters_by_part(objective)
         self.engine = start_engine(recipe, objective)
-        self.accumulation = self.engine.gradient_accumulation_steps()
         self.identity = run_identity(recipe, rows, self.world, None if cache is None else cache.identity)
         if teacher is not None:
             teacher.place(recipe, self.engine.device)
-        self.on_policy = OnPolicy(recipe, self.engine, processor, hearing)
         if recipe.train.keep_encoded:
             examples.keep_encoded(student, max_seconds=120, quiet=self.rank > 0)
-        ranks = {"rank": self.rank, "world": self.world, "accumulation": self.accumulation}
-        self.loader = StepLoader(recipe, examples, **ranks)
+        loader = StepLoader(
+            recipe,
+            examples,
+            rank=self.rank,
+            world=self.world,
+            accumulation=self.engine.gradient_accumulation_steps(),
+        )
+        on_policy = OnPolicy(recipe, self.engine, processor, hearing)
+        self.one_step = OptimizerStep(recipe, self.engine, loader, on_policy, trained_parts)
         said = validation_texts(recipe, theirs) if theirs and self.rank == 0 else {}
         self.log = RunLog(recipe, self.engine.monitor, self.engine.device, said)
         self.figure = recipe.train.best_by or figure_of([row for rows in self.valid.values() for row in rows])
@@ -135,7 +135,7 @@ class Trainer:
         settings, total = self.recipe.train, self.recipe.total_steps
         first, start = self.step, time.monotonic()
         while self.step < total and not self.stopped:
-            record = self._one_step()
+            record = self.one_step(self.step)
             self.step += 1
             if self.step % _GIVE_BACK_EVERY == 0:
                 give_back_memory()
@@ -152,92 +152,9 @@ class Trainer:
         if self.stopped and self.rank == 0:
             print(f"stopped at step {self.step}; the same command goes on from there", flush=True)
 
-    def _one_step(self) -> dict:
-        index, within = self.recipe.locate(self.step)
-        stage = self.recipe.train.stages[index]
-        weights = stage.losses_at(within)
-        began = time.monotonic()
-        made = self.loader.load(self.step)
-        seeds = [hash((self.recipe.seed, self.step, n * self.world + self.rank)) for n in range(len(made))]
-        own_texts = self.on_policy.chosen(self.step, weights)
-        if own_texts:
-            weights = self.on_policy.weights(weights)
-            made = self.on_policy.rewrite([example.to(self.engine.device) for example in made], seeds)
-        # Counted where they were made: on a GPU each count would wait for the device.
-        counts = self._sum([example.counts(self.student) for example in made])
-        micro = [example.to(self.engine.device) for example in made]
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = learning_rate(stage.peak_lr(group["name"]), stage, within)
-        sums: list[dict[str, float]] = []
-        self.engine.train()
-        resting = [parameter for part, of in self.trained.items() if not stage.peak_lr(part) for parameter in of]
-        with at_rest(resting):
-            for seed, example in zip(seeds, micro, strict=True):
-                # Dropout depends on the batch's place in the run alone: not on a restart, nor on how many ranks share.
-                torch.manual_seed(seed)
-                loss, parts = self.engine(example, weights, counts)
-                if not torch.isfinite(loss):
-                    raise self._no_number("loss", loss.item(), example.ids)
-                sums.append({name: float(value) for name, value in parts.items()})
-                # DeepSpeed averages over accumulation and ranks; the counts are global, so the sum is wanted.
-                self.engine.backward(loss * (self.accumulation * self.world))
-                self.engine.step()
-        grad_norm = float(self.engine.get_global_grad_norm() or 0.0)
-        if not math.isfinite(grad_norm) and not self.engine.fp16_enabled():  # under fp16 the step was left out
-            raise self._no_number("gradient's norm", grad_norm, [row for example in micro for row in example.ids])
-        totals = self._sum(sums)
-        record = {"step": self.step, "stage": stage.name}
-        if self.recipe.train.on_policy.fraction:
-            record["on_policy"] = own_texts
-        if own_texts:
-            totals = {name: total for name, total in totals.items() if name not in ("ce", "correct")}
-        for name, unit in UNITS.items():
-            if name in totals:
-                record[name] = totals[name] / max(counts[unit], 1)
-        if "kd" in record:
-            # As it is trained on: the gradient of a tempered divergence is made up for by T squared.
-            record["kd"] *= self.recipe.train.kd.temperature**2
-        record["loss"] = sum(getattr(weights, name) * record[name] for name in UNITS if name in record)
-        for name in ("correct", "agreement"):
-            if name in totals:
-                record[name] = totals[name] / max(counts["tokens"], 1)
-        if counts["kept_mass"]:
-            record["kept_mass"] = counts["kept_mass"] / counts["distilled"]
-        record["grad_norm"] = grad_norm
-        if self.engine.fp16_enabled():
-            record["loss_scale"] = float(self.engine.optimizer.loss_scale)
-        record["lr"] = {g["name"]: g["lr"] for g in self.engine.optimizer.param_groups}
-        record |= {
-            "tokens": int(counts["tokens"]),
-            "audio_s": counts["frames"] / 50,
-            "seconds": time.monotonic() - began,
-        }
-        return record
-
-    def _no_number(self, what: str, value: float, ids: Sequence[str]) -> InputError:
-        """Writes down which clips the step was over; the next save would keep weights that are lost."""
-        stage = self.recipe.locate(self.step)[0]
-        path = self.recipe.run_dir / f"failed_batch_{self.rank}.json"
-        with written_whole(path) as temporary:
-            temporary.write_text(json.dumps({"step": self.step, "what": what, "value": str(value), "ids": list(ids)}))
-        shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
-        return InputError(
-            f"the {what} is {value} at step {self.step}, over the clips {shown} (all: {path}); lower "
-            f"train.stages.{stage}.lr (the last checkpoint is kept)"
-        )
-
     def _any(self, here: bool) -> bool:
         """Whether something holds on any rank."""
-        return self._sum([{"here": float(here)}])["here"] > 0
-
-    def _sum(self, rows: list[dict[str, float]]) -> dict[str, float]:
-        """Sums of each key over micro-batches and ranks (in float64: counts stay exact)."""
-        keys = list(rows[0])
-        sums: Tensor = torch.tensor([[float(row[key]) for key in keys] for row in rows], dtype=torch.float64).sum(0)
-        if self.world > 1:
-            sums = sums.to(self.engine.device)
-            dist.all_reduce(sums)
-        return dict(zip(keys, sums.tolist(), strict=True))
+        return sum_over_ranks([{"here": float(here)}], self.engine.device)["here"] > 0
 
     def _validate(self) -> bool:
         """Looks at every validation set; whether this step is the best so far."""

@@ -22,3 +22,12 @@ def test_ends_in_one_line_and_a_status(error, status, message, capsys):
         run_cli(_raise(error))
     assert ended.value.code == status
     assert capsys.readouterr().err == message
+
+
+def test_a_rank_that_finds_something_alone_says_it_in_the_end(monkeypatch, capsys):
+    waited = []
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("time.sleep", waited.append)  # as long as the launcher lets it, where the first rank said it
+    with pytest.raises(SystemExit):
+        run_cli(_raise(InputError("only here")))
+    assert waited == [10] and capsys.readouterr().err == "error: only here\n"

@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 from dataclasses import replace
 
 import deepspeed
@@ -258,6 +259,14 @@ def test_the_best_checkpoint_is_kept_and_exported_where_asked_for(train, monkeyp
     assert any(not torch.equal(best[name], last[name]) for name in trained)
     (run / "checkpoints/step_4/sizes.json").unlink()
     _, _ = train("tiny", *every, "train.export=best", ends=2)
+
+
+def test_a_monitor_whose_package_is_missing_is_named(command, tiny_recipe, train, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    asked = 'deepspeed.wandb={"enabled": true, "project": "salmonn"}'
+    status, _, err = command("distill/train.py", "--config", tiny_recipe, "--set", asked)
+    line = err.strip().splitlines()[-1]
+    assert status == 2 and line.startswith("error: deepspeed section of the recipe: it takes a package"), err
 
 
 def test_a_full_disk_costs_no_earlier_checkpoint(train, command, tiny_recipe, monkeypatch, tmp_path):
