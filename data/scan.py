@@ -12,10 +12,9 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
-from data.faults import FAULTS, Fault, Thresholds
+from data.faults import FAULTS, Thresholds
 from data.paths import cache_dir
 from data.progress import Progress
 from data.scan_store import ScanStore
@@ -30,11 +29,11 @@ _FLUSH_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Annotated:
-    """What a scan needs of a row: id, sound file relative to the root, its text's fault, and its stretch (s)."""
+    """What a scan needs of a row: id, sound file relative to the root, text as it stands there, and its stretch (s)."""
 
     id: str
     path: str
-    text_fault: Fault | None
+    text: object
     start_s: float = 0.0
     end_s: float = 0.0
 
@@ -86,17 +85,15 @@ def scan_sounds(
 def copies(root: Path, found: dict[str, SoundCheck], workers: int | None = None) -> set[str]:
     """Paths whose sound is that of a file before them: byte by byte, or sample by sample where both were decoded.
 
-    Files of one fingerprint are read whole, if not decoded already, so that what is called a copy is one.
+    Files of one fingerprint are read whole, so that what is called a copy is one.
     """
     like, alike = defaultdict(list), set()
     for path, check in found.items():
         if check.fingerprint and not check.fault:
             like[check.fingerprint].append(path)
-    groups = (group for group in like.values() if len(group) > 1)
-    suspects = [path for group in groups if not all(found[path].samples_hash for path in group) for path in group]
-    chunks = [suspects[i : i + _CHUNK] for i in range(0, len(suspects), _CHUNK)]
-    with _mapper(workers, len(chunks)) as run:
-        hashes = dict(zip(suspects, chain.from_iterable(run(partial(_hash_all, root), chunks)), strict=True))
+    suspects = [path for group in like.values() if len(group) > 1 for path in group]
+    with _mapper(workers, len(suspects)) as run:
+        hashes = dict(zip(suspects, run(file_hash, [root / path for path in suspects]), strict=True))
     for content in (hashes, {path: check.samples_hash for path, check in found.items()}):
         seen: set[str] = set()
         for path in found:
@@ -124,8 +121,8 @@ def classify(
             faults.add("duplicate_audio")
         if times[row.id] > 1:
             faults.add("duplicate_id")
-        if row.text_fault:
-            faults.add(row.text_fault)
+        if fault := thresholds.fault_of_text(row.text):
+            faults.add(fault)
         for name in faults or {OK}:
             classes[name][row.id] = None
     return {name: list(ids) for name, ids in classes.items()}
@@ -156,10 +153,6 @@ def _state(check: SoundCheck | None, decode: bool) -> tuple[int, int] | None:
 
 def _check_all(root: Path, decode: bool, asked: list[tuple[str, tuple[int, int] | None]]) -> list[SoundCheck | None]:
     return [check_sound(root / path, decode=decode, known=known) for path, known in asked]
-
-
-def _hash_all(root: Path, paths: list[str]) -> list[str]:
-    return [file_hash(root / path) for path in paths]
 
 
 @contextmanager

@@ -1,179 +1,24 @@
-"""What a distillation loss costs, ours and its peers in one run: seconds and peak memory of forward and backward.
-
-python scripts/bench.py loss [--rows 1024] [--width 2048] [--vocabulary 128256] [--kept 64] [--json]
-
-Each way runs in a process of its own, twice: the first run's peak above what was there before (weights, hidden states,
-the teacher's logits), the second one's time. The head is frozen, and the gradient goes to the hidden states. Peers that
-are not installed (requirements-bench.txt) are left out. `--json` prints the figures.
-"""
+"""Measures what single operations of the training cost: `python scripts/bench.py loss --help`."""
 
 import argparse
-import json
-import subprocess
 import sys
-import time
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import torch
-from deepspeed.accelerator import get_accelerator
-from torch import Tensor
-from torch.nn import functional as F
+from data.errors import run_cli
+from distill.bench import loss, step
 
-from data.cache import SparseTargets
-from data.errors import InputError, run_cli
-from data.paths import written_whole
-from distill.losses import fused_loss
-from distill.memory import forget_peak, peak_bytes, present_bytes
-from distill.report.table import MISSING, markdown
-from distill.signals import SparseSignal
-from teacher.device import DTYPES, pick_device
-
-NOT_THERE = 3
-"""Exit status of a way whose library is not installed."""
-
-
-def ours(hidden_ND: Tensor, head_VD: Tensor, labels_N: Tensor, teacher_NV: Tensor, kept: int) -> Callable[[], Tensor]:
-    """Cross-entropy and forward KL from the k most probable ids, head included."""
-    targets = SparseTargets.from_logits(teacher_NV, labels_N, top_p=1.0, top_k=kept)
-    signal = SparseSignal.collate([targets]).to(hidden_ND.device)
-    return lambda: fused_loss(hidden_ND, head_VD, labels_N, signal, ce_weight=0.5, kd_weight=0.5).loss
-
-
-def cross_entropy_only(
-    hidden_ND: Tensor, head_VD: Tensor, labels_N: Tensor, teacher_NV: Tensor, kept: int
-) -> Callable[[], Tensor]:
-    """Cross-entropy on the same fused path."""
-    return lambda: fused_loss(hidden_ND, head_VD, labels_N, None, ce_weight=1.0, kd_weight=0.0).loss
-
-
-def full_vocabulary(
-    hidden_ND: Tensor, head_VD: Tensor, labels_N: Tensor, teacher_NV: Tensor, kept: int
-) -> Callable[[], Tensor]:
-    """Cross-entropy and KL over the whole vocabulary, as one writes it in PyTorch."""
-
-    def loss() -> Tensor:
-        logits_NV = (hidden_ND @ head_VD.T).float()
-        kl = F.kl_div(
-            logits_NV.log_softmax(1), teacher_NV.float().log_softmax(1), log_target=True, reduction="batchmean"
-        )
-        return 0.5 * F.cross_entropy(logits_NV, labels_N) + 0.5 * kl
-
-    return loss
-
-
-def trl(hidden_ND: Tensor, head_VD: Tensor, labels_N: Tensor, teacher_NV: Tensor, kept: int) -> Callable[[], Tensor]:
-    """TRL's GKD loss: generalised Jensen-Shannon, beta 0.5."""
-    warnings.simplefilter("ignore")
-    from trl.experimental.gkd import GKDTrainer
-
-    return lambda: GKDTrainer.generalized_jsd_loss((hidden_ND @ head_VD.T)[None], teacher_NV[None], labels_N[None])
-
-
-def torchtune(
-    hidden_ND: Tensor, head_VD: Tensor, labels_N: Tensor, teacher_NV: Tensor, kept: int
-) -> Callable[[], Tensor]:
-    """torchtune's forward KL in eight chunks."""
-    from torchtune.modules.loss import ForwardKLWithChunkedOutputLoss
-
-    kl, chunks = ForwardKLWithChunkedOutputLoss(num_output_chunks=8), teacher_NV[None].chunk(8, 1)
-    return lambda: kl([part[None] @ head_VD.T for part in hidden_ND.chunk(8)], list(chunks), labels_N[None])
-
-
-WAYS = {way.__name__: way for way in (ours, full_vocabulary, trl, torchtune, cross_entropy_only)}
-
-
-def one(arguments: argparse.Namespace) -> dict[str, float]:
-    """One way in this process."""
-    device, dtype = pick_device(), DTYPES[arguments.dtype]
-    synchronize = get_accelerator().synchronize if device.type != "cpu" else (lambda: None)
-    generator = torch.Generator().manual_seed(0)
-    N, D, V = arguments.rows, arguments.width, arguments.vocabulary
-    hidden_ND = torch.randn(N, D, generator=generator).to(device, dtype).requires_grad_()
-    head_VD = (torch.randn(V, D, generator=generator) * D**-0.5).to(device, dtype)
-    labels_N = torch.randint(V, (N,), generator=generator).to(device)
-    teacher_NV = (3 * torch.randn(N, V, generator=generator)).to(device, dtype)
-    try:
-        loss = WAYS[arguments.one](hidden_ND, head_VD, labels_N, teacher_NV, arguments.kept)
-    except ImportError as error:
-        print(error, file=sys.stderr)
-        sys.exit(NOT_THERE)
-    forget_peak(device)
-    before = present_bytes(device)
-    loss().backward()
-    peak = peak_bytes(device) - before
-    hidden_ND.grad = None
-    synchronize()
-    began = time.perf_counter()
-    loss().backward()
-    synchronize()
-    return {"seconds": time.perf_counter() - began, "peak_bytes": peak}
-
-
-def measure(arguments: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]:
-    """All ways in all precisions, one after the other."""
-    sizes = [f"--{name}={getattr(arguments, name)}" for name in ("rows", "width", "vocabulary", "kept")]
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for dtype in arguments.dtypes.split(","):
-        found[dtype] = {}
-        for way in WAYS:
-            command = [sys.executable, __file__, "loss", "--one", way, "--dtype", dtype, *sizes]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode == NOT_THERE:
-                print(f"{way}: left out ({done.stderr.strip().splitlines()[-1]})", file=sys.stderr)
-                continue
-            if done.returncode:
-                raise InputError(f"{way} in {dtype}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-            found[dtype][way] = json.loads(done.stdout.strip().splitlines()[-1])
-            figures = found[dtype][way]
-            print(f"{dtype} {way}: {figures['seconds']:.1f} s, {figures['peak_bytes'] / 1e6:,.0f} MB", file=sys.stderr)
-    return found
-
-
-def page(found: dict, arguments: argparse.Namespace) -> str:
-    """The table, each way beside ours."""
-    lines = []
-    for dtype, ways in found.items():
-        own = ways["ours"]
-        for name, of in ways.items():
-            faster, less = of["seconds"] / own["seconds"], of["peak_bytes"] / own["peak_bytes"]
-            beside = [MISSING] * 2 if name == "ours" else [f"{faster:.2f} x", f"{less:.1f} x"]
-            lines.append([dtype, name, f"{of['seconds']:.2f}", f"{of['peak_bytes'] / 1e6:,.0f}", *beside])
-    about = "\n".join(f"- {name}: {way.__doc__}" for name, way in WAYS.items())
-    device = get_accelerator().device_name()
-    return (
-        f"# What a distillation loss costs\n\nForward and backward of {arguments.rows:,} supervised tokens, width "
-        f"{arguments.width:,}, vocabulary {arguments.vocabulary:,}, {arguments.kept} ids kept, on {device}; the head "
-        "is frozen. Peak memory is that above weights, hidden states and the teacher's logits "
-        "(`scripts/bench.py loss`).\n\n"
-        f"{markdown(['precision', 'loss', 'seconds', 'peak, MB', 'seconds, to ours', 'peak, to ours'], lines)}\n\n"
-        f"{about}\n"
-    )
+BENCHES = {"loss": loss, "step": step}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("loss",))
-    parser.add_argument("--rows", type=int, default=1024, help="supervised tokens")
-    parser.add_argument("--width", type=int, default=2048, help="of the hidden states")
-    parser.add_argument("--vocabulary", type=int, default=128_256, help="ids")
-    parser.add_argument("--kept", type=int, default=64, help="ids of the teacher that are kept")
-    parser.add_argument("--dtypes", default="fp32,bf16", help="precisions, comma-separated")
-    parser.add_argument("--out", type=Path, default=Path("results/bench_loss.md"), help="where the table goes")
-    parser.add_argument("--json", action="store_true", help="print the figures")
-    parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)
-    parser.add_argument("--dtype", choices=DTYPES, default="fp32", help=argparse.SUPPRESS)
+    about = "\n".join(f"{name}: {module.__doc__.splitlines()[0]}" for name, module in BENCHES.items())
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=BENCHES)
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="the bench's own; --help lists them")
     arguments = parser.parse_args()
-    if arguments.one:
-        print(json.dumps(one(arguments)))
-        return
-    found = measure(arguments)
-    with written_whole(arguments.out) as temporary:
-        temporary.write_text(page(found, arguments), encoding="utf-8")
-    print(json.dumps(found, indent=2) if arguments.json else page(found, arguments))
+    BENCHES[arguments.what].main(arguments.options)
 
 
 if __name__ == "__main__":
