@@ -45,11 +45,12 @@ class FrozenTeacher(nn.Module):
         return self._engine[0](question)
 
     @contextmanager
-    def signal(self, batch: Batch, hidden_BTD: Tensor | None = None) -> Iterator[HeadSignal]:
+    def signal(self, batch: Batch, ids: int, hidden_BTD: Tensor | None = None) -> Iterator[HeadSignal]:
         """Its distributions at the supervised positions; logits come into being for the rows that are asked for.
 
         Args:
             batch: The clips as the teacher gets them, with their texts.
+            ids: Rows of the student's head, which may be more than the teacher's.
             hidden_BTD: Its LLM's last hidden states, where they are there already.
         """
         if hidden_BTD is None:
@@ -57,7 +58,7 @@ class FrozenTeacher(nn.Module):
         rows_N, _ = supervised(batch.labels_BT)
         head_VD = self.model.llm.get_output_embeddings().weight
         with deepspeed.zero.GatheredParameters([head_VD], enabled=self._engine[0] is not self):
-            yield HeadSignal(hidden_BTD.flatten(0, 1)[rows_N], head_VD)
+            yield HeadSignal(hidden_BTD.flatten(0, 1)[rows_N], head_VD, ids)
 
     def place(self, recipe: Recipe, device: torch.device) -> "FrozenTeacher":
         """Puts the weights on a device; at ZeRO 3, each rank's share of them, by an engine of DeepSpeed's own.

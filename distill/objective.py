@@ -171,7 +171,8 @@ class Objective(nn.Module):
     ) -> AbstractContextManager[TeacherSignal | None]:
         """The teacher's word on the supervised positions: that of the example, or asked for now."""
         if weights.kd and example.signal is None:
-            return self._teacher[0].signal(example.heard or example.batch, teacher_BTH)
+            ids = self.student.config.llm_config.vocab_size
+            return self._teacher[0].signal(example.heard or example.batch, ids, teacher_BTH)
         return nullcontext(example.signal if weights.kd else None)
 
     def _asked(self, example: Example, frames_B: Tensor, weights: LossWeights) -> TeacherFeatures:

@@ -69,21 +69,26 @@ class HeadSignal:
     Attributes:
         hidden_ND: its last hidden states.
         head_VD: its head's weight, of the same dtype.
+        ids: rows of the student's head; those past the teacher's only pad the same vocabulary, and have probability 0.
     """
 
     hidden_ND: torch.Tensor
     head_VD: torch.Tensor
+    ids: int
 
     def __len__(self) -> int:
         return len(self.hidden_ND)
 
     def rows(self, start: int, end: int) -> DenseSignal:
         """The logits of some positions."""
-        return DenseSignal(self.hidden_ND[start:end] @ self.head_VD.T)
+        logits_NV = self.hidden_ND[start:end] @ self.head_VD.T
+        if padding := self.ids - logits_NV.shape[1]:
+            logits_NV = torch.nn.functional.pad(logits_NV, (0, padding), value=-torch.inf)
+        return DenseSignal(logits_NV)
 
     def to(self, device: torch.device | str) -> "HeadSignal":
         """The signal on a device."""
-        return HeadSignal(self.hidden_ND.to(device), self.head_VD.to(device))
+        return HeadSignal(self.hidden_ND.to(device), self.head_VD.to(device), self.ids)
 
     def top1_N(self) -> torch.Tensor:
         """int64 [N], the teacher's most probable ids."""

@@ -1,5 +1,7 @@
 """A teacher in memory against the cache that it would write."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from distill.frozen import FrozenTeacher
 from distill.objective import Objective
 from distill.recipe import LossWeights, read_recipe
 from student.shrink import shrink
+from teacher.build import add_rows
 from teacher.model import merge_lora
 from teacher.processor import Clip, SalmonnProcessor
 
@@ -32,7 +35,7 @@ def test_its_distributions_are_those_of_the_whole_logits(teacher, tiny_teacher, 
     )
     made = []
     model.llm.get_output_embeddings().register_forward_hook(lambda *_: made.append("all positions"))
-    with teacher.signal(batch) as signal:
+    with teacher.signal(batch, 301) as signal:
         assert len(signal) == len(expected_NV) and not signal.hidden_ND.requires_grad
         torch.testing.assert_close(signal.rows(0, 5).logits_NV, expected_NV[:5], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(signal.rows(5, 100).logits_NV, expected_NV[5:], atol=1e-5, rtol=1e-5)
@@ -40,17 +43,20 @@ def test_its_distributions_are_those_of_the_whole_logits(teacher, tiny_teacher, 
     assert not made and not any(parameter.requires_grad for parameter in model.parameters())
 
 
-# The student hears as the teacher does, or less of the silence after a clip.
-@pytest.mark.parametrize("margin_s", [0.1, 0.05])
+# The student hears as the teacher does, or less of the silence after a clip; or pads the vocabulary with more rows.
+@pytest.mark.parametrize(("margin_s", "padding"), [(0.1, 0), (0.05, 0), (0.1, 19)])
 def test_its_loss_and_gradient_are_those_of_a_cache_that_keeps_the_whole_vocabulary(
-    tiny_recipe, fill_tiny_cache, teacher, tiny_teacher, tmp_path, margin_s
+    tiny_recipe, fill_tiny_cache, teacher, tiny_teacher, tmp_path, margin_s, padding
 ):
     hearing = tiny_teacher[1]
     whole = [NO_CTC, f"student.margin_s={margin_s}", "cache.top_p=1", "cache.top_k=1000", "cache.min_p=0"]
     folder, _ = fill_tiny_cache(f"cache.folder={tmp_path}/all", *whole[2:], model=teacher.model)
     cached, asked = (read_recipe(tiny_recipe, [*whole, f"train.teacher={name}"]) for name in ("cache", "memory"))
     assert asked.asks_teacher and not asked.trains_from_cache
-    student = shrink(teacher.model, cached.student).eval()
+    llm = copy.deepcopy(teacher.model.llm)
+    add_rows(llm, padding)
+    student = shrink(teacher.model, cached.student, 0, llm).eval()
+    assert student.config.llm_config.vocab_size == 301 + padding
     own = SalmonnProcessor(hearing.tokenizer, student.config)
     rows, weights, found = read_rows(cached, cached.data.train), LossWeights(ce=0.3, kd=0.7), []
     for examples, objective in (
