@@ -26,9 +26,9 @@ from data.cache_reader import CacheReader
 from data.errors import InputError
 from distill.alignment import Alignment
 from distill.examples import Examples, read_rows
-from distill.loop import Trainer
 from distill.models import load_for_scoring
 from distill.recipe import LossWeights, read_recipe
+from distill.run_log import RunLog
 from distill.students import processor_of, student_of
 from distill.universal import SpanSignal
 from teacher.build import PAD_TOKEN, build_teacher
@@ -98,13 +98,19 @@ def test_it_trains_goes_on_and_writes(run, tiny_recipe, overrides, qwen, tmp_pat
         assert step["loss"] == pytest.approx(0.3 * step["ce"] + 0.7 * step["kd"] + 0.1 * step["ctc"])
     assert "validation valid at step 6: ce" in out and any(step["ctc"] > 0 for step in whole[1:])
 
-    log = Trainer._one_step
-    monkeypatch.setattr(Trainer, "_one_step", lambda of: os.kill(os.getpid(), signal.SIGTERM) or log(of))
-    begun, _ = run("stopped", ends=130)
-    monkeypatch.undo()
-    assert len(begun) == 1
+    step = RunLog.step
+
+    def stopped(self, record, left_s):
+        step(self, record, left_s)
+        if record["step"] == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "step", stopped)
+        begun, _ = run("stopped", ends=130)
+    assert len(begun) == 3
     finished, out = run("stopped")
-    assert "going on from step 1" in out
+    assert "going on from step 3" in out
     assert [step["loss"] for step in finished] == [step["loss"] for step in whole]
 
     recipe = read_recipe(tiny_recipe, ["name=whole", *overrides])
