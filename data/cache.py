@@ -21,7 +21,7 @@ MAX_DRAWS = 1000
 Target = Literal["reference", "hypothesis"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 """The texts a teacher can be asked about: the annotation's own, and what the teacher itself wrote."""
-Feature = Literal["encoder", "audio_tokens"]
+Feature = Literal["encoder", "audio_tokens", "beats"]
 FEATURES: tuple[Feature, ...] = get_args(Feature)
 """What can be kept of the way there: the speech encoder's states, the tokens that the LLM hears."""
 

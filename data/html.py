@@ -9,10 +9,11 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; mar
 h1 { font-size: 1.7em } h2 { font-size: 1.25em; margin-top: 2em; border-bottom: 1px solid #ddd }
 table { border-collapse: collapse; font-size: 0.92em; margin: 1em 0 }
 th, td { padding: 0.25em 0.8em; border-bottom: 1px solid #e4e4e4; text-align: left; vertical-align: middle }
-th { border-bottom: 2px solid #999; font-weight: 600 } td.number, th.number { text-align: right }
+th { border-bottom: 2px solid #999; font-weight: 600; white-space: nowrap } td.number, th.number { text-align: right }
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap }
 img { max-width: 100%; height: auto } audio { height: 32px; width: 260px; display: block }
-.wide { overflow-x: auto }
+.wide { overflow-x: auto } small { color: #777; display: block }
+pre { background: #f6f6f6; padding: 0.6em; overflow-x: auto } code { background: #f2f2f2; padding: 0 0.2em }
 """
 
 
@@ -39,10 +40,15 @@ def paragraph(text: str) -> Html:
     return Html(f"<p>{_inner(text)}</p>")
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
-    """A table; columns of numbers stand to the right, ints with thousands apart, floats with two digits."""
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[int] = ()) -> Html:
+    """A table; columns of numbers, and those named in `right`, stand to the right.
+
+    Ints are shown with thousands apart, floats with two digits.
+    """
     rows = [list(row) for row in rows]
-    numeric = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
+    numeric = [
+        i in right or (bool(rows) and all(isinstance(row[i], int | float) for row in rows)) for i in range(len(header))
+    ]
 
     def cell(tag: str, value: object, right: bool) -> str:
         shown = value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"

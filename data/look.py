@@ -28,6 +28,7 @@ class Entry:
         task: Its task.
         corpus: Its corpus.
         duration_s: Seconds that the row states; None where it states none.
+        start_s: Where the clip begins in its file, seconds.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Entry:
     task: str
     corpus: str
     duration_s: float | None
+    start_s: float = 0.0
 
 
 @dataclass
@@ -97,7 +99,7 @@ def gather(entries: Iterable[Entry], checks: dict[Path, SoundCheck], samples: in
         if entry.sound not in seen:
             seen.add(entry.sound)
             look.files[key[0]] += 1
-            look.file_s[key[0]] += seconds
+            look.file_s[key[0]] += check.duration_s if readable else seconds
             if readable and check.rate:
                 look.formats[entry.sound.suffix.lower().lstrip(".") or UNNAMED, check.rate, check.channels] += 1
         if readable and check.duration_s > 0:

@@ -12,9 +12,10 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
-from data.faults import FAULTS, Thresholds
+from data.faults import FAULTS, Fault, Thresholds
 from data.paths import cache_dir
 from data.progress import Progress
 from data.scan_store import ScanStore
@@ -23,19 +24,17 @@ from data.soundcheck import SoundCheck, check_sound, file_hash
 OK = "ok"
 CLASSES = (*FAULTS, OK)
 
-_FORMAT = 1
-"""Of what is kept: what an older one has kept is not read."""
 _CHUNK = 64
 _FLUSH_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Annotated:
-    """What a scan needs of a row: id, sound file relative to the root, text as it stands there, and its stretch (s)."""
+    """What a scan needs of a row: id, sound file relative to the root, its text's fault, and its stretch (s)."""
 
     id: str
     path: str
-    text: object
+    text_fault: Fault | None
     start_s: float = 0.0
     end_s: float = 0.0
 
@@ -60,7 +59,7 @@ def scan_sounds(
         What was found, by path.
     """
     root = root.resolve()
-    store = ScanStore(cache_dir() / "scans" / hashlib.sha256(f"{_FORMAT} {root}".encode()).hexdigest()[:16])
+    store = ScanStore(cache_dir() / "scans" / hashlib.sha256(str(root).encode()).hexdigest()[:16])
     known = store.read()
     paths = list(dict.fromkeys(paths))
     chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
@@ -87,15 +86,17 @@ def scan_sounds(
 def copies(root: Path, found: dict[str, SoundCheck], workers: int | None = None) -> set[str]:
     """Paths whose sound is that of a file before them: byte by byte, or sample by sample where both were decoded.
 
-    Files of one fingerprint are read whole, so that what is called a copy is one.
+    Files of one fingerprint are read whole, if not decoded already, so that what is called a copy is one.
     """
     like, alike = defaultdict(list), set()
     for path, check in found.items():
         if check.fingerprint and not check.fault:
             like[check.fingerprint].append(path)
-    suspects = [path for group in like.values() if len(group) > 1 for path in group]
-    with _mapper(workers, len(suspects)) as run:
-        hashes = dict(zip(suspects, run(file_hash, [root / path for path in suspects]), strict=True))
+    groups = (group for group in like.values() if len(group) > 1)
+    suspects = [path for group in groups if not all(found[path].samples_hash for path in group) for path in group]
+    chunks = [suspects[i : i + _CHUNK] for i in range(0, len(suspects), _CHUNK)]
+    with _mapper(workers, len(chunks)) as run:
+        hashes = dict(zip(suspects, chain.from_iterable(run(partial(_hash_all, root), chunks)), strict=True))
     for content in (hashes, {path: check.samples_hash for path, check in found.items()}):
         seen: set[str] = set()
         for path in found:
@@ -123,8 +124,8 @@ def classify(
             faults.add("duplicate_audio")
         if times[row.id] > 1:
             faults.add("duplicate_id")
-        if fault := thresholds.fault_of_text(row.text):
-            faults.add(fault)
+        if row.text_fault:
+            faults.add(row.text_fault)
         for name in faults or {OK}:
             classes[name][row.id] = None
     return {name: list(ids) for name, ids in classes.items()}
@@ -155,6 +156,10 @@ def _state(check: SoundCheck | None, decode: bool) -> tuple[int, int] | None:
 
 def _check_all(root: Path, decode: bool, asked: list[tuple[str, tuple[int, int] | None]]) -> list[SoundCheck | None]:
     return [check_sound(root / path, decode=decode, known=known) for path, known in asked]
+
+
+def _hash_all(root: Path, paths: list[str]) -> list[str]:
+    return [file_hash(root / path) for path in paths]
 
 
 @contextmanager

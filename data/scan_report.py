@@ -63,10 +63,7 @@ def report_of(
         InputError: It is no annotation file. Rows at fault do not raise: they are what is looked for.
     """
     root, entries = raw_rows(annotation, root)
-    rows = [
-        Annotated(name, path, entry.get("text"), _number(entry.get("start")), _number(entry.get("end")))
-        for name, path, entry in entries
-    ]
+    rows = [_annotated(name, path, entry, thresholds) for name, path, entry in entries]
     found = scan_sounds(root, (row.path for row in rows), decode=decode, workers=workers, quiet=quiet)
     return ScanReport(
         annotation=str(annotation),
@@ -80,8 +77,14 @@ def report_of(
     )
 
 
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0
+def _annotated(name: str, path: str, entry: dict[str, Any], thresholds: Thresholds) -> Annotated:
+    return Annotated(name, path, thresholds.fault_of_text(entry.get("text")), *stretch_of(entry))
+
+
+def stretch_of(entry: dict[str, Any]) -> tuple[float, float]:
+    """Where a row's clip begins and ends in its file, seconds; an end of 0 is the file's."""
+    start_s, end_s = (entry.get(key) for key in ("start", "end"))
+    return tuple(float(value) if isinstance(value, int | float) else 0.0 for value in (start_s, end_s))
 
 
 def raw_rows(annotation: Path, root: Path | None) -> tuple[Path, Iterator[tuple[str, str, dict[str, Any]]]]:

@@ -2,7 +2,6 @@
 
 import json
 import os
-from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,11 +12,12 @@ from data.manifest import Row
 from data.paths import REPOSITORY, resolve, written_whole
 from data.prompts import instruction
 from distill.captions import score_captions
-from distill.efficiency import measure_apart
+from distill.efficiency import Measured
 from distill.hypothesis_writer import HypothesisWriter
-from distill.models import load_for_scoring, parameter_counts, student_folder
+from distill.models import load_for_scoring, parameter_counts, part_bytes, student_folder
 from distill.recipe import Recipe
 from distill.scoring import alignment, score_asr
+from distill.speeds import measure_scored
 from distill.submission import submission_ids, write_submission
 from distill.test_sets import Kind, Selection
 from teacher.build import weights_hash
@@ -28,8 +28,16 @@ EXAMPLES = 6
 WORST = 10
 
 
-def evaluate(recipe: Recipe, which: str, folder: Path | None = None, selection: Selection | None = None) -> dict | None:
+def evaluate(
+    recipe: Recipe,
+    which: str,
+    folder: Path | None = None,
+    selection: Selection | None = None,
+    quantise: str | None = None,
+) -> dict | None:
     """Scores a model and writes `hypotheses.jsonl` and `metrics.json` into its folder of the results.
+
+    A quantised model has a folder of its own, such as `student_int8`.
 
     Hypotheses are written as they come; a restart does only what is missing, as long as the model, the data and the
     way of writing are the same. Under a launcher every process does its share. Scores of a kind that is not selected
@@ -40,6 +48,7 @@ def evaluate(recipe: Recipe, which: str, folder: Path | None = None, selection: 
         which: "teacher" or "student".
         folder: A model folder to score instead of the run's own.
         selection: What is scored; all test sets if not given.
+        quantise: Of its LLM (see `teacher.quantise`), or None.
 
     Returns:
         What metrics.json holds; None in the processes that only helped.
@@ -49,17 +58,17 @@ def evaluate(recipe: Recipe, which: str, folder: Path | None = None, selection: 
     """
     selection = selection or Selection()
     tests = selection.rows(recipe)
-    written, about, model = _written(recipe, which, folder, selection, tests)
+    written, about, model = _written(recipe, Measured(which, quantise, folder), selection, tests)
     if written is None:
         return None
-    place = results_folder(recipe, selection) / which
+    place = results_folder(recipe, selection) / about["model"]
     metrics = _kept(place / "metrics.json", about)
     for kind, rows in tests.items():
         metrics[kind] = _score(kind, rows, written[kind])
         metrics["examples"] = [entry for entry in metrics["examples"] if entry["kind"] != kind]
         metrics["examples"] += [
             {"kind": kind, "id": row.id, "task": row.task, "reference": row.text, "hypothesis": text}
-            | {"sound": str(row.path)}
+            | {"sound": str(row.path), "start_s": row.start_s, "end_s": row.end_s}
             for row, text in list(zip(rows, written[kind], strict=True))[:: max(len(rows) // EXAMPLES, 1)][:EXAMPLES]
         ]
     parts = parameter_counts(model)
@@ -69,21 +78,21 @@ def evaluate(recipe: Recipe, which: str, folder: Path | None = None, selection: 
         "encoder_layers": len(model.encoder.layers),
         "llm_layers": model.config.llm_config.num_hidden_layers,
         "parts": parts,
-        "weight_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
+        "weight_bytes": sum(part_bytes(model).values()),
         "device": model.device.type,
     }
     del model
-    recipe_file = results_folder(recipe, selection) / "recipe.json"
-    with written_whole(recipe_file) as path:
+    with written_whole(place.parent / "recipe.json") as path:
         path.write_text(recipe.model_dump_json(indent=2) + "\n")
-    print("measuring memory and speed in a process of its own", flush=True)
-    metrics |= asdict(measure_apart(recipe_file, which, about["folder"]))
+    metrics |= measure_scored(recipe, place.parent, Measured(which, quantise, about["folder"]))
     with written_whole(place / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return metrics
 
 
-def submit(recipe: Recipe, which: str, folder: Path | None, selection: Selection) -> list[Path] | None:
+def submit(
+    recipe: Recipe, which: str, folder: Path | None, selection: Selection, quantise: str | None = None
+) -> list[Path] | None:
     """Writes `submission_<kind>.csv` for each board, beside the hypotheses that it is made of.
 
     Returns:
@@ -94,12 +103,12 @@ def submit(recipe: Recipe, which: str, folder: Path | None, selection: Selection
     """
     tests = selection.rows(recipe)
     ids = {kind: submission_ids(rows, f"the {kind} test set") for kind, rows in tests.items()}  # before the work
-    written, _, _ = _written(recipe, which, folder, selection, tests)
+    written, about, _ = _written(recipe, Measured(which, quantise, folder), selection, tests)
     if written is None:
         return None
     files = []
     for kind in tests:
-        files.append(results_folder(recipe, selection) / which / f"submission_{kind}.csv")
+        files.append(results_folder(recipe, selection) / about["model"] / f"submission_{kind}.csv")
         write_submission(files[-1], ids[kind], written[kind])
     return files
 
@@ -113,7 +122,8 @@ def _score(kind: Kind, rows: list[Row], texts: list[str]) -> dict:
     """The block of one kind in metrics.json; `data` is a hash of what was scored against."""
     data = {"data": hash_of([[row.id, row.text, row.references] for row in rows])[:16]}
     if kind == "aac":
-        return score_captions([list(row.references) or [row.text] for row in rows], texts).summary() | data
+        score = score_captions([list(row.references) or [row.text] for row in rows], texts)
+        return score.summary() | data | {"corpora": sorted({row.corpus for row in rows})}
     score = score_asr([row.text for row in rows], texts)
     return (
         score.summary()
@@ -143,33 +153,35 @@ def _kept(path: Path, about: dict) -> dict:
 
 
 def _written(
-    recipe: Recipe, which: str, folder: Path | None, selection: Selection, tests: dict[Kind, list[Row]]
+    recipe: Recipe, what: Measured, selection: Selection, tests: dict[Kind, list[Row]]
 ) -> tuple[dict[Kind, list[str]] | None, dict, torch.nn.Module]:
     """The hypotheses of the rows (None but in the first process), what wrote them, and the model."""
     # A recipe without a student trains the teacher itself, and that is what is scored.
-    if which == "student" or folder or recipe.student is None:
+    folder = what.folder
+    if what.which == "student" or folder or recipe.student is None:
         folder = student_folder(recipe, folder)
     weights = folder_hash(folder) if folder else weights_hash(recipe.teacher)
+    precision = recipe.teacher.dtype if folder else recipe.teacher.precision_shown()
     writing = [recipe.teacher.dtype, recipe.generation.model_dump(exclude={"max_seconds"}), recipe.data.prompts]
     about = {
-        "model": which,
+        "model": what.name,
         "recipe": recipe.name,
         "split": selection.split,
         "checkpoint": _shown(recipe, folder),
-        "dtype": recipe.teacher.dtype if folder else recipe.teacher.precision_shown(),
-        "identity": hash_of([weights, writing])[:16],
+        "dtype": f"{precision}, llm {what.quantise}" if what.quantise else precision,
+        "identity": hash_of([weights, writing, *filter(None, [what.quantise])])[:16],
         "folder": folder,
     }
-    model, processor = load_for_scoring(recipe, which, folder)
+    model, processor = load_for_scoring(recipe, what.which, folder, what.quantise)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if world > 1:  # they hand nothing to one another, and the slowest may take as long as it wants
         torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))
-    path = results_folder(recipe, selection) / which / "hypotheses.jsonl"
+    path = results_folder(recipe, selection) / what.name / "hypotheses.jsonl"
     with HypothesisWriter(path, about["identity"], rank, world, torch.distributed.barrier) as writer:
         for kind, rows in tests.items():
             todo = sorted(writer.missing(kind, rows), key=lambda row: (-row.duration_s, row.id))[rank::world]
             pairs = [(row, instruction(recipe.data.prompts, row.task, question=row.question)) for row in todo]
-            label = f"{which}, {kind}"
+            label = f"{what.name}, {kind}"
             for out in write_hypotheses(model, processor, pairs, recipe.generation, label=label, quiet=rank > 0):
                 writer.append(kind, out)
     written = {kind: writer.texts(kind, rows) for kind, rows in tests.items()} if rank == 0 else None

@@ -20,7 +20,8 @@ from data.progress import Progress
 from data.prompts import instruction, require_prompts
 from data.shards import shard_manifest
 from distill.alignment import Alignment
-from distill.matching import TeacherFeatures, columns_heard
+from distill.distances import column_frames
+from distill.matching import TeacherFeatures
 from distill.objective import Example
 from distill.recipe import LossWeights, Recipe
 from distill.signals import SparseSignal
@@ -113,7 +114,8 @@ class Examples:
         else:
             waves = [load_clip(row) for row in rows]
             features = self.processor.features(waves)
-            if (losses.features or (losses.kd and self.recipe.asks_teacher)) and self.teacher is not None:
+            asked = (losses.features and not self.recipe.matches_from_cache) or (losses.kd and self.recipe.asks_teacher)
+            if asked and self.teacher is not None:
                 heard = self.teacher.lay_out(self.teacher.features(waves), instructions, texts)
         batch = self.processor.lay_out(features, instructions, texts)
         signal = self._signal(cached, which, texts) if with_signal else None
@@ -122,12 +124,13 @@ class Examples:
             known = self._features(rows, losses, features.mel_frames_B)
         if losses.beats:
             side = self.teacher.config.beats_config["input_patch_size"]
-            columns_B = columns_heard(heard.features, encoder_frames(features.mel_frames_B), side)
+            theirs_B = known.columns_B if known else heard.features.fbank_frames_B // side
+            columns_B = theirs_B.minimum(encoder_frames(features.mel_frames_B) // column_frames(side))
         ids = tuple(row.id for row in rows)
         return Example(batch, signal, states, heard, known, columns_B, ids, tuple(instructions))
 
     def _features(self, rows: list[Row], losses: LossWeights, mel_frames_B: Tensor) -> TeacherFeatures:
-        """The cached encoder states and audio tokens that are matched, as far as the student hears."""
+        """The cached features that are matched, as far as the student hears."""
         with self._lock:
             cached = [self.cache.features(row.id) for row in rows]
         out = TeacherFeatures()
@@ -141,6 +144,10 @@ class Examples:
             slots = windows_of(encoder_frames(mel_frames_B), *theirs).tolist()
             parts = [torch.from_numpy(entry["audio_tokens"])[:w] for entry, w in zip(cached, slots, strict=True)]
             out.audio_NH = torch.cat(parts).float()
+        if losses.beats:
+            parts = [torch.from_numpy(entry["beats"]) for entry in cached]
+            out.beats_BCD = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).float()
+            out.columns_B = torch.tensor([len(part) for part in parts])
         return out
 
     def _cached(self, rows: list[Row]) -> list[CachedRow]:

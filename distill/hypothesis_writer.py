@@ -95,4 +95,4 @@ class HypothesisWriter:
 
 def row_hash(row: Row) -> str:
     """A hash of what was asked and what was expected."""
-    return hash_of([row.id, row.path.name, row.task, row.text, row.start_s, row.duration_s])[:16]
+    return hash_of([row.id, row.path.name, row.task, row.text, row.question, row.start_s, row.duration_s])[:16]

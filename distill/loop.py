@@ -77,7 +77,7 @@ class Trainer:
         if cache is not None:
             rows = _cached_rows(rows, cache, recipe.cache.folder)
         hearing = None
-        if teacher is not None and not processor.hears_like(theirs.config):
+        if (teacher is not None or "beats" in recipe.matched) and not processor.hears_like(theirs.config):
             hearing = theirs
         alignment = Alignment(processor, theirs) if recipe.train.kd.vocabulary == "universal" else None
         examples = Examples(recipe, processor, rows, cache, hearing, alignment)

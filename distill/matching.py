@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from data.errors import InputError
-from data.features import FBANK_BINS, Features
+from data.features import FBANK_BINS
 from data.settings import Settings
 from distill.distances import Distance, between_windows, column_frames, distance, mean_of_columns
 from teacher.beats import BeatsSettings
@@ -69,6 +69,7 @@ class TeacherFeatures:
         encoder: Its encoder states (B, T, D), for each pair of layers.
         audio_NH: Its audio tokens of the frames that the student has, in the teacher's windows.
         beats_BCD: BEATs' states, those of a column's patches side by side.
+        columns_B: How many of them each clip has, where they come from the cache.
         hidden: Its LLM's hidden states (N, H) at the supervised positions, for each pair of layers.
         hidden_BTH: Its LLM's last hidden states.
     """
@@ -76,6 +77,7 @@ class TeacherFeatures:
     encoder: list[Tensor] = field(default_factory=list)
     audio_NH: Tensor | None = None
     beats_BCD: Tensor | None = None
+    columns_B: Tensor | None = None
     hidden: list[Tensor] = field(default_factory=list)
     hidden_BTH: Tensor | None = None
 
@@ -160,8 +162,7 @@ class FeatureMatching(nn.Module):
         if "encoder" in names:
             out.encoder = [seen[layer] for layer in self.layers["encoder"][1]]
         if "beats" in names:
-            patches = FBANK_BINS // teacher.beats.config.input_patch_size
-            out.beats_BCD = sound_BPD.unflatten(1, (-1, patches)).flatten(2)
+            out.beats_BCD = teacher.beats.columns(sound_BPD, FBANK_BINS)
         if llm:
             out.hidden_BTH, out.hidden = self.hidden_states(teacher, 1, heard, teacher.connector(states))
         if "audio_tokens" in names:
@@ -219,17 +220,6 @@ class FeatureMatching(nn.Module):
         if name not in self.project:
             return rows_ND
         return self.project[name](rows_ND.to(self.project[name].weight.dtype))
-
-
-def columns_heard(features: Features, frames_B: Tensor, patch_side: int) -> Tensor:
-    """Columns of BEATs' patches in each clip that both models hear.
-
-    Args:
-        features: As the teacher hears the clips.
-        frames_B: Encoder frames that the student has.
-        patch_side: Of BEATs' patches, frames of 10 ms.
-    """
-    return (features.fbank_frames_B // patch_side).minimum(frames_B // column_frames(patch_side))
 
 
 def _by_side(name: str, pairs: Pairs, depths: list[int]) -> list[tuple[int, ...]]:

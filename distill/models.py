@@ -1,17 +1,22 @@
 """The two models of a recipe as they are scored: built or loaded, adapters folded in, on their device."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from data.errors import InputError
 from distill.recipe import Recipe
+from distill.students import untrained_student
 from teacher.build import build_teacher
 from teacher.device import DTYPES, pick_device
 from teacher.model import SalmonnForConditionalGeneration, merge_lora
 from teacher.processor import SalmonnProcessor
+from teacher.quantise import quantise_llm, require_quantisation, stored_bytes
+from teacher.settings import Quantisation
 from teacher.weights import load_pretrained
 
 
@@ -31,16 +36,26 @@ def student_folder(recipe: Recipe, folder: Path | None = None) -> Path:
 
 
 def load_for_scoring(
-    recipe: Recipe, which: str, folder: Path | None = None
+    recipe: Recipe, which: str, folder: Path | None = None, quantise: Quantisation | None = None
 ) -> tuple[SalmonnForConditionalGeneration, SalmonnProcessor]:
-    """Teacher or student in the recipe's precision, in evaluation mode.
+    """Teacher or student in the recipe's precision, in evaluation mode; at random weights, the student's shape alone.
+
+    Args:
+        recipe: The recipe.
+        which: "teacher" or "student".
+        folder: A model folder instead of the run's own.
+        quantise: Of its LLM (see `quantise_llm`); None: as the recipe says.
 
     Raises:
         InputError: Weights are missing, or the folder's model is not one of this recipe.
     """
-    dtype = DTYPES[recipe.teacher.dtype]
+    dtype, device = DTYPES[recipe.teacher.dtype], pick_device()
+    if quantise:
+        require_quantisation(quantise, device)
     if which == "teacher" and folder is None:
         model, processor = build_teacher(recipe.teacher)
+    elif which == "student" and folder is None and recipe.teacher.random_weights and recipe.student:
+        model, processor = untrained_student(recipe)
     else:
         folder = student_folder(recipe, folder)
         _require_same_recipe(recipe, folder)
@@ -64,7 +79,9 @@ def load_for_scoring(
                     f"this one has {wanted[0]} and {wanted[1]}; give its own --config"
                 )
     merge_lora(model)
-    return model.eval().to(pick_device()), processor
+    if quantise:
+        quantise_llm(model, quantise, device)
+    return model.eval().to(device), processor
 
 
 def _require_same_recipe(recipe: Recipe, folder: Path) -> None:
@@ -92,14 +109,26 @@ def _require_same_recipe(recipe: Recipe, folder: Path) -> None:
 
 def parameter_counts(model: torch.nn.Module) -> dict[str, int]:
     """Parameters of each part; the token embeddings (and the head that shares them) stand alone."""
+
+    def number(parameter: Tensor) -> int:
+        # Four-bit weights of bitsandbytes are packed two to a byte; their shape stands beside them.
+        packed = getattr(parameter, "quant_state", None)
+        return parameter.numel() if packed is None else packed.shape.numel()
+
+    return _sums_by_part(model, number)
+
+
+def part_bytes(model: torch.nn.Module) -> dict[str, int]:
+    """Bytes of each part's weights as they are stored, split as `parameter_counts`."""
+    return _sums_by_part(model, stored_bytes)
+
+
+def _sums_by_part(model: torch.nn.Module, measure: Callable[[Tensor], int]) -> dict[str, int]:
     embeddings = {
         id(p) for m in (model.get_input_embeddings(), model.llm.get_output_embeddings()) for p in m.parameters()
     }
-    counts = {name: 0 for name, part in model.named_children() if any(True for _ in part.parameters())}
-    counts["embeddings"] = 0
+    sums = {name: 0 for name, part in model.named_children() if any(True for _ in part.parameters())}
+    sums["embeddings"] = 0
     for name, parameter in model.named_parameters():
-        # Four-bit weights are packed two to a byte; their shape stands beside them.
-        packed = getattr(parameter, "quant_state", None)
-        number = parameter.numel() if packed is None else packed.shape.numel()
-        counts["embeddings" if id(parameter) in embeddings else name.split(".")[0]] += number
-    return counts
+        sums["embeddings" if id(parameter) in embeddings else name.split(".")[0]] += measure(parameter)
+    return sums

@@ -212,10 +212,10 @@ class TrainSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    """Scoring and timing."""
+    """Memory and speed, of `scripts/evaluate.py` and `scripts/efficiency.py`."""
 
-    warmup_runs: int = Field(10, ge=0, description="timed runs not counted")
-    measured_runs: int = Field(100, ge=1, description="timed runs counted")
+    warmup_runs: int = Field(2, ge=0, description="timed runs of each length not counted")
+    measured_runs: int = Field(10, ge=1, description="timed runs of each length counted")
 
 
 class Recipe(Settings):
@@ -276,6 +276,8 @@ class Recipe(Settings):
             raise ValueError(
                 "cache.features: set teacher.margin_s or teacher.reference_padding, which say what is kept"
             )
+        if self.cache and "beats" in self.cache.features and not self.teacher.beats:
+            raise ValueError("cache.features: the teacher has no BEATs whose states could be kept")
         if self.train.kd.vocabulary == "universal":
             self._can_be_universal()
         if len({Path(path).stem for path in self.data.valid}) < len(self.data.valid):

@@ -9,7 +9,7 @@ from deepspeed.monitor.monitor import MonitorMaster
 from data.audio import SAMPLE_RATE, load_clip
 from data.manifest import Row
 from data.progress import clock
-from distill.efficiency import peak_bytes
+from distill.memory import peak_bytes
 from distill.objective import UNITS
 from distill.recipe import Recipe
 

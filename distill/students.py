@@ -20,7 +20,8 @@ from distill.recipe import Recipe
 from student.llm import other_llm, own_tokenizer
 from student.ranking import block_distances, least_needed, neuron_norms
 from student.shrink import StudentSettings, layers_kept, shrink
-from teacher.build import load_tokenizer
+from teacher.build import build_teacher, default_dtype, load_tokenizer
+from teacher.device import DTYPES
 from teacher.encoder import encoder_frames
 from teacher.model import Batch, SalmonnForConditionalGeneration
 from teacher.processor import Clip, SalmonnProcessor
@@ -64,6 +65,22 @@ def _require_vocabulary(settings: StudentSettings, tokenizer: PreTrainedTokenize
         raise InputError(f"student.weights: {start} has another vocabulary than student.llm; name a student of its own")
 
 
+def untrained_student(recipe: Recipe) -> tuple[SalmonnForConditionalGeneration, SalmonnProcessor]:
+    """A model of the student's shape at random weights, to try memory and speed; the teacher takes no memory.
+
+    Of what is ranked only the number is true: what ranks it are weights.
+    """
+    recipe = recipe.model_copy(update={"student": recipe.student.model_copy(update={"weights": None})})
+    dtype = DTYPES[recipe.teacher.dtype]
+    with torch.device("meta"):  # sizes alone
+        teacher, processor = build_teacher(recipe.teacher, dtype)
+        shaped = student_of(recipe, teacher, processor)
+    with torch.random.fork_rng(devices=[]), default_dtype(dtype):
+        torch.manual_seed(recipe.seed)
+        student = SalmonnForConditionalGeneration(shaped.config)
+    return student.eval(), processor_of(recipe, student, processor)
+
+
 def _with_layers_named(
     recipe: Recipe, teacher: SalmonnForConditionalGeneration, processor: SalmonnProcessor
 ) -> StudentSettings:
@@ -80,6 +97,8 @@ def _with_layers_named(
         )
     for part, number in counts.items():
         layers_kept(number, there[part], f"{part}_layers")  # refuses what cannot be
+    if teacher.device.type == "meta":
+        return settings.model_copy(update={"layer_choice": "even"})
     lengths = {part: there[part] - number for part, number in counts.items() if number < there[part]}
     distances = block_distances(teacher.eval(), _calibration(recipe, processor), lengths)
     named = {f"{part}_layers": least_needed(of, there[part]) for part, of in distances.items()}
@@ -98,6 +117,8 @@ def _neurons(
         return None
     if width > there:
         raise InputError(f"student.encoder_ffn: {width} neurons of {there} cannot be kept; name fewer")
+    if teacher.device.type == "meta":
+        return [torch.arange(width) for _ in teacher.encoder.layers]
     norms = neuron_norms(teacher.eval(), _calibration(recipe, processor))
     return [kept.sort().values for kept in norms.topk(width).indices]
 

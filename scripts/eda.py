@@ -20,7 +20,7 @@ from data.look_page import look_page
 from data.look_plots import pictures
 from data.paths import written_whole
 from data.scan import scan_sounds
-from data.scan_report import raw_rows
+from data.scan_report import raw_rows, stretch_of
 
 
 def entries_of(annotation: Path, root: Path | None) -> Iterator[Entry]:
@@ -28,7 +28,8 @@ def entries_of(annotation: Path, root: Path | None) -> Iterator[Entry]:
     root, rows = raw_rows(annotation, root)
     for name, path, row in rows:
         folder = Path(path).parts[0] if len(Path(path).parts) > 1 else annotation.stem
-        duration = row.get("duration")
+        start_s, end_s = stretch_of(row)
+        duration = end_s - start_s if end_s else row.get("duration")
         yield Entry(
             id=name,
             sound=root / path,
@@ -36,6 +37,7 @@ def entries_of(annotation: Path, root: Path | None) -> Iterator[Entry]:
             task=str(row.get("task", "")),
             corpus=str(row.get("corpus") or folder),
             duration_s=float(duration) if isinstance(duration, int | float) else None,
+            start_s=start_s,
         )
 
 

@@ -12,6 +12,7 @@ import shutil
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import get_args
 
 # Not scripts/: there this file would stand before the library `evaluate`.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -22,7 +23,9 @@ from distill.inputs import require_inputs
 from distill.recipe import Recipe, recipe_of, recipe_parser
 from distill.report import print_table, write_report
 from distill.test_sets import KINDS, Selection
-from teacher.device import prepare_process
+from teacher.device import pick_device, prepare_process
+from teacher.quantise import require_quantisation
+from teacher.settings import Quantisation
 
 
 def parsed():
@@ -30,6 +33,7 @@ def parsed():
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--model", choices=("teacher", "student"), required=True)
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="a model folder instead of the run's own")
+    parser.add_argument("--quantise", choices=get_args(Quantisation), help="its LLM in fewer bits: a row of its own")
     parser.add_argument("--task", default=",".join(KINDS), help="kinds of score, such as asr,aac (all)")
     parser.add_argument("--split", choices=("test", "valid"), default="test", help="whose rows (test)")
     parser.add_argument(
@@ -66,8 +70,8 @@ def report(recipe: Recipe, selection: Selection, which: str) -> None:
             (folder / name).unlink(missing_ok=True)  # of an earlier run
             if (recipe.run_dir / name).is_file():
                 shutil.copy(recipe.run_dir / name, folder / name)
-    print_table(write_report(folder))
-    print(f"written: {folder}/report.json, report.md, report.png")
+    print_table(write_report([folder]))
+    print(f"written: {folder}/report.html, report.md, report.json")
 
 
 def main() -> None:
@@ -75,16 +79,18 @@ def main() -> None:
     recipe, selection = recipe_of(arguments), selection_of(arguments)
     builds_teacher = arguments.model == "teacher" and arguments.checkpoint is None
     require_inputs(recipe, selection.files(recipe), teacher=builds_teacher)
+    if arguments.quantise:
+        require_quantisation(arguments.quantise, pick_device())
     prepare_process()
     checkpoint = arguments.checkpoint and arguments.checkpoint.resolve()
     with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
         if arguments.mode == "submission":
-            files = submit(recipe, arguments.model, checkpoint, selection)
+            files = submit(recipe, arguments.model, checkpoint, selection, arguments.quantise)
             found = {"submissions": [str(file) for file in files or ()]}
             for file in files or ():
                 print(f"written: {file}")
         else:
-            found = evaluate(recipe, arguments.model, checkpoint, selection)
+            found = evaluate(recipe, arguments.model, checkpoint, selection, arguments.quantise)
             if found is not None:
                 report(recipe, selection, arguments.model)
     if arguments.json and int(os.environ.get("RANK", 0)) == 0:

@@ -25,9 +25,9 @@ from data.errors import InputError, run_cli
 from data.manifest import Manifest
 from data.paths import written_whole
 from data.prompts import instruction
-from distill.efficiency import peak_bytes
 from distill.examples import read_rows
 from distill.inputs import require_inputs
+from distill.memory import peak_bytes
 from distill.recipe import Recipe, recipe_of, recipe_parser
 from distill.report.table import MISSING, markdown
 from teacher.build import build_teacher

@@ -117,6 +117,10 @@ class BeatsEncoder(nn.Module):
         side = self.config.input_patch_size
         return fbank_frames // side * (bins // side)
 
+    def columns(self, states_BPD: Tensor, bins: int) -> Tensor:
+        """States of the patches of each column side by side: (B, columns, patches of a column x D)."""
+        return states_BPD.unflatten(1, (-1, bins // self.config.input_patch_size)).flatten(2)
+
     def forward(self, fbank_BTF: Tensor, frames_B: Tensor) -> Tensor:
         """Encodes normalised fbank features.
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -27,9 +25,10 @@ from data.errors import InputError
 from data.paths import file_sha256, resolve
 from teacher.beats import BeatsSettings
 from teacher.config import SalmonnConfig
-from teacher.device import DTYPES
-from teacher.model import SalmonnForConditionalGeneration
+from teacher.device import DTYPES, pick_device
+from teacher.model import SalmonnForConditionalGeneration, merge_lora
 from teacher.processor import SalmonnProcessor
+from teacher.quantise import quantise_llm, require_quantisation
 from teacher.released import beats_settings, beats_tensors
 from teacher.settings import ModelSettings
 from teacher.weights import load_encoder, load_exactly, load_pretrained, load_trained_part, locate, weight_files
@@ -104,12 +103,30 @@ def build_teacher(
     Raises:
         InputError: A part is missing or does not fit, or this machine cannot run it in its precision.
     """
+    quantised = settings.precision.llm if dtype is None and settings.precision.llm not in DTYPES else None
+    if quantised:
+        require_quantisation(quantised, pick_device())
     precision = _precision(settings, dtype)
-    if settings.random_weights:
-        return _build_untrained(settings, precision)
+    built = _build_untrained if settings.random_weights else _build_from_files
+    model, processor = built(settings, precision)
+    if quantised:
+        merge_lora(model)
+        quantise_llm(model, quantised, pick_device())
+    return model, processor
+
+
+def _precision(settings: ModelSettings, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
+    """Of each part as it is built; an LLM that will be quantised is built in the others' precision."""
+    stated = {part: name if name in DTYPES else settings.dtype for part, name in settings.precision}
+    return {part: dtype or DTYPES[name] for part, name in stated.items()}
+
+
+def _build_from_files(
+    settings: ModelSettings, precision: dict[str, torch.dtype]
+) -> tuple[SalmonnForConditionalGeneration, SalmonnProcessor]:
     if missing := missing_parts(settings):
         raise missing_error(missing)
-    llm = _load_llm(settings, precision["llm"])
+    llm = load_pretrained(AutoModelForCausalLM, locate(settings.llm), precision["llm"])
     encoder = WhisperConfig.from_pretrained(locate(settings.encoder))
     beats = beats_settings(resolve(settings.beats)) if settings.beats else None
     model, processor = _put_together(settings, encoder, beats, llm, load_tokenizer(settings.llm), precision)
@@ -121,37 +138,12 @@ def build_teacher(
     return model, processor
 
 
-def _precision(settings: ModelSettings, dtype: torch.dtype | None) -> dict[str, torch.dtype | str]:
-    """Of each part; the name of a quantisation stays a name."""
-    stated = {part: name or settings.dtype for part, name in settings.precision}
-    return {part: dtype or DTYPES.get(name, name) for part, name in stated.items()}
-
-
-def _load_llm(settings: ModelSettings, precision: torch.dtype | str) -> PreTrainedModel:
-    if isinstance(precision, torch.dtype):
-        return load_pretrained(AutoModelForCausalLM, locate(settings.llm), precision)
-    if not torch.cuda.is_available() or find_spec("bitsandbytes") is None:
-        raise InputError(
-            f"teacher.precision.llm: {precision} needs a CUDA device and the package bitsandbytes "
-            "(pip install bitsandbytes); this machine runs fp32, bf16 or fp16"
-        )
-    quantisation = BitsAndBytesConfig(
-        load_in_8bit=precision == "int8",
-        load_in_4bit=precision == "int4",
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )
-    return load_pretrained(AutoModelForCausalLM, locate(settings.llm), torch.bfloat16, quantization_config=quantisation)
-
-
 def _build_untrained(
-    settings: ModelSettings, precision: dict[str, torch.dtype | str]
+    settings: ModelSettings, precision: dict[str, torch.dtype]
 ) -> tuple[SalmonnForConditionalGeneration, SalmonnProcessor]:
     """The same at random weights, from nothing but the recipe's `shapes`."""
     if settings.shapes is None:
         raise InputError("--random-weights: the recipe states no teacher.shapes, as configs/kd_1b.json does")
-    if not isinstance(precision["llm"], torch.dtype):
-        raise InputError("--random-weights: an untrained LLM is not quantised; set teacher.precision.llm=null")
     try:
         encoder = WhisperConfig(**settings.shapes.encoder)
     except (TypeError, ValueError) as error:
@@ -190,7 +182,7 @@ def _put_together(
     beats: BeatsSettings | None,
     llm: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    precision: dict[str, torch.dtype | str],
+    precision: dict[str, torch.dtype],
 ) -> tuple[SalmonnForConditionalGeneration, SalmonnProcessor]:
     """A model around the LLM; all else of it is untrained."""
     end = tokenizer.eos_token_id
@@ -227,8 +219,7 @@ def _put_together(
     model.connector.to(precision["connector"])
     if model.beats is not None:
         model.beats.to(precision["beats"])
-    if isinstance(precision["llm"], torch.dtype):
-        model.llm.to(precision["llm"])  # adapters too
+    model.llm.to(precision["llm"])  # adapters too
     return model.eval(), SalmonnProcessor(tokenizer, config)
 
 

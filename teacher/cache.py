@@ -18,6 +18,7 @@ from data.cache import MAX_DRAWS, CachedRow, CacheIdentity, Feature, SparseTarge
 from data.cache_files import read_failed
 from data.cache_writer import CacheWriter
 from data.errors import InputError
+from data.features import Features
 from data.manifest import Manifest, Row, fingerprint_of
 from data.paths import resolve
 from data.progress import Progress
@@ -49,7 +50,9 @@ class CacheSettings(Settings):
     )
     draws: int = Field(50, ge=1, le=MAX_DRAWS, description="sampled: ids drawn at each position, with replacement")
     features: tuple[Feature, ...] = Field(
-        (), description="also keeps the clips' encoder states (100 bytes a second and unit of width) and audio tokens"
+        (),
+        description="also keeps the clips' encoder states (100 bytes a second and unit of width), audio tokens, BEATs' "
+        "states (as many bytes)",
     )
     max_seconds: float = Field(60.0, gt=0, description="padded audio seconds of a batch")
     max_failed: float = Field(
@@ -210,7 +213,7 @@ def _cache_batch(
     texts = {"reference": [row.text for row in rows], "hypothesis": [text for text, *_ in written]}
     seeds = [int(hash_of(row.id)[:12], 16) for row in rows]  # a row's draws are its own, whatever its batch
     targets = {kind: _targets(model, lay_out(texts[kind]), audio_NH, cache, seeds) for kind in cache.targets}
-    kept = _features(model, states, audio_NH, cache.features)
+    kept = _features(model, features, states, audio_NH, cache.features)
     return [
         CachedRow(
             id=row.id,
@@ -243,11 +246,23 @@ def _targets(
 
 
 def _features(
-    model: SalmonnForConditionalGeneration, states: AudioStates, audio_NH: Tensor, wanted: tuple[Feature, ...]
+    model: SalmonnForConditionalGeneration,
+    features: Features,
+    states: AudioStates,
+    audio_NH: Tensor,
+    wanted: tuple[Feature, ...],
 ) -> dict[Feature, list[np.ndarray]]:
     """What is kept of the way to the LLM, clip by clip, without padding."""
     whole = {
         "encoder": lambda: [clip.speech_BTD[0] for clip in states.split()],
         "audio_tokens": lambda: audio_NH.split(model.connector.windows(states.frames_B).tolist()),
+        "beats": lambda: [
+            clip[:columns]
+            for clip, columns in zip(
+                model.beats.columns(states.sound_BTD, features.fbank_BTF.shape[2]),
+                (features.fbank_frames_B // model.config.beats_config["input_patch_size"]).tolist(),
+                strict=True,
+            )
+        ],
     }
     return {name: [part.to("cpu", torch.float16).numpy() for part in whole[name]()] for name in wanted}

@@ -8,6 +8,7 @@ from data.settings import Settings
 from teacher.beats import BeatsSettings
 
 Dtype = Literal["fp32", "bf16", "fp16"]
+Quantisation = Literal["int8", "int4", "bnb_int8", "bnb_nf4"]
 
 
 class QFormerSettings(Settings):
@@ -57,8 +58,10 @@ class PrecisionSettings(Settings):
     encoder: Dtype | None = Field(None, description="of Whisper; null: dtype")
     beats: Dtype | None = Field(None, description="of BEATs; null: dtype")
     connector: Dtype | None = Field(None, description="of norms, Q-Former and projection; null: dtype")
-    llm: Dtype | Literal["int8", "int4"] | None = Field(
-        None, description="of the language model; int8 and int4 (NF4) by bitsandbytes, on CUDA; null: dtype"
+    llm: Dtype | Quantisation | None = Field(
+        None,
+        description="of the language model; int8 and int4 by torchao, bnb_int8 and bnb_nf4 by bitsandbytes on CUDA, "
+        "its LoRA folded in first; null: dtype",
     )
 
 

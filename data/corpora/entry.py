@@ -98,7 +98,9 @@ def csv_rows(path: Path, *columns: str, delimiter: str = ",") -> Iterator[dict[s
         InputError: A column is missing, a row is too short, or the file is not UTF-8.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter=delimiter, restval=None)
+        # Tabs need no quotes: there a quotation mark is one.
+        quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+        reader = csv.DictReader(file, delimiter=delimiter, quoting=quoting, restval=None)
         try:
             if missing := [name for name in columns if name not in (reader.fieldnames or [])]:
                 raise InputError(f"{path}: no column '{missing[0]}'; it has {', '.join(reader.fieldnames or ['none'])}")

@@ -24,8 +24,8 @@ from data.cache import SparseTargets
 from data.errors import run_cli
 from data.paths import written_whole
 from distill.bench.apart import NOT_THERE, measured_apart
-from distill.efficiency import forget_peak, peak_bytes, present_bytes
 from distill.losses import fused_loss
+from distill.memory import forget_peak, peak_bytes, present_bytes
 from distill.report.table import MISSING, markdown
 from distill.signals import SparseSignal
 from teacher.device import DTYPES, pick_device

@@ -29,10 +29,10 @@ from data.errors import InputError, run_cli
 from data.paths import resolve, written_whole
 from data.prompts import instruction
 from distill.bench.apart import measured_apart
-from distill.efficiency import forget_peak, peak_bytes
 from distill.examples import read_rows
 from distill.frozen import frozen_teacher
 from distill.loop import Trainer
+from distill.memory import forget_peak, peak_bytes
 from distill.recipe import Recipe, recipe_of, recipe_parser
 from distill.report.table import MISSING, markdown
 from distill.students import processor_of, student_of

@@ -1,12 +1,11 @@
-"""One recipe's results side by side: what both models' metrics.json say, as a table, a page and a picture.
+"""Runs side by side on one page: `report.md` with its pictures, `report.html` with all in it, and `report.json`.
 
-A results folder holds `teacher/metrics.json` and `student/metrics.json` (the evaluation writes them) and, where the
-student was trained, `steps.jsonl` and `recipe.json`. From these come `report.json`, `report.md` and `report.png`;
-nothing is measured here, so a report can be made again at any time.
+Nothing is measured here: a report is made from what evaluation, measurement and training left in the results folders,
+and can be made again at any time.
 """
 
 import json
-import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -15,127 +14,86 @@ from rich.table import Table
 
 from data.errors import InputError
 from data.paths import written_whole
-from distill.report.page import page
-from distill.report.plot import draw
-from distill.report.table import HEADER, MODELS, is_number, rows, value
+from distill.report.blocks import html_page, markdown_page
+from distill.report.leaderboard import cells, columns, entries, notes, rank_sums, ratios
+from distill.report.page import sections
+from distill.report.runs import Run, read_run
+from distill.report.seeds import arms_section, read_grid
 
 
-def write_report(folder: Path) -> dict:
-    """Gathers a results folder into report.json, report.md and report.png beside the two models' folders.
+def write_report(folders: Sequence[Path], out: Path | None = None) -> list[Run]:
+    """Gathers results folders into one page.
 
     Args:
-        folder: `results/<recipe name>`; one of the two models may not be scored yet.
+        folders: Of runs; that of a grid (`grid.json`) stands for its runs, and is told over its seeds.
+        out: Where the page goes; the folder itself where there is one.
 
     Returns:
-        What report.json holds: `teacher` and `student` (their metrics, without the examples), `ratio` (student over
-        teacher, for every number both have) and `notes` (what makes a ratio unfair, if anything does).
+        The runs.
 
     Raises:
-        InputError: Neither model has been scored, or a file is not what it should be.
+        InputError: A folder has no scored model, a file is not what it should be, or two runs have one name.
     """
-    metrics = {model: read_metrics(path) for model in MODELS if (path := folder / model / "metrics.json").is_file()}
-    if not metrics:
-        raise InputError(f"{folder}: no teacher/metrics.json or student/metrics.json; run scripts/evaluate.py first")
-    steps, validation = read_steps(folder / "steps.jsonl"), read_validation(folder / "validation.jsonl")
-    report = {
-        model: {name: entry for name, entry in block.items() if name != "examples"} for model, block in metrics.items()
-    }
-    teacher, student = (report.get(model, {}) for model in MODELS)
-    report |= {"ratio": ratios(teacher, student), "notes": _notes(teacher, student) if teacher and student else []}
-    with written_whole(folder / "report.png") as temporary:
-        draw(report, steps, validation, temporary)
-    with written_whole(folder / "report.md") as temporary:
-        temporary.write_text(page(folder, report, metrics, steps), encoding="utf-8")
-    with written_whole(folder / "report.json") as temporary:
-        temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return report
+    if not folders:
+        raise InputError("no results to report; score a model with scripts/evaluate.py first")
+    if out is None and len(folders) > 1:
+        raise InputError("several runs make one page: say where it goes with --out FOLDER")
+    out = out or folders[0]
+    runs, grids = [], []
+    for folder in folders:
+        if (folder / "grid.json").is_file():
+            grids.append(read_grid(folder))
+            runs += [read_run(path) for path in grids[-1].folders if list(path.glob("*/metrics.json"))]
+        else:
+            runs.append(read_run(folder))
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{out}: two of the runs are named {twice}; report each once")
+    lines = entries(runs)
+    about = "teacher and student" if len(runs) == 1 else f"{len(runs)} runs"
+    title = f"{out.resolve().name}: {about}"
+    out.mkdir(parents=True, exist_ok=True)
+    blocks = [*(block for grid in grids for block in arms_section(grid)), *sections(runs, lines, out)]
+    for name, text in (("report.md", markdown_page(title, blocks)), ("report.html", html_page(title, blocks, out))):
+        with written_whole(out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    with written_whole(out / "report.json") as temporary:
+        temporary.write_text(json.dumps(_figures(runs), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return runs
 
 
-def print_table(report: dict, console: Console | None = None) -> None:
-    """Prints the report's table on the screen."""
-    table = Table(box=SIMPLE_HEAD)  # narrow enough for 80 columns
-    for column in HEADER:
-        table.add_column(column, justify="right" if column else "left")
-    for row in rows(report):
-        table.add_row(*row)
+def print_table(runs: Sequence[Run], console: Console | None = None) -> None:
+    """Prints the leaderboard on the screen."""
+    lines = entries(runs)
+    shown = columns(lines)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # narrow enough for 80 columns
+    for label in ("", *(column.label for column in shown), "rank"):
+        table.add_column(label.replace(", ", "\n"), justify="right" if label else "left", overflow="fold")
+    for line, rank in zip(lines, rank_sums(lines), strict=True):
+        table.add_row(*(cell.replace(" (", "\n(") for cell in cells(line, shown, rank)))
     console = console or Console()
     console.print(table)
-    for note in report["notes"]:
+    for note in notes(lines):
         console.print(f"note: {note}", style="yellow")
 
 
-def ratios(teacher: dict, student: dict) -> dict:
-    """Student over teacher for every number both have, in the same nesting; nothing where the teacher's is zero."""
-    result = {}
-    for name, above in student.items():
-        below = teacher.get(name)
-        if isinstance(above, dict) and isinstance(below, dict):
-            result[name] = ratios(below, above)
-        elif is_number(above) and is_number(below) and below and math.isfinite(above / below):
-            result[name] = above / below
-    return result
+def _figures(runs: Sequence[Run]) -> dict:
+    """What report.json holds: of one run its models, of several runs each under its name.
 
-
-def read_metrics(path: Path) -> dict:
-    """One model's metrics.json.
-
-    Raises:
-        InputError: The file is missing, or not a JSON object.
+    Of a run: the models' metrics, their examples without the places of their sounds, `ratio` (student over teacher, for
+    every number that both have) and `notes` (what makes a ratio unfair).
     """
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: not there; score the model with scripts/evaluate.py first") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); score the model again with scripts/evaluate.py") from None
-    if not isinstance(metrics, dict):
-        raise InputError(f"{path}: not a JSON object; score the model again with scripts/evaluate.py")
-    return metrics
+    by_run = {}
+    for run in runs:
+        models = {model: _portable(block) for model, block in run.models.items()}
+        teacher, student = (models.get(name, {}) for name in ("teacher", "student"))
+        by_run[run.name] = models | {"ratio": ratios(teacher, student), "notes": notes(entries([run]))}
+    return next(iter(by_run.values())) if len(by_run) == 1 else {"runs": by_run}
 
 
-def read_steps(path: Path) -> list[dict]:
-    """The training's log, a row a step in order; empty where there is none.
-
-    A run that was interrupted logs some steps twice: of a step the later row counts.
-
-    Raises:
-        InputError: A line before the last is not a JSON object with a step.
-    """
-    by_step = {int(row["step"]): row for row in _log(path, "step")}
-    return [by_step[step] for step in sorted(by_step)]
-
-
-def read_validation(path: Path) -> list[dict]:
-    """The training's looks at the held-out sets, in order; empty where there are none.
-
-    Raises:
-        InputError: A line before the last is not a JSON object with a step and a set.
-    """
-    return _log(path, "step", "set")
-
-
-def _log(path: Path, *keys: str) -> list[dict]:
-    """The lines of a log; a run that was killed may leave half a line at its end, which does not count."""
-    rows, lines = [], path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            rows.append({key: row[key] for key in keys} | row)
-        except (ValueError, KeyError, TypeError):
-            if number < len(lines):
-                wanted = " and a ".join(keys)
-                raise InputError(f"{path}, line {number}: not a JSON object with a {wanted}: {line[:60]}") from None
-    return rows
-
-
-def _notes(teacher: dict, student: dict) -> list[str]:
-    """What was not the same for the two, so that a ratio does not mean what it says."""
-    notes = []
-    for key, what in (("asr.clips", "speech clips"), ("aac.clips", "captioned clips")):
-        of_teacher, of_student = value(teacher, key), value(student, key)
-        if None not in (of_teacher, of_student) and of_teacher != of_student:
-            notes.append(f"the teacher was scored on {of_teacher} {what}, the student on {of_student}")
-    for key in ("device", "dtype"):
-        if teacher.get(key) != student.get(key):
-            notes.append(f"{key}: {teacher.get(key)} for the teacher, {student.get(key)} for the student")
-    return notes
+def _portable(block: dict) -> dict:
+    """A model's metrics without what means something on this machine alone."""
+    kept = ("kind", "id", "task", "reference", "hypothesis")
+    examples = [{key: row[key] for key in kept if key in row} for row in block.get("examples", ())]
+    return block | ({"examples": examples} if examples else {})

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from data.errors import InputError
-from distill.report import read_steps
+from distill.report.runs import read_steps
 from distill.report.table import markdown
 
 

@@ -446,7 +446,7 @@ def test_targets_have_known_names():
         CachedRow(id="a", task="asr", prompt="", targets={"transcript": make_row(0).targets["reference"]})
 
     with pytest.raises(ValueError, match="features are for"):
-        CachedRow(id="a", task="asr", prompt="", features={"beats": np.zeros((1, 1))})
+        CachedRow(id="a", task="asr", prompt="", features={"hidden": np.zeros((1, 1))})
 
 
 def with_features(number):

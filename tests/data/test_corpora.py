@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import types
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from data.corpora.prepare import prepare
 from data.errors import InputError
 from data.manifest import read_manifest
 from data.manifest_writer import write_manifest
-from data.paths import cache_dir
+from data.paths import REPOSITORY, cache_dir
 
 RATE = 16_000
 RECORDINGS = cache_dir() / "mini" / "test_asr.json"
@@ -362,6 +363,17 @@ def test_a_wrong_folder_says_what_was_looked_for(name, root, tmp_path):
         written(name, root, tmp_path)
     assert CORPORA[name].LAYOUT in str(error.value) and str(root) in str(error.value)
     assert "\n" not in str(error.value) and not list((tmp_path / "out").glob("*"))
+
+
+def test_the_corpus_of_the_contributors_page(root, sound, tmp_path):
+    page = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    corpus = types.ModuleType("commonvoice")
+    exec(page.split("## A corpus")[1].split("```python")[1].split("```")[0], corpus.__dict__)
+    sound("clips/a.mp3")
+    (root / "dev.tsv").write_text('client_id\tpath\tsentence\n1\ta.mp3\t"Hello," she said\n2\tb.mp3\tNot there\n')
+    made = prepare(corpus, root, tmp_path / "out")
+    (row,) = read_manifest(made.files["valid"])
+    assert (row.id, row.text, row.corpus, made.missing) == ("commonvoice/a.mp3", "hello she said", "commonvoice", 1)
 
 
 def test_sounds_in_another_folder(librispeech, root, sound, tmp_path):

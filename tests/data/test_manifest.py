@@ -217,6 +217,16 @@ def test_no_manifest(folder, lists):
         write_manifest(lists, folder / "rows.parquet")
 
 
+def test_the_measurement_measures(command, tmp_path):
+    options = ["--rows", 300, "--files", 7, "--folder", tmp_path, "--out", tmp_path / "manifest.md"]
+    status, out, err = command("scripts/measure_manifest.py", *options)
+    assert status == 0, err
+    tenth, whole = json.loads((tmp_path / "manifest.json").read_text())
+    assert (tenth["rows"], whole["rows"]) == (30, 300) and whole["annotation_bytes"] > 5 * tenth["annotation_bytes"]
+    assert all(of[name] > 0 for of in (tenth, whole) for name in ("convert_s", "open_s", "peak_bytes", "file_bytes"))
+    assert "| 300 |" in out and out.splitlines()[0] == "# Manifests"
+
+
 # A long list in JSON, item by item.
 
 JSON = st.recursive(

@@ -75,7 +75,7 @@ def words():
 
 MAKES = {
     "bytes": lambda: byte_level(300),
-    "trimmed": lambda: byte_level(330, trims=True),
+    "trimmed": lambda: byte_level(360, trims=True, regex=False),
     "crossing": lambda: byte_level(400, regex=False),
     "sentencepiece": sentencepiece,
     "lossy": lossy,
@@ -182,6 +182,11 @@ def test_spans_of_offsets():
     assert spans([(0, 5), (5, 6), (6, 9)], 3, [(0, 5), (6, 9)], 2)[:2] == [(0, 1, 0, 1), (1, 3, 1, 2)]
     assert spans([(0, 1), (0, 1), (1, 2)], 3, [(0, 1), (1, 2)], 2) == [(0, 2, 0, 1), (2, 3, 1, 2), (3, 4, 2, 3)]
     assert spans([(0, 2), (2, 3)], 2, [(0, 2)], 1) == [(0, 2, 0, 1), (2, 3, 1, 2)]
+    assert spans([(0, 2), (1, 3)], 2, [(0, 1), (2, 3)], 2) == [(0, 2, 0, 2), (2, 3, 2, 3)]
+    # Characters that a normalisation put into another order.
+    plain = [(0, 1), (1, 2), (2, 3), (3, 4)]
+    assert spans([(0, 1), (2, 3), (1, 2), (3, 4)], 4, plain, 4)[:3] == [(0, 1, 0, 1), (1, 3, 1, 3), (3, 4, 3, 4)]
+    assert spans([(0, 1), (1, 2), (3, 4), (2, 3)], 4, [(0, 1), (1, 3), (3, 4)], 3)[:2] == [(0, 1, 0, 1), (1, 4, 1, 3)]
     assert spans([(0, 1), (1, 4)], 2, [(0, 3), (3, 4)], 2) == [(0, 2, 0, 2), (2, 3, 2, 3)]
     # Cut off after the first token, and within a character.
     assert spans([(0, 1), (1, 2)], 1, [(0, 1), (1, 2)], 2) == [(0, 1, 0, 1)]

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 import distill.evaluation
+import distill.speeds
 from data.errors import InputError
-from distill.efficiency import Efficiency
 from distill.evaluation import evaluate, submit
 from distill.hypothesis_writer import HypothesisWriter
 from distill.recipe import read_recipe
@@ -17,9 +17,22 @@ from teacher.hypotheses import Hypothesis
 
 
 @pytest.fixture
-def recipe(tiny_recipe, monkeypatch):
+def measured(monkeypatch):
+    """The names of the models of each measurement, which do not run: the first has a TTFT of 1, the next of 2."""
+    calls = []
+
+    def measure(recipe, models, protocol):
+        calls.append([model.name for model in models])
+        figures = {"tpot_s": 0.01, "peak_memory_bytes": 1000}
+        return {name: figures | {"ttft_s": len(calls)} for name in calls[-1]}
+
+    monkeypatch.setattr(distill.speeds, "measure", measure)
+    return calls
+
+
+@pytest.fixture
+def recipe(tiny_recipe, measured):
     """The tiny recipe; memory and times are not measured."""
-    monkeypatch.setattr(distill.evaluation, "measure_apart", lambda *_: Efficiency(0.1, 0.01, 1000))
     return read_recipe(tiny_recipe)
 
 
@@ -52,7 +65,7 @@ def test_the_metrics_say_what_was_scored(recipe, generated):
     assert metrics["parameters"] == sum(parts.values())
     assert parts["embeddings"] == 301 * 48 and min(parts.values()) > 0
     assert metrics["parameters_without_embeddings"] == metrics["parameters"] - parts["embeddings"]
-    assert (metrics["ttft_s"], metrics["tpot_s"], metrics["peak_memory_bytes"]) == (0.1, 0.01, 1000)
+    assert (metrics["ttft_s"], metrics["tpot_s"], metrics["peak_memory_bytes"]) == (1, 0.01, 1000)
     assert list(metrics["asr"]["by_duration"]) == ["0 to 2 s", "2 to 5 s"]
     assert metrics["asr"]["by_corpus"]["unnamed"]["errors"] == metrics["asr"]["errors"]
     worst = metrics["asr"]["worst"]
@@ -69,7 +82,7 @@ def test_a_killed_evaluation_goes_on_with_what_is_missing(recipe, generated, tmp
     path.write_text("".join(written[:2]) + written[2][:-20])  # cut off in the middle of a line
     for _ in range(2):
         generated.clear()
-        assert evaluate(recipe, "teacher") == whole
+        assert evaluate(recipe, "teacher") | {"ttft_s": 1} == whole
         assert sorted(line["id"] for line in lines(recipe)) == [f"test_asr_{i}" for i in range(4)]
         assert len(generated) in (2, 0)
     assert generated == []
@@ -105,6 +118,60 @@ def test_a_student_must_be_there_and_of_this_recipe(recipe, tiny_recipe, tiny_te
     with pytest.raises(InputError, match=r"runs/tiny/model: not a model that can be read") as caught:
         evaluate(recipe, "student")
     assert "\n" not in str(caught.value)
+
+
+def save_student(recipe, tiny_teacher):
+    teacher, processor = tiny_teacher
+    shrink(teacher, recipe.student).save_pretrained(recipe.run_dir / "model")
+    processor.save_pretrained(recipe.run_dir / "model")
+
+
+def test_speed_is_measured_in_turn_with_what_was_scored_before(recipe, tiny_teacher, measured, tmp_path):
+    save_student(recipe, tiny_teacher)
+
+    def ttft(which):
+        return json.loads((recipe.results_dir / which / "metrics.json").read_text())["ttft_s"]
+
+    evaluate(recipe, "teacher")
+    assert measured == [["teacher"]]
+    assert evaluate(recipe, "student")["ttft_s"] == ttft("teacher") == 2
+    assert measured[1] == ["student", "teacher"]
+    # What was scored, but is gone, no longer counts.
+    (recipe.run_dir / "model" / "config.json").rename(tmp_path / "config.json")
+    evaluate(recipe, "teacher")
+    assert measured[2] == ["teacher"] and (ttft("teacher"), ttft("student")) == (3, 2)
+
+
+def test_another_model_that_cannot_be_measured_stops_nothing(recipe, tiny_teacher, measured, monkeypatch, capsys):
+    save_student(recipe, tiny_teacher)
+    evaluate(recipe, "teacher")
+    measure = distill.speeds.measure
+
+    def fails_with_the_teacher(recipe, models, protocol):
+        if any(model.which == "teacher" for model in models):
+            raise InputError("the teacher is gone")
+        return measure(recipe, models, protocol)
+
+    monkeypatch.setattr(distill.speeds, "measure", fails_with_the_teacher)
+    assert evaluate(recipe, "student")["ttft_s"] == 2
+    assert measured[1] == ["student"] and "the teacher is gone\nmeasuring the student alone" in capsys.readouterr().out
+
+
+def test_a_quantised_model_has_a_row_of_its_own(recipe, tiny_teacher, generated, measured, monkeypatch):
+    save_student(recipe, tiny_teacher)
+    full = evaluate(recipe, "student")
+    quantised = []
+    for name in ("require_quantisation", "quantise_llm"):  # the library is optional
+        monkeypatch.setattr(f"distill.models.{name}", lambda *of: quantised.append(of))
+    generated.clear()
+    metrics = evaluate(recipe, "student", quantise="int8")
+    assert [of[1] for of in quantised if len(of) == 3] == ["int8"] and len(generated) == 4
+    assert (metrics["model"], metrics["dtype"]) == ("student_int8", "fp32, llm int8")
+    assert metrics["identity"] != full["identity"]
+    assert measured[-1] == ["student_int8", "student"]
+    assert len(lines(recipe, "student_int8")) == 4
+    again = json.loads((recipe.results_dir / "student" / "metrics.json").read_text())
+    assert again == full | {"ttft_s": 2}
 
 
 def test_another_kind_of_score_is_refused(tiny_recipe, own_data):

@@ -98,6 +98,21 @@ def test_every_feature_is_matched_with_a_teacher_in_memory(train, tiny_salmonn, 
     assert model.beats is None and not [name for name in model.state_dict() if "project" in name]
 
 
+def test_cached_sounds_are_what_beats_makes_in_memory(train, command, tiny_recipe, tiny_salmonn, tmp_path):
+    tiny_salmonn()
+    stage = {"name": "s", "steps": 3, "max_seconds": 12, "losses": {"encoder": 1, "beats": 1}, "lr": {"encoder": 1e-3}}
+    changes = ["teacher.weights=null", f"teacher.beats={tmp_path}/beats.pt", f"train.stages={json.dumps([stage])}"]
+    changes += ["train.match.encoder=mse", "train.match.beats=mse"]
+    kept = [*changes, f"cache.folder={tmp_path}/sounds", 'cache.features=["encoder", "beats"]']
+    options = [word for override in kept for word in ("--set", override)]
+    status, _, err = command("scripts/cache_teacher.py", "--config", tiny_recipe, *options)
+    assert status == 0, err
+    in_memory, _ = train("in_memory", *changes)
+    cached, _ = train("cached", *kept)
+    assert losses(cached) == pytest.approx(losses(in_memory), rel=1e-2)
+    assert [step["beats"] for step in cached] == pytest.approx([step["beats"] for step in in_memory], rel=1e-2)
+
+
 def test_rows_without_a_text_are_left_out(train, own_data):
     file = own_data / "train.json"
     content = json.loads(file.read_text())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from data.errors import InputError
 from distill.distances import between_windows, distance, mean_of_columns
 from distill.frozen import FrozenTeacher
-from distill.matching import FeatureMatching, MatchSettings, columns_heard
+from distill.matching import FeatureMatching, MatchSettings
 from distill.objective import Example, Objective
 from distill.recipe import KdSettings, LossWeights
 from student.shrink import StudentSettings, shrink
@@ -240,7 +240,7 @@ def test_what_beats_hears_is_matched_column_by_column(tiny_salmonn, waves):
 
     def sums(clips):
         batch, heard = batch_of(own, clips), batch_of(processor, clips)
-        columns_B = columns_heard(heard.features, batch.features.mel_frames_B // 2, 16)
+        columns_B = heard.features.fbank_frames_B // 16
         example = Example(batch, heard=heard, columns_B=columns_B)
         assert example.counts(student)["columns"] == int(columns_B.sum())
         return objective(example, LossWeights(beats=1), {"columns": 1})

@@ -1,29 +1,42 @@
 import copy
 import json
-import subprocess
-import sys
+import re
+import shutil
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 from rich.console import Console
 
 from data.errors import InputError
-from distill.report import print_table, ratios, read_steps, read_validation, write_report
-from distill.report.ablation import ablation_page, read_arms
+from distill.report import print_table, write_report
+from distill.report.blocks import Table
+from distill.report.leaderboard import entries, rank_sums, ratios
+from distill.report.published import same_test_set
+from distill.report.runs import read_run, read_steps, read_validation
 from distill.report.table import markdown, value
-
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "report.py"
 
 TEACHER = {
     "model": "teacher",
     "recipe": "kd_mini",
     "checkpoint": "teacher.safetensors",
-    "asr": {"wer": 0.2, "wer_low": 0.15, "wer_high": 0.26, "errors": 20, "ref_words": 100, "clips": 10},
-    "aac": {"cider_d": 4.0, "shuffled_cider_d": 0.1, "meteor": 0.4, "rouge_l": 0.5, "bleu_4": 0.3, "clips": 8},
+    "asr": {
+        **{"wer": 0.2, "wer_low": 0.15, "wer_high": 0.26, "errors": 20, "ref_words": 100, "clips": 10, "cer": 0.1},
+        "by_duration": {
+            "0 to 2 s": {"clips": 6, "errors": 15, "ref_words": 30, "wer": 0.5},
+            "over 30 s": {"clips": 4, "errors": 5, "ref_words": 70, "wer": 1 / 14},
+        },
+        "by_corpus": {"prompts": {"clips": 10, "errors": 20, "ref_words": 100, "wer": 0.2}},
+        "worst": [{"id": "0", "errors": 1, "ref_words": 2, "alignment": "REF: press <one>\nHYP: press won"}],
+    },
+    "aac": {
+        **{"cider_d": 4.0, "shuffled_cider_d": 0.1, "meteor": 0.4, "rouge_l": 0.5, "bleu_4": 0.3, "clips": 8},
+        **{"spice": None, "spider": None, "not_computed": {"spice": "python -m distill.caption_parts spice"}},
+    },
     "parameters": 160_000_000,
     "parameters_without_embeddings": 130_000_000,
     "encoder_layers": 6,
@@ -54,10 +67,29 @@ def put(folder: Path, metrics: dict) -> None:
     (folder / metrics["model"] / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
 
 
-def printed(report: dict) -> str:
+def printed(folder: Path) -> str:
     console = Console(file=StringIO(), width=80)
-    print_table(report, console)
+    print_table([read_run(folder)], console)
     return console.file.getvalue()
+
+
+def put_log(folder: Path, scale: float = 3.0) -> None:
+    rows = [{"step": i, "stage": "distil", "loss": scale / i, "ce": 2 / i} for i in range(1, 101)]
+    (folder / "steps.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    looks = [{"step": step, "set": "valid_asr", "ce": 2 / step, "wer": 0.5 / step} for step in (50, 100)]
+    (folder / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in looks), encoding="utf-8")
+
+
+@pytest.fixture
+def pictures():
+    """Marks a test whose pictures are rendered."""
+
+
+@pytest.fixture(autouse=True)
+def drawn(request, monkeypatch):
+    """Pictures are composed, but rendered only for the tests marked so: a second each."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: Path(path).write_bytes(b"a picture"))
 
 
 @pytest.fixture
@@ -67,44 +99,136 @@ def folder(tmp_path):
     return tmp_path / "kd_mini"
 
 
-def test_both_models_and_their_ratios_stand_in_all_forms(folder):
-    report = write_report(folder)
-    assert report == json.loads((folder / "report.json").read_text(encoding="utf-8"))
+def test_one_run_stands_in_all_forms(folder, pictures):
+    write_report([folder])
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     assert set(report) == {"teacher", "student", "ratio", "notes"}
-    assert report["student"]["asr"]["wer"] == 0.3 and "examples" not in report["student"]
+    assert report["student"]["asr"]["wer"] == 0.3
     assert report["ratio"]["asr"]["wer"] == pytest.approx(1.5)
     assert report["ratio"]["parameters"] == report["ratio"]["ttft_s"] == 0.5
-    page, screen = (folder / "report.md").read_text(encoding="utf-8"), printed(report)
-    for text in ("20.0 (15.0 to 26.0)", "4.00 (0.10)", "1,024.0", "160.0", "200.0", "0.50 x", "1.50 x"):
+    page, screen = (folder / "report.md").read_text(encoding="utf-8"), printed(folder)
+    for text in ("20.0", "4.00", "1,024.0", "320.0", "200.0", "(0.50 x)", "(1.50 x)"):
         assert text in page and text in screen
-    assert "…" not in screen
-    assert "| asr | press \\| one | press one | press one |" in page
+    assert "…" not in screen and max(map(len, screen.splitlines())) <= 80
+    for text in ("15.0 to 26.0", "| asr | press \\| one | press one | press one |", "160.0", "REF: press <one>"):
+        assert text in page
+    assert "- spice: not computed; for its parts: `python -m distill.caption_parts spice`" in page
+    assert "| 0 to 2 s | 6 | 30 | 50.0 | 50.0 |" in page and imread(folder / "durations.png").std() > 0
+    assert "SALMONN-3B, as first published" in page and (folder / "published.png").is_file()
     assert "heard by the teacher alone" not in page
     assert "Learning curve" not in page and str(folder) not in page
     assert list(folder.glob(".*")) == []
 
 
+def test_the_html_needs_no_other_file(folder, tiny_data):
+    block = student()
+    for row in TEACHER["examples"], block["examples"]:
+        row[0] = row[0] | {"sound": str(tiny_data / "sounds" / "test_asr_0.wav"), "end_s": 0.5}
+    try:
+        put(folder.parent / "other", TEACHER)
+        put(folder.parent / "other", block)
+    finally:
+        TEACHER["examples"][0] = {key: TEACHER["examples"][0][key] for key in ("id", "task", "reference", "hypothesis")}
+    write_report([folder.parent / "other"])
+    html = (folder.parent / "other" / "report.html").read_text(encoding="utf-8")
+    assert html.count("<audio") == 1 and html.count("data:image/png;base64,") == 3
+    assert not [link for link in re.findall(r'(?:src|href)="([^"]*)"', html) if not link.startswith("data:")]
+    assert "REF: press &lt;one&gt;" in html and "<script" not in html
+    assert str(tiny_data) not in html + (folder.parent / "other" / "report.json").read_text(encoding="utf-8")
+
+
 def test_one_model_alone_is_shown_as_far_as_it_goes(tmp_path):
     block = student()
-    del block["aac"], block["asr"]["wer_low"]
+    del block["aac"], block["asr"]["wer_low"], block["asr"]["by_duration"]
     put(tmp_path, block)
-    report = write_report(tmp_path)
+    write_report([tmp_path])
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert report["ratio"] == {} and "teacher" not in report
-    assert "30.0 " in printed(report) and "–" in printed(report)
+    assert "30.0 " in printed(tmp_path) and "–" in printed(tmp_path)
     assert (tmp_path / "report.png").is_file()
 
 
-def test_the_learning_curve_adds_a_row_to_the_picture_and_a_table_to_the_page(folder):
-    write_report(folder)
-    height = imread(folder / "report.png").shape[0]
-    rows = [{"step": i, "loss": 3 / i, "ce": 2 / i} for i in range(1, 101)]
-    (folder / "steps.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+def test_the_learning_curve_of_one_run_and_of_several(folder):
+    put_log(folder)
     (folder / "recipe.json").write_text("{}", encoding="utf-8")
-    write_report(folder)
+    write_report([folder])
     page = (folder / "report.md").read_text(encoding="utf-8")
     assert "| step | loss | ce |" in page and "| 100 | 0.030 | 0.020 |" in page
-    assert "`recipe.json`" in page
-    assert imread(folder / "report.png").shape[0] > height
+    assert "losses.png" in page
+
+
+def test_a_report_is_made_again_from_its_json_alone(folder):
+    write_report([folder])
+    page = (folder / "report.md").read_text(encoding="utf-8")
+    for model in ("teacher", "student"):
+        shutil.rmtree(folder / model)
+    write_report([folder])
+    again = (folder / "report.md").read_text(encoding="utf-8")
+    assert again == page and "## Examples" in again
+
+
+def test_runs_of_one_teacher_share_its_line_and_quantised_models_have_their_own(folder, tmp_path, pictures):
+    other = student() | {"recipe": "kd_other", "peak_memory_bytes": 512 * 2**20, "dtype": "int8"}
+    put(tmp_path / "b", TEACHER | {"recipe": "kd_other"})
+    put(tmp_path / "b", other | {"model": "student_int8"})
+    measured = {"cells": [], "parameters": 1, "weight_bytes": 10**6, "peak_memory_bytes": 2**20, "tpot_s": 0.5}
+    efficiency = {"recipe": "b", "protocol": {"name": "default"}, "student_int4": measured, "ratios": {}}
+    (tmp_path / "b" / "efficiency.json").write_text(json.dumps(efficiency))
+    put_log(folder)
+    put_log(tmp_path / "b", 5.0)
+    out = tmp_path / "page"
+    runs = write_report([folder, tmp_path / "b"], out)
+    labels = ["teacher", "kd_mini", "kd_other int4", "kd_other int8"]
+    assert [entry.label for entry in entries(runs)] == labels
+    page = (out / "report.md").read_text(encoding="utf-8")
+    assert "| kd_other int4 | – | – | 1.0 (0.00 x) | 1.0 (0.00 x) | – | 500.0 (16.67 x) | – |" in page
+    assert "| kd_other int8 | 30.0 (1.50 x) |" in page and "0.50 x" in page
+    assert "Note: dtype: float32 for the teacher, int8 for the kd_other int8." in page
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert set(report["runs"]) == {"kd_mini", "kd_other"}
+    assert imread(out / "losses.png").std() > 0
+    with pytest.raises(InputError, match="two of the runs are named kd_mini"):
+        write_report([folder, folder], out)
+    with pytest.raises(InputError, match="say where it goes with --out"):
+        write_report([folder, tmp_path / "b"])
+
+
+def test_the_ranking_is_the_weighted_sum_of_ranks():
+    def block(wer, cider_d, memory, ttft, tpot, **more):
+        figures = {"peak_memory_bytes": memory, "ttft_s": ttft, "tpot_s": tpot, "checkpoint": str(wer)}
+        return figures | {"asr": {"wer": wer}, "aac": {"cider_d": cider_d}} | more
+
+    blocks = {
+        "teacher": block(0.1, 3.0, 9, 9, 9),
+        "student": block(0.2, 3.0, 4, 5, 9),  # ties: both captions 1st, both TPOT 2nd
+        "small": block(0.4, 1.0, 2, 6, 3),
+        "elsewhere": block(0.0, 9.0, 1, 1, 1, device="cuda"),
+        "unmeasured": {"asr": {"wer": 0.1}, "aac": {"cider_d": 1.0}},
+    }
+    from distill.report.runs import Run
+
+    lines = entries([Run("a", Path("a"), blocks)])
+    assert rank_sums(lines) == [
+        1 * 1 + 1 * 1 + 2 * 3 + 1 * 3 + 1 * 2,
+        1 * 2 + 1 * 1 + 2 * 2 + 1 * 1 + 1 * 2,
+        1 * 3 + 1 * 3 + 2 * 1 + 1 * 2 + 1 * 1,
+        None,
+        None,
+    ]
+
+
+def test_published_systems_share_the_axes_only_on_their_own_clips():
+    of = {"clips": 2939, "by_corpus": {"LibriSpeech test-other": {}}}
+    assert same_test_set({"asr": of}, "asr")
+    assert not same_test_set({"asr": of | {"clips": 132}}, "asr")
+    assert not same_test_set({"asr": of | {"by_corpus": {"asterisk": {}}}}, "asr")
+    assert not same_test_set({}, "asr")
+
+
+@pytest.mark.parametrize("cell", ["–", "1,024.0", "0.5 (0.50 x)", "-3.0 ± 4.3", "", "+0.1"])
+def test_figures_stand_to_the_right_and_words_to_the_left(cell):
+    assert "class=number" in Table(["a"], [[cell]]).to_html(Path("."))
+    assert "class=number" not in Table(["a"], [[cell], ["a dog"]]).to_html(Path("."))
 
 
 def test_an_interrupted_log_counts_the_later_row_and_not_half_a_line(tmp_path):
@@ -121,9 +245,10 @@ def test_what_was_not_alike_is_noted(tmp_path):
     other["asr"]["clips"] = 3
     put(tmp_path, TEACHER)
     put(tmp_path, other)
-    report = write_report(tmp_path)
+    write_report([tmp_path])
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert "the teacher was scored on 10 speech clips, the student on 3" in report["notes"]
-    assert "cuda for the student" in printed(report)
+    assert "cuda for the student" in printed(tmp_path)
     assert "Note: device" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
@@ -131,7 +256,7 @@ def test_what_was_not_alike_is_noted(tmp_path):
 def test_a_broken_metrics_file_is_named_and_nothing_is_written(folder, text, message):
     (folder / "student" / "metrics.json").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=message):
-        write_report(folder)
+        write_report([folder])
     assert not list(folder.glob("report.*"))
 
 
@@ -154,49 +279,53 @@ def test_a_cell_cannot_break_a_markdown_table():
     assert markdown(("a",), [("x | y\nz",)]).splitlines()[-1] == "| x \\| y z |"
 
 
-def run(wer: float, cider_d: float | None) -> dict:
-    return {"asr": {"wer": wer}, "aac": {} if cider_d is None else {"cider_d": cider_d}}
+def put_grid(folder: Path, wers: dict[str, list[float | None]], cider_d: float | None = None) -> None:
+    """A grid's folder as scripts/explore.py leaves it; a run without a WER failed."""
+    runs, failed = [], {}
+    for arm, amounts in wers.items():
+        for seed, wer in enumerate(amounts):
+            name = f"{arm}_{seed}"
+            runs.append({"arm": arm, "seed": seed, "folder": name})
+            if wer is None:
+                failed[name] = "no memory"
+                continue
+            block = student() | {"recipe": f"grid/{name}"}
+            block["asr"] = {"wer": wer}
+            block["aac"] = {} if cider_d is None else {"cider_d": cider_d + seed}
+            put(folder / name, block)
+            put_log(folder / name)
+    put(folder / "teacher", TEACHER | {"recipe": "grid/teacher"})
+    about = {arm: f"`train.stages` = {arm}" for arm in wers}
+    state = {"name": "grid", "seeds": [5, 6], "about": about, "runs": runs, "failed": failed, "done": {}}
+    (folder / "grid.json").write_text(json.dumps(state))
 
 
-def test_an_ablation_shows_mean_spread_and_difference_paired_by_seed():
-    page = ablation_page({"ce": [run(0.4, 1.0), run(0.5, 2.0)], "ce_kd": [run(0.3, 2.0), run(0.4, 3.0)]})
+def test_the_arms_of_a_grid_are_told_over_seeds_and_paired(tmp_path):
+    put_grid(tmp_path / "grid", {"ce": [0.4, 0.5], "kd": [0.3, 0.4]}, cider_d=1.0)
+    write_report([tmp_path / "grid"])
+    page = (tmp_path / "grid" / "report.md").read_text(encoding="utf-8")
     assert "| ce | 45.0 ± 7.1 | – | 1.500 ± 0.707 | – |" in page
-    assert "| ce_kd | 35.0 ± 7.1 | -10.0 ± 0.0 | 2.500 ± 0.707 | +1.000 ± 0.000 |" in page
-    assert "| ce_kd | WER, % | 30.0 | 40.0 |" in page
+    assert "| kd | 35.0 ± 7.1 | -10.0 ± 0.0 | 1.500 ± 0.707 | +0.000 ± 0.000 |" in page
+    assert "| arm |  | seed 5 | seed 6 |" in page and "| kd | WER, % | 30.0 | 40.0 |" in page
+    assert "| kd | cross-entropy, valid_asr | 0.020 | 0.020 |" in page and "- `kd`: `train.stages` = kd" in page
+    assert "| teacher | 20.0 |" in page and "| grid/kd_1 | 40.0 (2.00 x) |" in page
 
 
-def test_an_ablation_of_one_seed_has_no_spread_and_a_missing_figure_no_mean():
-    page = ablation_page({"ce": [run(0.4, None)], "ce_kd": [run(0.3, 2.0)]})
-    assert "| ce | 40.0 | – | – | – |" in page
-    assert "| ce_kd | 30.0 | -10.0 | 2.000 | – |" in page
+def test_a_run_that_failed_is_told_and_its_arm_has_no_mean(tmp_path):
+    put_grid(tmp_path / "grid", {"ce": [0.4, 0.5], "kd": [0.3, None]})
+    write_report([tmp_path / "grid"])
+    page = (tmp_path / "grid" / "report.md").read_text(encoding="utf-8")
+    assert "| kd | – | – |" in page and "| kd | WER, % | 30.0 | – |" in page and "- kd_1: no memory" in page
+    (tmp_path / "grid" / "grid.json").write_text("{}")
+    with pytest.raises(InputError, match=r"grid.json: not as scripts/explore.py writes it"):
+        write_report([tmp_path / "grid"])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["ce"], "write ARM=FOLDER"),
-        (["ce={0}", "ce={0}"], "given twice"),
-        (["ce={0}", "kd={0},{0}"], "the same seeds"),
-        (["ce={0}/none"], "none/student/metrics.json: not there"),
-    ],
-)
-def test_bad_ablation_arguments(folder, arguments, message):
-    with pytest.raises(InputError, match=message):
-        read_arms([argument.format(folder) for argument in arguments])
-
-
-def test_the_script_reports_a_folder_and_an_ablation(folder):
-    def call(*arguments: object) -> subprocess.CompletedProcess:
-        command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    told = call(folder)
-    assert told.returncode == 0 and "CIDEr-D" in told.stdout
-    out = folder / "ablation.md"
-    assert call("--ablation", f"ce={folder}/teacher", f"kd={folder}", "--out", out).returncode == 0
-    assert "| kd | 30.0 | +10.0 |" in out.read_text(encoding="utf-8")
-    told = call(folder / "none")
-    assert told.returncode == 2 and told.stderr.startswith("error: ") and told.stderr.count("\n") == 1
+def test_the_script_reports_runs_and_names_what_is_missing(folder, command):
+    status, out, _ = command("scripts/report.py", folder)
+    assert status == 0 and "CIDEr-D" in out and "report.html" in out
+    status, _, err = command("scripts/report.py", folder / "none")
+    assert status == 2 and err.startswith("error: ") and err.count("\n") == 1
 
 
 def test_curves_that_should_be_one(tmp_path, command):
@@ -218,21 +347,12 @@ def test_curves_that_should_be_one(tmp_path, command):
     assert not (tmp_path / "no.md").exists()
 
 
-def test_validation_is_drawn_and_stands_in_the_ablation(folder):
-    rows = [{"step": step, "set": "valid_asr", "ce": 2 / step, "wer": 0.5 / step} for step in (1, 2)]
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    (folder / "validation.jsonl").write_text(lines, encoding="utf-8")
-    (folder / "steps.jsonl").write_text('{"step": 1, "loss": 3}\n{"step": 2, "loss": 2}\n', encoding="utf-8")
-    write_report(folder)
-    assert read_validation(folder / "validation.jsonl") == rows
-    stage = {"losses": {"ce": 0.2, "kd": 0.8, "ctc": 0}, "steps": 7}
-    recipe = {"seed": 5, "data": {"train": "x/rows.json"}, "student": None, "train": {"stages": [stage]}}
-    (folder / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
-    page = ablation_page(read_arms([f"ce={folder}", f"kd={folder}"]))
-    assert "`kd`: 0.2 ce + 0.8 kd; 7 steps on `rows.json`." in page and "| seed 5 |" in page
-    assert "cross-entropy, valid_asr" in page and "| kd | cross-entropy, valid_asr | 1.000 |" in page
-    (folder / "validation.jsonl").write_text(lines + "{", encoding="utf-8")  # a run that was killed
-    assert read_validation(folder / "validation.jsonl") == rows
-    (folder / "validation.jsonl").write_text(lines + "{}\n{", encoding="utf-8")
+def test_a_damaged_look_is_named(folder):
+    put_log(folder)
+    path = folder / "validation.jsonl"
+    rows, lines = read_validation(path), path.read_text(encoding="utf-8")
+    path.write_text(lines + "{", encoding="utf-8")  # a run that was killed
+    assert read_validation(path) == rows
+    path.write_text(lines + "{}\n{", encoding="utf-8")
     with pytest.raises(InputError, match=r"validation.jsonl, line 3: not a JSON object with a step and a set"):
-        write_report(folder)
+        write_report([folder])

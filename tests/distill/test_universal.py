@@ -6,6 +6,8 @@ N positions, V student's vocabulary, W teacher's, D width, S spans.
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data.cache import SparseTargets, sparsify
 from distill.alignment import Span
@@ -136,6 +138,44 @@ def test_kept_ids_are_compared_rank_by_rank_and_the_rest_as_one(counts, V):
 def _logits(V):
     hidden_ND, head_VD, labels_N = problem(V)
     return (hidden_ND @ head_VD.T).detach(), labels_N
+
+
+@st.composite
+def cases(draw):
+    """Spans over both, sizes of the vocabularies, kept ids of each position, and a seed."""
+    lengths = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=5)
+    found, a, c = [], 0, 0
+    for own, theirs in draw(lengths):
+        found.append(Span(a, a + own, c, c + theirs))
+        a, c = a + own, c + theirs
+    W = draw(st.integers(2, 12))
+    counts = draw(st.lists(st.integers(0, W), min_size=c, max_size=c))
+    return found, draw(st.integers(2, 12)), W, counts, draw(st.integers(0, 2**31))
+
+
+@settings(max_examples=60)
+@given(cases())
+def test_any_spans_and_cuts_give_the_distance_by_definition(case):
+    found, V, W, counts, seed = case
+    generator = torch.Generator().manual_seed(seed)
+    logp_NW = (3 * torch.randn(len(counts), W, generator=generator).double()).log_softmax(1)
+    tokens_N = torch.randint(W, (len(counts),), generator=generator)
+    labels_N = torch.randint(V, (found[-1].student_end,), generator=generator)
+    logits_NV = torch.randn(len(labels_N), V, dtype=torch.float64, generator=generator).requires_grad_()
+    targets = kept(logp_NW, tokens_N, counts)
+    signal = SpanSignal.collate([targets], [found], [len(labels_N)])
+    parts = fused_loss(logits_NV, torch.eye(V).double(), labels_N, signal, ce_weight=0, kd_weight=1, chunk_rows=4)
+
+    is_kept_N = (logp_NW > logp_NW.gather(1, tokens_N[:, None])).sum(1) < torch.tensor(counts)
+    expected = 0.0
+    for (a, b, c, d), p_K in zip(found, signal.p_SK, strict=True):
+        p_MW = logp_NW[c:d].exp()
+        p_MW[1:] *= is_kept_N[c + 1 : d, None]  # a later token that is not kept counts as impossible
+        q = whole(logits_NV[a:b].softmax(1), labels_N[a:b])
+        expected = expected + distance(whole(p_MW, tokens_N[c:d]), q, int((p_K > 0).sum()))
+    torch.testing.assert_close(parts.loss, expected, atol=1e-5, rtol=1e-5)
+    gradients = [torch.autograd.grad(of, logits_NV)[0] for of in (parts.loss, expected)]
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
 
 
 def test_a_later_token_that_is_not_kept_is_impossible():

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from deepspeed.accelerator import get_accelerator
 
 from data.cache_reader import CacheReader
+from tests.conftest import SENTENCES, write_annotation_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -75,6 +77,114 @@ def test_two_ranks_at_zero_3_share_a_teacher_in_memory_and_write_together(
     assert losses(path) == pytest.approx(alone, rel=1e-4)
     own = [json.loads(line)["on_policy"] for line in path.read_text().splitlines()]
     assert True in own and False in own[1:]
+
+
+def gradient(run):
+    """The gradient of a run's one step, from AdamW's first moments (a tenth of it) in its ZeRO 2 checkpoint."""
+    ranks = [
+        torch.load(file, weights_only=False)["optimizer_state_dict"]
+        for file in sorted((run / "checkpoints" / "step_1").glob("*optim_states.pt"))
+    ]
+    states = [rank["base_optimizer_state"]["state"] for rank in ranks]
+    return [torch.cat([state[group]["exp_avg"] for state in states]) for group in range(len(states[0]))]
+
+
+@pytest.mark.skipif(get_accelerator().device_name() != "cpu", reason="two ranks would need two accelerators")
+def test_eight_clips_have_one_gradient_however_they_are_split(
+    train, launch, fill_tiny_cache, tiny_recipe, own_data, free_port, tmp_path
+):
+    texts = [text + " again" * (i // 2) for i, text in enumerate([*SENTENCES, *SENTENCES[:2]])]
+    write_annotation_of(own_data, "eight", [("asr", 2.0, text) for text in texts])
+    data = [f"data.train={own_data}/eight.json", f"cache.folder={tmp_path}/eight"]
+    fill_tiny_cache(*data)
+    stage = {"name": "all", "steps": 1, "warmup_steps": 0, "losses": {"ce": 0.5, "kd": 0.5, "ctc": 0.1}}
+    rates = {"encoder": 1e-3, "connector": 1e-3, "llm": 1e-3}
+
+    def split(clips, accumulation):
+        """Clips are 2.1 s with their margin; so many of them fill a micro-batch."""
+        made = stage | {"lr": rates, "max_seconds": 2.1 * clips + 0.5}
+        options = [f"deepspeed.gradient_accumulation_steps={accumulation}", f"train.stages={json.dumps([made])}"]
+        return [*data, *options, "deepspeed.zero_optimization.stage=2", "deepspeed.gradient_clipping=0"]
+
+    curves = [train("whole", *split(8, 1)), train("accumulated", *split(2, 4))]
+    launcher = ["deepspeed", "--num_gpus", "2", "--master_port", str(free_port + 4), "distill/train.py"]
+    done = launch(*launcher, "--config", tiny_recipe, *options("name=ranks", *split(2, 2)))
+    assert done.returncode == 0, done.stderr
+    runs = [tmp_path / "runs" / name for name in ("whole", "accumulated", "ranks")]
+    curves.append(losses(runs[2] / "steps.jsonl"))
+    norms = [json.loads((run / "steps.jsonl").read_text())["grad_norm"] for run in runs]
+    assert curves[1] == pytest.approx(curves[0], rel=1e-5) and curves[2] == pytest.approx(curves[0], rel=1e-5)
+    assert norms[0] > 0 and norms[1:] == pytest.approx([norms[0]] * 2, rel=1e-5)
+    for run in runs[1:]:
+        for own, whole in zip(gradient(run), gradient(runs[0]), strict=True):
+            size = min(len(own), len(whole))  # past it: padding, to parts of equal length
+            assert not own[size:].any() and not whole[size:].any()
+            assert whole.any() and float((own[:size] - whole[:size]).norm() / whole.norm()) < 1e-5
+
+
+@pytest.fixture
+def begin(environment, tiny_recipe, fill_tiny_cache, free_port, tmp_path):
+    """Starts a run that takes long under a launcher; gives its process and a function that waits for some steps."""
+    fill_tiny_cache()
+    begun = []
+
+    def begin(*launcher):
+        launcher = [word.replace("PORT", str(free_port + 5)) for word in launcher]
+        changes = ["train.stages.1.steps=100000", "train.save_every=2", "deepspeed.gradient_accumulation_steps=1"]
+        process = subprocess.Popen(
+            [*launcher, "distill/train.py", "--config", tiny_recipe, *options(*changes)],
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=(tmp_path / "out").open("w"),
+            stderr=(tmp_path / "err").open("w"),
+        )
+        log = tmp_path / "runs" / "tiny" / "steps.jsonl"
+        until = time.monotonic() + 200
+        while not log.is_file() or len(log.read_text().splitlines()) < 6:
+            assert process.poll() is None and time.monotonic() < until, (tmp_path / "err").read_text()
+            time.sleep(0.05)
+        begun.extend([*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)])
+        return process, begun
+
+    yield begin
+    for one in begun:
+        if one.is_running():
+            one.kill()
+
+
+def whole_checkpoints(tmp_path):
+    return [path.parent.name for path in (tmp_path / "runs" / "tiny" / "checkpoints").glob("step_*/sizes.json")]
+
+
+@pytest.mark.skipif(get_accelerator().device_name() != "cpu", reason="two ranks would need two accelerators")
+def test_a_rank_that_dies_ends_the_others_with_a_line(begin, tmp_path):
+    process, family = begin("deepspeed", "--num_gpus", "2", "--master_port", "PORT")
+    next(one for one in family if "--local_rank=1" in one.cmdline()).kill()
+    assert process.wait(60) != 0
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert not alive
+    said = (tmp_path / "err").read_text()
+    assert "error: rank 0: another process of this run is gone" in said and "Traceback" not in said
+    assert whole_checkpoints(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ["deepspeed", "--num_gpus", "1", "--master_port", "PORT"],
+        ["torchrun", "--nproc_per_node", "2", "--master_port", "PORT"],
+    ],
+    ids=["deepspeed", "torchrun"],
+)
+@pytest.mark.skipif(get_accelerator().device_name() != "cpu", reason="two ranks would need two accelerators")
+def test_a_launcher_that_is_told_to_stop_leaves_a_checkpoint(begin, tmp_path, launcher):
+    process, family = begin(*launcher)
+    process.terminate()
+    process.wait(60)
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert not alive
+    (line,) = [line for line in (tmp_path / "out").read_text().splitlines() if line.startswith("stopped at step ")]
+    assert f"step_{line.split()[3].rstrip(';')}" in whole_checkpoints(tmp_path)
 
 
 @pytest.mark.skipif(get_accelerator().device_name() != "cpu", reason="two ranks would need two accelerators")

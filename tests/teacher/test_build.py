@@ -187,12 +187,6 @@ def test_each_part_has_its_precision(tiny_recipe, tiny_salmonn, waves):
     assert {p.dtype for p in build_teacher(settings, torch.float32)[0].parameters()} == fp32
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without CUDA")
-def test_a_quantised_llm_needs_a_gpu(tiny_recipe):
-    with pytest.raises(InputError, match=r"precision.llm: int4 needs a CUDA device and the package bits"):
-        build_teacher(settings_of(tiny_recipe, "teacher.precision.llm=int4"))
-
-
 def test_a_tokenizer_of_another_model_is_refused(tiny_recipe, tiny_weights, tmp_path):
     shutil.copytree(tiny_weights / "llm", tmp_path / "llm")
     config = json.loads((tmp_path / "llm" / "config.json").read_text())

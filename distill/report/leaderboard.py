@@ -1,0 +1,160 @@
+"""The leaderboard: accuracy, memory, latency and size of every model of every run, and the challenge's ranking."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from distill.report.runs import Run
+from distill.report.table import MISSING, is_number, value
+
+CHALLENGE_WEIGHTS = {"asr.wer": 1, "aac": 1, "peak_memory_bytes": 2, "ttft_s": 1, "tpot_s": 1}
+"""Of the ranks that are added up; the challenge's weight of latency, 2, is shared by TTFT and TPOT."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line: a model, its figures, and the figures of the teacher that it is compared with."""
+
+    label: str
+    run: str
+    model: str
+    block: dict
+    teacher: dict
+
+    @property
+    def is_teacher(self) -> bool:
+        """Whether ratios are to this line."""
+        return self.block is self.teacher
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure: its name, its dotted key, the unit that it is shown in, digits after the point."""
+
+    label: str
+    key: str
+    unit: float = 1
+    digits: int = 1
+    higher_is_better: bool = False
+
+
+def entries(runs: Sequence[Run]) -> list[Entry]:
+    """All models, each teacher once: runs of one teacher have it in common, and one without takes the page's first."""
+    teachers: dict[tuple, dict] = {}
+    for run in runs:
+        if "teacher" in run.models:
+            teachers.setdefault(_same(run.models["teacher"]), run.models["teacher"])
+    first = next(iter(teachers.values()), {})
+    found, shown = [], set()
+    for run in runs:
+        teacher = teachers[_same(run.models["teacher"])] if "teacher" in run.models else first
+        for model, block in run.models.items():
+            if model == "teacher":
+                if _same(block) in shown:
+                    continue
+                shown.add(_same(block))
+                block = teacher
+            label = model
+            if len(runs) > 1 and (model != "teacher" or len(teachers) > 1):
+                label = f"{run.name} {model.removeprefix('student').lstrip('_')}".strip()
+            found.append(Entry(label, run.name, model, block, teacher))
+    return found
+
+
+def columns(lines: Sequence[Entry]) -> list[Column]:
+    """The figures shown: SPIDEr where every captioned line has it, else CIDEr-D under its own name."""
+    captioned = [line.block for line in lines if value(line.block, "aac.cider_d") is not None]
+    spider = captioned and all(value(block, "aac.spider") is not None for block in captioned)
+    captions = ("SPIDEr", "aac.spider") if spider else ("CIDEr-D", "aac.cider_d")
+    return [
+        Column("WER, %", "asr.wer", 0.01),
+        Column(*captions, digits=2, higher_is_better=True),
+        Column("size, MB", "weight_bytes", 1e6),
+        Column("memory, MiB", "peak_memory_bytes", 2**20),
+        Column("TTFT, ms", "ttft_s", 1e-3),
+        Column("TPOT, ms", "tpot_s", 1e-3),
+    ]
+
+
+def ratio(entry: Entry, key: str) -> float | None:
+    """The figure over the teacher's; None for the teacher itself, and where one is missing or the teacher's is 0."""
+    own, theirs = value(entry.block, key), value(entry.teacher, key)
+    if entry.is_teacher or own is None or not theirs or not math.isfinite(own / theirs):
+        return None
+    return own / theirs
+
+
+def cells(entry: Entry, shown: Sequence[Column], rank_sum: int | None) -> list[str]:
+    """A line as text: label, each figure with its ratio to the teacher in brackets, the ranking's sum."""
+    texts = [entry.label]
+    for column in shown:
+        amount, to_teacher = value(entry.block, column.key), ratio(entry, column.key)
+        text = MISSING if amount is None else f"{amount / column.unit:,.{column.digits}f}"
+        texts.append(text if to_teacher is None else f"{text} ({to_teacher:.2f} x)")
+    return [*texts, MISSING if rank_sum is None else str(rank_sum)]
+
+
+def rank_sums(lines: Sequence[Entry]) -> list[int | None]:
+    """The challenge's rule: ranks by WER, captions, memory and latency, weighed and added up; the least wins.
+
+    Ranks are among the lines that have all figures, on the same clips and the same kind of device; a rank is one more
+    than the number of lines that are better. None where a figure is missing, or a line has no rival.
+    """
+    captions = columns(lines)[1].key
+    keys = {captions if key == "aac" else key: weight for key, weight in CHALLENGE_WEIGHTS.items()}
+    ranked = [i for i, line in enumerate(lines) if all(value(line.block, key) is not None for key in keys)]
+    sums: list[int | None] = [None] * len(lines)
+    for i in ranked:
+        rivals = [j for j in ranked if _arena(lines[j].block) == _arena(lines[i].block)]
+        if len(rivals) < 2:
+            continue
+        sums[i] = 0
+        for key, weight in keys.items():
+            sign = -1 if key == captions else 1
+            own = sign * value(lines[i].block, key)
+            sums[i] += weight * (1 + sum(sign * value(lines[j].block, key) < own for j in rivals))
+    return sums
+
+
+def ratios(teacher: dict, student: dict) -> dict:
+    """Student over teacher for every number both have, in the same nesting; nothing where the teacher's is zero."""
+    result = {}
+    for name, above in student.items():
+        below = teacher.get(name)
+        if isinstance(above, dict) and isinstance(below, dict):
+            result[name] = ratios(below, above)
+        elif is_number(above) and is_number(below) and below and math.isfinite(above / below):
+            result[name] = above / below
+    return result
+
+
+def notes(lines: Sequence[Entry]) -> list[str]:
+    """What was not the same for a line and its teacher, so that a ratio does not mean what it says."""
+    found = []
+    for line in lines:
+        if line.is_teacher or not line.teacher:
+            continue
+        for kind, what in (("asr", "speech clips"), ("aac", "captioned clips")):
+            own, theirs = (block.get(kind, {}) for block in (line.block, line.teacher))
+            if own and theirs and own.get("clips") != theirs.get("clips"):
+                counts = f"{theirs.get('clips')} {what}, the {line.label} on {own.get('clips')}"
+                found.append(f"the teacher was scored on {counts}")
+            elif own and theirs and own.get("data", "") != theirs.get("data", ""):
+                found.append(f"the {line.label} was scored on other {what} than the teacher")
+        for key in ("device", "dtype"):
+            if line.teacher.get(key) != line.block.get(key):
+                found.append(
+                    f"{key}: {line.teacher.get(key)} for the teacher, {line.block.get(key)} for the {line.label}"
+                )
+    return list(dict.fromkeys(found))
+
+
+def _same(block: dict) -> tuple:
+    """What tells one teacher's scores from another's."""
+    data = [block.get(kind, {}).get("data") for kind in ("asr", "aac")]
+    return (block.get("checkpoint"), block.get("dtype"), block.get("device"), block.get("data"), *data)
+
+
+def _arena(block: dict) -> tuple:
+    asr, aac = (block.get(kind, {}) for kind in ("asr", "aac"))
+    return (asr.get("clips"), asr.get("data"), aac.get("clips"), aac.get("data"), block.get("device"))

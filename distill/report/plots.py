@@ -1,0 +1,172 @@
+"""The pictures of a report: accuracy against cost, published systems, loss curves, WER by clip length."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from distill.report.leaderboard import Column, Entry, columns
+from distill.report.published import SYSTEMS, WHERE, same_test_set
+from distill.report.runs import Run
+from distill.report.table import value
+
+COSTS = [("peak_memory_bytes", 2**20, "peak memory, MiB"), ("ttft_s", 1e-3, "TTFT, ms"), ("tpot_s", 1e-3, "TPOT, ms")]
+PUBLISHED_COSTS = [("memory_gib", 1, "peak memory, GiB"), ("ttft_s", 1e-3, "TTFT, ms"), ("tpot_s", 1e-3, "TPOT, ms")]
+LOSSES = {"loss": "loss", "ce": "cross-entropy", "kd": "distillation"}
+
+
+def draw_pareto(lines: Sequence[Entry], path: Path) -> None:
+    """Accuracy against memory and latency; a line joins the models that no other beats in both.
+
+    Published systems stand on the same axes where a model was scored on their clips.
+    """
+    colours = _colours([line.label for line in lines])
+    wer, captions = columns(lines)[:2]
+    shown = [column for column in (wer, captions) if any(value(line.block, column.key) is not None for line in lines)]
+    figure = Figure(figsize=(11, 0.6 + 3.2 * max(len(shown), 1) + 0.22 * (len(lines) // 3)), layout="constrained")
+    axes = figure.subplots(max(len(shown), 1), len(COSTS), squeeze=False)
+    for column, row in zip(shown, axes, strict=False):
+        for (key, unit, label), place in zip(COSTS, row, strict=True):
+            _cost(place, lines, colours, column, key, unit)
+            if (theirs := _published_points(lines, column, key)) is not None:
+                place.plot(*theirs, "*", ms=10, mfc="none", mec="#555", label=f"published ({WHERE})")
+            _finish(place, label, f"{column.label} ({'higher' if column.higher_is_better else 'lower'} is better)")
+    _legend(figure)
+    figure.savefig(path, format="png", dpi=130)
+
+
+def draw_published(path: Path) -> None:
+    """The published systems, on axes of their own."""
+    colours = _colours([system.name for system in SYSTEMS])
+    figure = Figure(figsize=(11, 7.2), layout="constrained")
+    axes = figure.subplots(2, len(PUBLISHED_COSTS))
+    for row, (of, unit, label) in zip(axes, (("wer", 0.01, "WER, %"), ("aac", 1, "caption score")), strict=True):
+        for place, (key, cost_unit, cost_label) in zip(row, PUBLISHED_COSTS, strict=True):
+            for system in SYSTEMS:
+                x, y = getattr(system, key), getattr(system, of)
+                if None not in (x, y):
+                    style = {"ms": 13, "mec": "white", "mew": 0.6}
+                    place.plot(x / cost_unit, y / unit, "*", color=colours[system.name], label=system.name, **style)
+            _finish(place, cost_label, f"{label} ({'lower' if of == 'wer' else 'higher'} is better)")
+    _legend(figure, columns=2)
+    figure.savefig(path, format="png", dpi=130)
+
+
+def draw_losses(runs: Sequence[Run], path: Path) -> None:
+    """Losses by step, and what validation saw; of a single run its parts, of several runs their whole losses."""
+    looks = any(value(row, "wer") is not None for run in runs for row in run.validation)
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    axes = figure.subplots(1, 1 + looks, squeeze=False, width_ratios=[2, 1][: 1 + looks])[0]
+    if len(runs) == 1:
+        curves = {label: (runs[0], name) for name, label in LOSSES.items()}
+    else:
+        curves = {run.name: (run, "loss") for run in runs}
+    colours = _colours(curves)
+    for label, (run, name) in curves.items():
+        _curve(axes[0], run.steps, name, colours[label], label)
+    _finish(axes[0], "optimizer step", "loss (weighted sum; nats a token)" if len(runs) > 1 else "loss, nats a token")
+    axes[0].legend(frameon=False, fontsize=8)
+    if looks:
+        for run in runs:
+            _validation(axes[1], run, "" if len(runs) == 1 else f"{run.name}, ", colours.get(run.name))
+        _finish(axes[1], "optimizer step", "WER on validation clips, %")
+        axes[1].legend(frameon=False, fontsize=8)
+    figure.savefig(path, format="png", dpi=130)
+
+
+def draw_durations(lines: Sequence[Entry], path: Path) -> None:
+    """WER of each class of clip length."""
+    colours = _colours([line.label for line in lines])
+    classes = list(dict.fromkeys(name for line in lines for name in line.block["asr"]["by_duration"]))
+    classes.sort(key=lambda name: int(name.removeprefix("over ").split()[0]) + 0.5 * name.startswith("over"))
+    figure = Figure(figsize=(11, 3.6 + 0.22 * (len(lines) // 3)), layout="constrained")
+    axes = figure.subplots()
+    for line in lines:
+        found = {name: value(line.block["asr"]["by_duration"], f"{name}.wer") for name in classes}
+        points = [(place, 100 * found[name]) for place, name in enumerate(classes) if found[name] is not None]
+        axes.plot(*zip(*points, strict=True), "o-", color=colours[line.label], label=line.label)
+    axes.set_xticks(range(len(classes)), classes)
+    _finish(axes, "clip length", "WER, % (lower is better)", from_zero=False)
+    axes.set_ylim(0)
+    _legend(figure)
+    figure.savefig(path, format="png", dpi=130)
+
+
+def _cost(axes: Axes, lines: Sequence[Entry], colours: dict, column: Column, key: str, unit: float) -> None:
+    points = []
+    for line in lines:
+        cost, score = value(line.block, key), value(line.block, column.key)
+        if None in (cost, score):
+            continue
+        x, y = cost / unit, score / column.unit
+        bounds = [value(line.block, f"{column.key}_{end}") for end in ("low", "high")]
+        if None not in bounds:
+            low, high = (bound / column.unit for bound in bounds)
+            axes.errorbar(x, y, [[max(y - low, 0)], [max(high - y, 0)]], color=colours[line.label], capsize=3, lw=1)
+        marker = "s" if line.model.startswith("teacher") else "o"
+        axes.plot(x, y, marker, ms=8, color=colours[line.label], label=line.label, zorder=3)
+        points.append((x, -y if column.higher_is_better else y))
+    front = [p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)]
+    if len(front) > 1:
+        x, y = zip(*sorted(front), strict=True)
+        axes.step(x, np.abs(y), where="post", color="#999", lw=1, ls="--", label="not beaten in both")
+
+
+def _published_points(lines: Sequence[Entry], column: Column, key: str) -> tuple[list[float], list[float]] | None:
+    kind = "asr" if column.key == "asr.wer" else "aac"
+    if kind == "aac" or not any(same_test_set(line.block, kind) for line in lines):
+        return None  # their caption score is not ours under any name
+    name, unit = {"peak_memory_bytes": ("memory_gib", 2**-10)}.get(key, (key, 1e-3))
+    found = [(getattr(of, name) / unit, 100 * of.wer) for of in SYSTEMS if getattr(of, name) is not None]
+    return tuple(map(list, zip(*found, strict=True)))
+
+
+def _curve(axes: Axes, steps: list[dict], name: str, colour: str, label: str) -> None:
+    """A loss by step, pale, and its running mean over about a thirtieth of the run, stage by stage."""
+    by_stage: dict[str, list[tuple[int, float]]] = {}
+    for row in steps:
+        if (amount := value(row, name)) is not None:
+            by_stage.setdefault(row.get("stage", ""), []).append((row["step"], amount))
+    for points in by_stage.values():
+        x, y = np.array(points, dtype=float).T
+        window = np.ones(2 * (len(steps) // 60) + 1)
+        # Dividing by the window's own sum at each place keeps the ends from sagging towards zero.
+        smooth = np.convolve(y, window, "full") / np.convolve(np.ones_like(y), window, "full")
+        axes.plot(x, y, color=colour, alpha=0.2, lw=0.8)
+        axes.plot(x, smooth[len(window) // 2 :][: len(y)], color=colour, lw=1.8, label=label)
+        label = None  # one entry in the legend for all stages
+
+
+def _validation(axes: Axes, run: Run, prefix: str, colour: str | None) -> None:
+    rates = [row for row in run.validation if value(row, "wer") is not None]
+    for name in dict.fromkeys(row["set"] for row in rates):
+        points = [(row["step"], 100 * row["wer"]) for row in rates if row["set"] == name]
+        axes.plot(*zip(*points, strict=True), "o-", lw=1.4, ms=4, color=colour, label=f"{prefix}{name}")
+
+
+def _finish(axes: Axes, x_label: str, y_label: str, from_zero: bool = True) -> None:
+    # Both axes start at zero, so that distances show the ratio; a fifth of room keeps points off the frame.
+    if from_zero:
+        axes.set_xlim(0, 1.2 * max(axes.dataLim.x1, 0) or 1)
+        axes.set_ylim(0, 1.2 * max(axes.dataLim.y1, 0) or 1)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(alpha=0.25)
+
+
+def _legend(figure: Figure, columns: int = 3) -> None:
+    """One legend for all axes, above them."""
+    handles = {}
+    for axes in figure.axes:
+        handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    if handles:
+        placed = {"loc": "outside upper center", "ncols": min(len(handles), columns), "frameon": False}
+        figure.legend(handles.values(), handles.keys(), **placed)
+
+
+def _colours(labels: Sequence[str]) -> dict[str, str]:
+    table = colormaps["tab10" if len(labels) <= 10 else "tab20"]
+    return {label: table(place % table.N) for place, label in enumerate(labels)}

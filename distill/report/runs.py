@@ -1,0 +1,113 @@
+"""Reads what runs left behind: metrics of their models, measurements, logs, recipes. Nothing is measured here."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data.errors import InputError
+
+MEASURED = ("parameters", "weight_bytes", "peak_memory_bytes", "ttft_s", "tpot_s", "rtfx", "device", "dtype")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A results folder.
+
+    Attributes:
+        name: The run's name, below the results of all runs.
+        folder: Where it lies.
+        models: Metrics by model (teacher, student, student_int8, ...), the teacher first.
+        steps: The training's log, a row a step in order.
+        validation: The training's looks at the held-out sets, in order.
+        recipe: As it was run; empty where it was not kept.
+    """
+
+    name: str
+    folder: Path
+    models: dict[str, dict]
+    steps: list[dict] = field(default_factory=list)
+    validation: list[dict] = field(default_factory=list)
+    recipe: dict = field(default_factory=dict)
+
+
+def read_run(folder: Path) -> Run:
+    """Reads a results folder.
+
+    A model's figures are in `<model>/metrics.json`; where a machine has only the report, in its `report.json`. What
+    `efficiency.json` says of memory and time goes before both, because there the models were measured in turn.
+
+    Raises:
+        InputError: There is no model, or a file is not what it should be.
+    """
+    models = {path.parent.name: read_metrics(path) for path in sorted(folder.glob("*/metrics.json"))}
+    if not models and (folder / "report.json").is_file():
+        report = read_metrics(folder / "report.json")
+        models = {name: block for name, block in report.items() if isinstance(block, dict) and "model" in block}
+    if (folder / "efficiency.json").is_file():
+        for name, block in read_metrics(folder / "efficiency.json").items():
+            if isinstance(block, dict) and "peak_memory_bytes" in block:
+                measured = {key: block[key] for key in MEASURED if key in block}
+                models[name] = {"model": name} | models.get(name, {}) | measured
+    if not models:
+        raise InputError(f"{folder}: no teacher/metrics.json or student/metrics.json; run scripts/evaluate.py first")
+    recipe = folder / "recipe.json"
+    return Run(
+        next((block["recipe"] for block in models.values() if block.get("recipe")), folder.resolve().name),
+        folder,
+        dict(sorted(models.items(), key=lambda item: (not item[0].startswith("teacher"), item[0]))),
+        read_steps(folder / "steps.jsonl"),
+        read_validation(folder / "validation.jsonl"),
+        read_metrics(recipe) if recipe.is_file() else {},
+    )
+
+
+def read_metrics(path: Path) -> dict:
+    """A JSON object, such as a model's metrics.json.
+
+    Raises:
+        InputError: The file is missing, or not a JSON object.
+    """
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: not there; score the model with scripts/evaluate.py first") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); make it again with the command that wrote it") from None
+    if not isinstance(metrics, dict):
+        raise InputError(f"{path}: not a JSON object; make it again with the command that wrote it")
+    return metrics
+
+
+def read_steps(path: Path) -> list[dict]:
+    """The training's log, a row a step in order; empty where there is none.
+
+    A run that was interrupted logs some steps twice: of a step the later row counts.
+
+    Raises:
+        InputError: A line before the last is not a JSON object with a step.
+    """
+    by_step = {int(row["step"]): row for row in _log(path, "step")}
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def read_validation(path: Path) -> list[dict]:
+    """The training's looks at the held-out sets, in order; empty where there are none.
+
+    Raises:
+        InputError: A line before the last is not a JSON object with a step and a set.
+    """
+    return _log(path, "step", "set")
+
+
+def _log(path: Path, *keys: str) -> list[dict]:
+    """The lines of a log; a run that was killed may leave half a line at its end, which does not count."""
+    rows, lines = [], path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            rows.append({key: row[key] for key in keys} | row)
+        except (ValueError, KeyError, TypeError):
+            if number < len(lines):
+                wanted = " and a ".join(keys)
+                raise InputError(f"{path}, line {number}: not a JSON object with a {wanted}: {line[:60]}") from None
+    return rows

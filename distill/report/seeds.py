@@ -1,0 +1,123 @@
+"""The arms of a grid over seeds: mean and spread, and the difference to the first arm, paired by seed.
+
+Two arms that share a seed share data order and initialisation, so the paired difference has less noise in it than the
+difference of the means; with three seeds it is a hint, not a proof, and the table shows every run.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+from data.errors import InputError
+from distill.report.blocks import Block, Heading, Items, Table, Text
+from distill.report.runs import read_metrics, read_run
+from distill.report.table import MISSING, value
+
+# Name, key in metrics.json, factor to the shown unit, digits.
+FIGURES = [("WER, %", "asr.wer", 100, 1), ("CIDEr-D", "aac.cider_d", 1, 3)]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What `grid.json` says of a grid's runs.
+
+    Attributes:
+        name: The grid's.
+        folders: Results folders of all runs, the teacher's too.
+        arms: By name the results folders of its runs, in the order of the seeds.
+        seeds: Their seeds.
+        about: What each arm overrides.
+        failures: Runs that failed, each with its reason.
+    """
+
+    name: str
+    folders: list[Path]
+    arms: dict[str, list[Path]]
+    seeds: list[int]
+    about: dict[str, str]
+    failures: dict[str, str]
+
+
+def read_grid(folder: Path) -> Grid:
+    """Reads a grid's folder, whose runs' folders lie in it.
+
+    Raises:
+        InputError: `grid.json` is not what `scripts/explore.py` writes.
+    """
+    path = folder / "grid.json"
+    state = read_metrics(path)
+    try:
+        runs, seeds = state["runs"], [int(seed) for seed in state["seeds"]]
+        arms: dict[str, list[Path]] = {}
+        for run in runs:
+            arms.setdefault(run["arm"], []).append(folder / run["folder"])
+        return Grid(
+            state["name"],
+            [folder / "teacher", *(folder / run["folder"] for run in runs)],
+            arms,
+            seeds,
+            {str(name): str(text) for name, text in state["about"].items()},
+            {run["folder"]: run["failed"] for run in runs if run.get("failed")} | state.get("failed", {}),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: not as scripts/explore.py writes it ({error!r}); run it again") from error
+
+
+def arms_section(grid: Grid) -> list[Block]:
+    """The arms side by side; every run; and what failed."""
+    figures = {arm: [_figures(folder) for folder in folders] for arm, folders in grid.arms.items()}
+    shown = _shown_figures(figures)
+    baseline = next(iter(figures))
+    header = ["arm", *(title for name, *_ in shown for title in (name, f"minus {baseline}"))]
+    summary, every_run = [], []
+    for arm, runs in figures.items():
+        line = [arm]
+        for name, key, factor, digits in shown:
+            amounts, first = ([_scaled(run, key, factor) for run in some] for some in (runs, figures[baseline]))
+            paired = [None if None in pair else pair[0] - pair[1] for pair in zip(amounts, first, strict=True)]
+            line += [_spread(amounts, digits), MISSING if arm == baseline else _spread(paired, digits, sign="+")]
+            every_run.append([arm, name, *(MISSING if x is None else f"{x:.{digits}f}" for x in amounts)])
+        summary.append(line)
+    blocks: list[Block] = [
+        Heading("Arms"),
+        Items([f"`{arm}`: {about}" for arm, about in grid.about.items()]),
+        Table(header, summary),
+        Text(
+            f"Mean ± sample standard deviation over seeds ({len(grid.seeds)}; no interval), and the difference to "
+            f"`{baseline}` paired by seed. WER and cross-entropy (nats a token, on the validation clips at the last "
+            "step): lower is better. CIDEr-D: higher is better."
+        ),
+    ]
+    if len(grid.seeds) > 1:
+        blocks.append(Table(["arm", "", *(f"seed {seed}" for seed in grid.seeds)], every_run))
+    if grid.failures:
+        blocks += [Text("Failed:"), Items([f"{name}: {reason}" for name, reason in grid.failures.items()])]
+    return blocks
+
+
+def _figures(folder: Path) -> dict:
+    """A student's metrics, and under `validation` what its run last saw of each held-out set; empty if it failed."""
+    if not (folder / "student" / "metrics.json").is_file():
+        return {}
+    run = read_run(folder)
+    return run.models["student"] | {"validation": {row["set"]: row for row in run.validation}}
+
+
+def _shown_figures(figures: dict[str, list[dict]]) -> list[tuple[str, str, float, int]]:
+    looks = dict.fromkeys(name for runs in figures.values() for run in runs for name in run.get("validation", {}))
+    wanted = [*FIGURES, *((f"cross-entropy, {name}", f"validation.{name}.ce", 1, 3) for name in looks)]
+    everything = [run for runs in figures.values() for run in runs]
+    return [figure for figure in wanted if any(value(run, figure[1]) is not None for run in everything)]
+
+
+def _scaled(run: dict, key: str, factor: float) -> float | None:
+    amount = value(run, key)
+    return None if amount is None else factor * amount
+
+
+def _spread(amounts: list[float | None], digits: int, sign: str = "") -> str:
+    """Mean ± sample standard deviation; a mean over fewer seeds than the other arms have is not shown."""
+    if None in amounts:
+        return MISSING
+    deviation = f" ± {stdev(amounts):.{digits}f}" if len(amounts) > 1 else ""
+    return f"{mean(amounts):{sign}.{digits}f}{deviation}"

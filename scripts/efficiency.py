@@ -1,0 +1,108 @@
+"""Parameters, memory, time to first token by part, time per token and RTFx of a recipe's models, timed in turn.
+
+python scripts/efficiency.py --config configs/kd_mini.json [--seconds 2,5,10,30] [--batch 1,8] [--quantise none,int8]
+python scripts/efficiency.py --random-weights               # kd_1b's shapes, nothing downloaded
+python scripts/efficiency.py --mode reference               # the reference's protocol: 10 s of noise, 10 + 100 runs
+
+Written: results/NAME/efficiency.json and efficiency.md (`--out` names another folder).
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+# This folder has an evaluate.py, which would shadow the library of that name.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from data.errors import InputError, run_cli
+from data.paths import written_whole
+from distill.efficiency import REFERENCE, Measured, Protocol, measure, sound_of
+from distill.inputs import require_inputs
+from distill.models import student_folder
+from distill.recipe import Recipe, recipe_of, recipe_parser
+from distill.report.efficiency import efficiency_page
+from teacher.device import pick_device
+from teacher.quantise import require_quantisation
+
+
+def numbers(text: str, kind: type, low: float, high: float, what: str) -> tuple:
+    """A comma-separated list of numbers within bounds."""
+    try:
+        values = tuple(dict.fromkeys(kind(part) for part in text.split(",")))
+    except ValueError:
+        values = ()
+    if not values or not all(low <= value <= high for value in values):
+        raise InputError(f"--{what} {text}: give {what} between {low:g} and {high:g}, with commas between them")
+    return values
+
+
+def protocol_of(arguments: argparse.Namespace, recipe: Recipe) -> Protocol:
+    if arguments.mode == "reference":
+        if arguments.seconds or arguments.batch or arguments.tokens:
+            raise InputError("--mode reference: its clip, batch and tokens are fixed; leave out the other options")
+        protocol = REFERENCE
+    else:
+        settings = recipe.evaluation
+        protocol = Protocol(
+            seconds=numbers(arguments.seconds or "2,5,10,30", float, 1, 30, "seconds"),
+            batches=numbers(arguments.batch or "1,8", int, 1, 1024, "batch"),
+            warmup=settings.warmup_runs,
+            runs=settings.measured_runs,
+            tokens=arguments.tokens or 64,
+            sound=sound_of(recipe),
+        )
+    stated = {"warmup": arguments.warmup, "runs": arguments.runs}
+    return dataclasses.replace(protocol, **{name: value for name, value in stated.items() if value is not None})
+
+
+def models_of(arguments: argparse.Namespace, recipe: Recipe) -> list[Measured]:
+    """The models that were asked for; what cannot be measured is refused before anything is loaded."""
+    which = ("teacher", "student") if arguments.model == "both" else (arguments.model,)
+    precisions = [None if name == "none" else name for name in dict.fromkeys(arguments.quantise.split(","))]
+    for name in filter(None, precisions):
+        require_quantisation(name, pick_device())
+    folder = arguments.checkpoint
+    if "student" in which:
+        if recipe.student is None:
+            raise InputError(f"{arguments.config}: the recipe has no student; --model teacher measures its teacher")
+        if folder or not arguments.random_weights:
+            folder = student_folder(recipe, folder and folder.resolve())
+    elif folder:
+        raise InputError("--checkpoint: names a student's folder, but --model teacher measures no student")
+    require_inputs(recipe, (), teacher="teacher" in which)
+    return [Measured(of, name, folder if of == "student" else None) for name in precisions for of in which]
+
+
+def main() -> None:
+    parser = recipe_parser(__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--model", choices=("teacher", "student", "both"), default="both")
+    parser.add_argument("--checkpoint", type=Path, help="a student's model folder instead of the run's own")
+    parser.add_argument("--quantise", default="none", help="LLM in none, int8, int4, bnb_int8, bnb_nf4; commas between")
+    parser.add_argument("--mode", choices=("default", "reference"), default="default")
+    parser.add_argument("--seconds", help="lengths of the clips (2,5,10,30)")
+    parser.add_argument("--batch", help="batch sizes; all but the first at 10 s only (1,8)")
+    parser.add_argument("--tokens", type=int, help="tokens after the first one (64)")
+    parser.add_argument("--warmup", type=int, help="runs that do not count (the recipe's)")
+    parser.add_argument("--runs", type=int, help="runs that do (the recipe's)")
+    parser.add_argument("--out", type=Path, help="the folder that is written to")
+    parser.add_argument("--json", action="store_true", help="print what efficiency.json holds")
+    arguments = parser.parse_args()
+    for name, low in (("tokens", 1), ("warmup", 0), ("runs", 1)):
+        if (value := getattr(arguments, name)) is not None and value < low:
+            raise InputError(f"--{name} {value}: must be at least {low}")
+    recipe = recipe_of(arguments)
+    protocol = protocol_of(arguments, recipe)
+    found = measure(recipe, models_of(arguments, recipe), protocol)
+    page = efficiency_page(found)
+    folder = arguments.out or recipe.results_dir
+    for name, text in (("efficiency.json", json.dumps(found, indent=2) + "\n"), ("efficiency.md", page)):
+        with written_whole(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    print(json.dumps(found, indent=2) if arguments.json else page + f"\nwritten: {folder}/efficiency.json, .md")
+
+
+if __name__ == "__main__":
+    run_cli(main)

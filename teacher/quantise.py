@@ -1,0 +1,105 @@
+"""A language model's linear layers in eight or four bits, and what weights really take."""
+
+from importlib.util import find_spec
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from data.errors import InputError
+from teacher.model import SalmonnForConditionalGeneration
+from teacher.settings import Quantisation
+
+INSTALL = "pip install -r requirements-quantise.txt"
+_GROUPS = (64, 32)  # weights that share a scale: the larger, the smaller the model
+
+
+def require_quantisation(name: str, device: torch.device) -> None:
+    """Refuses what cannot be done here, before anything is loaded.
+
+    Raises:
+        InputError: No such quantisation, its library is missing, or it needs another device.
+    """
+    if name not in get_args(Quantisation):
+        raise InputError(f"quantisation '{name}': none of {', '.join(get_args(Quantisation))}")
+    library = "bitsandbytes" if name.startswith("bnb_") else "torchao"
+    if library == "bitsandbytes" and device.type != "cuda":
+        raise InputError(f"quantisation {name}: needs a CUDA device; on a CPU int8 and int4 run, by torchao")
+    if find_spec(library) is None:
+        raise InputError(f"quantisation {name}: the package {library} is not installed; {INSTALL}")
+
+
+@torch.no_grad()
+def quantise_llm(model: SalmonnForConditionalGeneration, name: Quantisation, device: torch.device) -> None:
+    """Stores the linear layers of the LLM's decoder in fewer bits, in place; embeddings and head stay as they are.
+
+    `int8`: a scale a row; `int4`: a scale and a zero a group of 64 weights; both by torchao, activations in the model's
+    precision. `bnb_int8`: LLM.int8() (Dettmers et al. 2022); `bnb_nf4`: NF4 (Dettmers et al. 2023); by bitsandbytes.
+
+    Args:
+        model: Without adapters (`merge_lora`).
+        name: Which quantisation.
+        device: Where the model is to run: packed weights are laid out for it, and do not move.
+
+    Raises:
+        InputError: It cannot be done here, or a layer's width is no multiple of a group.
+    """
+    require_quantisation(name, device)
+    decoder = model.llm.get_decoder().to(device)
+    if name.startswith("bnb_"):
+        _by_bitsandbytes(decoder, name)
+    else:
+        from torchao.quantization import quantize_
+
+        quantize_(decoder, _torchao_config(name, decoder, device))
+
+
+def _torchao_config(name: str, decoder: nn.Module, device: torch.device) -> object:
+    from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
+
+    if name == "int8":
+        return Int8WeightOnlyConfig(set_inductor_config=False)
+    widths = {layer.in_features for layer in decoder.modules() if isinstance(layer, nn.Linear)}
+    # torchao passes over a layer that its groups do not fit, without a word.
+    groups = [group for group in _GROUPS if not any(width % group for width in widths)]
+    if not groups:
+        width = next(width for width in sorted(widths) if width % _GROUPS[-1])
+        raise InputError(f"quantisation int4: a layer {width} wide is no multiple of {_GROUPS[-1]}; take int8")
+    if device.type == "cpu":
+        from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
+
+        return PrototypeInt4WeightOnlyConfig(group_size=groups[0], set_inductor_config=False)
+    return Int4WeightOnlyConfig(
+        group_size=groups[0], int4_packing_format="tile_packed_to_4d", set_inductor_config=False
+    )
+
+
+def _by_bitsandbytes(decoder: nn.Module, name: str) -> None:
+    import bitsandbytes
+
+    for path, layer in list(decoder.named_modules()):
+        if not isinstance(layer, nn.Linear):
+            continue
+        sizes, options = (layer.in_features, layer.out_features), {"bias": layer.bias is not None}
+        device, weight = layer.weight.device, layer.weight.data.cpu()
+        if name == "bnb_int8":
+            packed = bitsandbytes.nn.Linear8bitLt(*sizes, has_fp16_weights=False, **options)
+            packed.weight = bitsandbytes.nn.Int8Params(weight.half(), requires_grad=False, has_fp16_weights=False)
+        else:
+            packed = bitsandbytes.nn.Linear4bit(*sizes, compute_dtype=weight.dtype, quant_type="nf4", **options)
+            packed.weight = bitsandbytes.nn.Params4bit(weight, requires_grad=False, quant_type="nf4")
+        packed.bias = layer.bias
+        parent = decoder.get_submodule(path.rpartition(".")[0])
+        setattr(parent, path.rpartition(".")[2], packed.to(device))  # quantised as it moves there
+
+
+def stored_bytes(tensor: Tensor) -> int:
+    """Bytes that a parameter takes: of packed weights all that is kept of them, scales with them."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        return sum(stored_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+    scales = []
+    if state := getattr(tensor, "quant_state", None):  # bitsandbytes, four bits
+        scales = [state.absmax, state.code]
+    elif (rows := getattr(tensor, "SCB", None)) is not None:  # eight bits
+        scales = [rows]
+    return tensor.numel() * tensor.element_size() + sum(scale.numel() * scale.element_size() for scale in scales)

@@ -1,0 +1,156 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from data.errors import INTERRUPTED, InputError
+from data.paths import REPOSITORY
+from data.settings import read_settings
+from distill.explore import Exploration, GridSettings, jobs, run_command
+from distill.report import write_report
+from tests.distill.test_report import TEACHER, put, put_log, student
+
+LOSSES = {"name": "a", "steps": 2, "max_seconds": 6, "lr": {"connector": 1e-3}}
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: Path(path).write_bytes(b"a picture"))
+
+
+@pytest.fixture
+def grid(tiny_recipe):
+    """A grid over the tiny recipe: a start, two arms, an axis of two values, two seeds."""
+    stage = {"train.stages": [LOSSES | {"losses": {"ce": 1.0}}]}
+    return {
+        "name": "grid",
+        "config": str(tiny_recipe),
+        "seeds": [3, 4],
+        "set": {"train.save_every": 5, "data.limit": 4},
+        "start": {"train.stages": [LOSSES | {"losses": {"encoder": 1.0}}]},
+        "arms": {"ce": {"student.weights": "{start}", **stage}, "kd": {}},
+        "axes": {"train.kd.temperature": [1, 2.5]},
+        "launcher": ["--num_gpus", "1"],
+    }
+
+
+def settings(grid: dict) -> GridSettings:
+    return GridSettings.model_validate_json(json.dumps(grid))
+
+
+class Runner:
+    """Stands in for the commands: keeps them, and leaves what scoring would leave."""
+
+    def __init__(self, results: Path, fails: dict[str, tuple[int, str]] | None = None) -> None:
+        self.results, self.fails, self.commands = results, fails or {}, []
+
+    def __call__(self, command: list[str]) -> tuple[int, str]:
+        script = next(word for word in command if word.endswith(".py"))
+        name = json.loads(next(word for word in command if word.startswith("name=")).removeprefix("name="))
+        self.commands.append((Path(script).stem, name))
+        if Path(script).stem in self.fails.get(name, {}):
+            return self.fails[name][Path(script).stem]
+        if script.endswith("evaluate.py"):
+            block = (TEACHER if command[-1] == "teacher" else student()) | {"recipe": name}
+            if not (self.results / name / command[-1]).is_dir():
+                put(self.results / name, block)
+                put_log(self.results / name)
+        return 0, ""
+
+    @property
+    def names(self) -> list[str]:
+        return list(dict.fromkeys(name for _, name in self.commands))
+
+
+ARMS = [f"grid/{arm}_{seed}" for arm in ("ce_0", "ce_1", "kd_0", "kd_1") for seed in (3, 4)]
+
+
+def test_every_arm_with_every_value_and_seed_begins_where_it_says(grid):
+    starts, runs = jobs(settings(grid))
+    assert [job.folder for job in starts] == ["start_3", "start_4"]
+    assert [f"grid/{job.folder}" for job in runs] == ARMS
+    recipe = runs[3].recipe(settings(grid))
+    assert (recipe.name, recipe.seed, recipe.train.kd.temperature) == ("grid/ce_1_4", 4, 2.5)
+    assert recipe.student.weights == str(recipe.run_dir.parent / "start_4" / "model")
+    assert recipe.train.save_every == 5 and recipe.data.limit == 4
+    assert runs[-1].recipe(settings(grid)).student.weights is None
+
+
+def test_a_grid_is_run_told_and_not_run_again(grid, tmp_path):
+    run = Runner(tmp_path / "results")
+    exploration = Exploration(settings(grid), run)
+    assert exploration.explore()
+    assert run.names == ["grid/teacher", "grid/start_3", "grid/start_4", *ARMS]
+    of = {name: [script for script, whose in run.commands if whose == name] for name in run.names}
+    assert of["grid/teacher"] == ["evaluate"] and of["grid/start_3"] == ["train"]
+    assert of["grid/ce_0_3"] == ["train", "evaluate"] and of["grid/kd_0_3"] == ["cache_teacher", "train", "evaluate"]
+    write_report([exploration.folder])
+    page = (exploration.folder / "report.md").read_text(encoding="utf-8")
+    assert "| kd_1 | 30.0 ± 0.0 | +0.0 ± 0.0 |" in page and "`train.kd.temperature` = 2.5" in page
+    again = Runner(tmp_path / "results")
+    assert Exploration(settings(grid), again).explore() and again.commands == []
+    changed = Runner(tmp_path / "results")
+    Exploration(settings(grid | {"arms": grid["arms"] | {"kd": {"train.weight_decay": 0.5}}}), changed).explore()
+    assert changed.names == [name for name in ARMS if "kd" in name]
+
+
+def test_what_fails_is_told_skipped_and_tried_again(grid, tmp_path):
+    fails = {"grid/start_4": {"train": (1, "no memory")}, "grid/kd_0_3": {"cache_teacher": (2, "no sounds")}}
+    run = Runner(tmp_path / "results", fails)
+    exploration = Exploration(settings(grid), run)
+    assert not exploration.explore()
+    assert "grid/ce_0_4" not in run.names and "grid/kd_0_4" in run.names  # only ce begins at the start
+    assert ("train", "grid/kd_0_3") not in run.commands
+    write_report([exploration.folder])
+    page = (exploration.folder / "report.md").read_text(encoding="utf-8")
+    for line in ("- start_4: no memory", "- ce_0_4: its start failed: no memory", "- kd_0_3: no sounds"):
+        assert line in page
+    again = Runner(tmp_path / "results")
+    assert Exploration(settings(grid), again).explore()
+    assert again.names == ["grid/start_4", "grid/ce_0_4", "grid/ce_1_4", "grid/kd_0_3"]
+
+
+def test_an_interrupt_stops_the_grid_and_keeps_what_is_done(grid, tmp_path):
+    run = Runner(tmp_path / "results", {"grid/ce_0_3": {"evaluate": (INTERRUPTED, "interrupted")}})
+    with pytest.raises(KeyboardInterrupt):
+        Exploration(settings(grid), run).explore()
+    again = Runner(tmp_path / "results")
+    Exploration(settings(grid), again).explore()
+    assert again.names == ARMS
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"arms": {}, "axes": {}}, "neither arms nor axes"),
+        ({"axes": {"seed": []}}, "an axis has no values"),
+        ({"start": None}, "the grid has no start"),
+        ({"arms": {"a/b": {}}}, "becomes a folder's"),
+        ({"arm": {}}, "did you mean 'arms'"),
+        ({"arms": {"kd": {"train.kd.temprature": 2}}}, "did you mean 'temperature'"),
+    ],
+)
+def test_a_grid_that_cannot_be_run_is_refused_before_the_first_run(grid, command, tmp_path, change, message):
+    (tmp_path / "grid.json").write_text(json.dumps(grid | change))
+    status, _, err = command("scripts/explore.py", "--grid", tmp_path / "grid.json")
+    assert status == 2 and message in err
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_command_is_shown_and_its_complaint_kept(capfd):
+    told = "import sys; print('step 1'); print('error: no sounds', file=sys.stderr); print('bye'); sys.exit(2)"
+    assert run_command([sys.executable, "-u", "-c", told]) == (2, "no sounds")
+    assert "step 1\n" in capfd.readouterr().out
+    assert run_command([sys.executable, "-c", "print('last')"]) == (0, "last")
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs" / "grids").glob("*.json")), ids=lambda path: path.stem)
+def test_the_grids_of_the_repository_fit_their_recipes(path):
+    starts, runs = jobs(read_settings(GridSettings, path))
+    for job in [*starts, *runs]:
+        try:
+            job.recipe(read_settings(GridSettings, path))
+        except InputError as error:
+            pytest.fail(str(error))

@@ -1,0 +1,76 @@
+import json
+from importlib.util import find_spec
+
+import pytest
+import torch
+from torch import nn
+
+from data.errors import InputError
+from distill.models import part_bytes
+from distill.recipe import read_recipe
+from teacher.build import build_teacher
+from teacher.processor import Clip
+from teacher.quantise import quantise_llm, require_quantisation, stored_bytes
+from tests.teacher.test_build import SHAPES
+
+CPU = torch.device("cpu")
+WIDE = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "initializer_range": 0.1}
+# Optional (requirements-quantise.txt): where it is missing, only its absence can be tested.
+with_torchao = pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed")
+
+
+@pytest.fixture
+def build(tiny_recipe):
+    """A function that builds an untrained teacher whose LLM is wide enough for groups of 64."""
+
+    def build(*overrides, **llm):
+        shapes = SHAPES | {"llm": SHAPES["llm"] | WIDE | llm}
+        own = ["teacher.random_weights=true", "teacher.dtype=bf16", f"teacher.shapes={json.dumps(shapes)}"]
+        return build_teacher(read_recipe(tiny_recipe, [*own, *overrides]).teacher)
+
+    return build
+
+
+def test_an_unknown_quantisation_and_a_missing_library_are_named(monkeypatch):
+    with pytest.raises(InputError, match="quantisation 'int3': none of int8, int4, bnb_int8, bnb_nf4"):
+        require_quantisation("int3", CPU)
+    with pytest.raises(InputError, match="bnb_nf4: needs a CUDA device; on a CPU int8 and int4 run"):
+        require_quantisation("bnb_nf4", CPU)
+    monkeypatch.setattr("teacher.quantise.find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"torchao is not installed; pip install -r requirements-quantise.txt"):
+        require_quantisation("int8", CPU)
+
+
+@pytest.mark.skipif(find_spec("torchao") is not None, reason="torchao is installed")
+def test_a_recipe_that_asks_for_it_is_refused_before_anything_is_built(build):
+    with pytest.raises(InputError, match="int4: the package torchao is not installed"):
+        build("teacher.precision.llm=int4")
+
+
+def test_full_precision_weights_take_what_they_are_wide():
+    assert stored_bytes(torch.zeros(3, 5)) == 60 and stored_bytes(nn.Parameter(torch.zeros(7).bfloat16())) == 14
+
+
+@with_torchao
+@pytest.mark.parametrize(("name", "bits", "apart"), [("int8", 8 + 40 / 64, 0.02), ("int4", 4 + 32 / 64, 0.25)])
+def test_the_decoder_takes_fewer_bytes_and_says_about_the_same(build, waves, name, bits, apart):
+    (whole, processor), (packed, _) = build(), build(f"teacher.precision.llm={name}")
+    linear = sum(m.weight.numel() for m in whole.llm.get_decoder().modules() if type(m) is nn.Linear)
+    layers = [m for m in packed.llm.get_decoder().modules() if isinstance(m, nn.Linear)]
+    assert sum(stored_bytes(layer.weight) for layer in layers) == pytest.approx(linear * bits / 8, rel=0.05)
+    before, after = part_bytes(whole), part_bytes(packed)
+    assert {part for part in before if before[part] != after[part]} == {"llm"}
+    batch = processor([Clip(wave, "transcribe") for wave in waves])
+    with torch.no_grad():
+        expected, found = whole(batch).logits.float(), packed(batch).logits.float()
+    real = batch.attention_mask_BT.bool()
+    assert 0 < (found - expected)[real].norm() / expected[real].norm() < apart
+    assert packed.generate(batch, max_new_tokens=4).shape[0] == len(waves)
+
+
+@with_torchao
+def test_a_layer_that_no_group_fits_is_not_passed_over(build):
+    model, _ = build("teacher.lora=null", intermediate_size=72)
+    with pytest.raises(InputError, match="int4: a layer 72 wide is no multiple of 32"):
+        quantise_llm(model, "int4", CPU)
+    quantise_llm(model, "int8", CPU)
