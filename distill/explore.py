@@ -93,8 +93,9 @@ def jobs(grid: GridSettings) -> tuple[list[Job], list[Job]]:
             starts.append(Job(f"start_{seed}", "start", seed, grid.set | grid.start | {"seed": seed}))
     # As the recipe writes it, so that results name no folder of this machine.
     base = f"{read_recipe(grid.config, _sets(grid.set)[1::2]).runs}/{grid.name}"
-    for arm, overrides in grid.combinations().items():
-        for seed in grid.seeds:
+    # A seed of all arms before the next: cut off, the grid still compares like with like.
+    for seed in grid.seeds:
+        for arm, overrides in grid.combinations().items():
             begun = json.loads(json.dumps(grid.set | overrides).replace(START, f"{base}/start_{seed}/model"))
             runs.append(Job(f"{arm}_{seed}", arm, seed, begun | {"seed": seed}))
     return starts, runs
@@ -117,6 +118,7 @@ class Exploration:
         self.folder = self.teacher.recipe(grid).results_dir.parent
         self._done: dict[str, str] = {}
         self._failed: dict[str, str] = {}
+        self._filled: set[str] = set()
         if (self.folder / "grid.json").is_file():
             self._done = json.loads((self.folder / "grid.json").read_text())["done"]
 
@@ -152,7 +154,8 @@ class Exploration:
             commands = [[*evaluate, "teacher"]]
         else:
             commands = [[*launcher, "distill/train.py", *arguments]]
-            if recipe.trains_from_cache:
+            filled = recipe.model_dump_json(include={"data", "teacher", "cache", "generation"})
+            if recipe.trains_from_cache and filled not in self._filled:
                 commands.insert(0, [*launcher, "scripts/cache_teacher.py", *arguments])
             if job not in self.starts:
                 commands.append([*evaluate, "student"])
@@ -162,6 +165,8 @@ class Exploration:
                 raise KeyboardInterrupt
             if status:
                 return last or f"exit status {status}"
+            if "scripts/cache_teacher.py" in command:
+                self._filled.add(filled)
         return None
 
     def _fingerprint(self, job: Job) -> str:
