@@ -159,7 +159,10 @@ class Manifest(Sequence[Row]):
     @property
     def with_text(self) -> np.ndarray:
         """A mask of the rows that have a text: bool [rows]."""
-        mask = pc.not_equal(pc.utf8_trim_whitespace(self.table.column("text")), "").to_numpy()
+        # Chunk by chunk: trimmed, all texts would be in memory at once.
+        chunks = self.table.column("text").chunks
+        masks = [pc.not_equal(pc.utf8_trim_whitespace(chunk), "").to_numpy(zero_copy_only=False) for chunk in chunks]
+        mask = np.concatenate([np.zeros(0, bool), *masks])
         return mask if self.indices is None else mask[self.indices]
 
     def longest_first(self) -> np.ndarray:
@@ -186,26 +189,34 @@ class Manifest(Sequence[Row]):
 
 
 class RowsDigest:
-    """A running hash over rows."""
+    """A running hash over rows: that of one JSON list of them."""
 
     COLUMNS = ("id", "path", "task", "text", "duration_s", "question", "start_s", "end_s")
 
     def __init__(self) -> None:
-        self.digest, self.rows = hashlib.sha256(b"["), 0
+        self._digest, self._waiting, self._begun = hashlib.sha256(b"["), [], False
 
     def add(self, id: str, path: str, task: str, text: str, duration_s: float, *more: Any) -> None:
         """Takes in one row: the values of `COLUMNS`, and what is heard of several channels."""
         values = [id, path.rpartition("/")[2], task, text, round(duration_s, 3)]
         if more != _PLAIN:
             values += more
-        self.digest.update((b"," if self.rows else b"") + json.dumps(values, separators=(",", ":")).encode())
-        self.rows += 1
+        self._waiting.append(values)
+        if len(self._waiting) >= 1024:  # encoded one by one, they would take several times as long
+            self._encode()
 
     def hexdigest(self) -> str:
         """The hash of the rows so far."""
-        whole = self.digest.copy()
+        if self._waiting:
+            self._encode()
+        whole = self._digest.copy()
         whole.update(b"]")
         return whole.hexdigest()
+
+    def _encode(self) -> None:
+        rows = json.dumps(self._waiting, separators=(",", ":"))[1:-1]
+        self._digest.update((b"," if self._begun else b"") + rows.encode())
+        self._waiting, self._begun = [], True
 
 
 def durations_of(rows: Sequence[Row]) -> np.ndarray:

@@ -12,7 +12,7 @@ from data.annotation import write_annotation
 from data.cache import hash_of
 from data.errors import InputError
 from data.json_stream import stream_list
-from data.manifest import Manifest, Row, fingerprint_of, joined, read_manifest
+from data.manifest import Manifest, Row, RowsDigest, fingerprint_of, joined, read_manifest
 from data.manifest_writer import write_manifest
 
 
@@ -181,6 +181,11 @@ def test_the_fingerprint_of_plain_rows_is_that_of_the_caches_that_are_there(fold
     rows = read_manifest(annotation(folder, A, B))
     listed = [[row.id, row.path.name, row.task, row.text, round(row.duration_s, 3)] for row in rows]
     assert rows.fingerprint() == hash_of(listed)
+    digest = RowsDigest()
+    for _ in range(2500):
+        for row in rows:
+            digest.add(row.id, row.path.name, row.task, row.text, row.duration_s, "", 0.0, 0.0, "first")
+    assert digest.hexdigest() == hash_of(listed * 2500) != RowsDigest().hexdigest() == hash_of([])
 
 
 def test_sounds_that_cannot_be_read_are_left_out_and_listed(folder, lists):
