@@ -7,6 +7,7 @@ all clips), P patches of a column, D/H widths.
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from pydantic import Field
@@ -43,15 +44,20 @@ class MatchSettings(Settings):
 
 
 @contextmanager
-def outputs_of(layers: nn.ModuleList, wanted: Iterable[int]) -> Iterator[dict[int, Tensor]]:
-    """Notes what the wanted layers give for as long as the context lasts."""
+def outputs_of(layers: nn.ModuleList, norm: nn.Module, wanted: Iterable[int]) -> Iterator[dict[int, Tensor]]:
+    """Notes what the wanted layers give for as long as the context lasts.
+
+    As what goes into the next one, or into the norm after the last: where activations are computed again in the
+    backward pass, a layer's own output comes without a gradient at first.
+    """
     seen: dict[int, Tensor] = {}
 
-    def note(number: int, out: Tensor | tuple) -> None:
-        seen[number] = out[0] if isinstance(out, tuple) else out
+    def note(number: int, _: nn.Module, given: tuple, keywords: dict) -> None:
+        seen[number] = given[0] if given else keywords["hidden_states"]
 
+    following = [*layers[1:], norm]
     hooks = [
-        layers[number].register_forward_hook(lambda _, __, out, number=number: note(number, out))
+        following[number].register_forward_pre_hook(partial(note, number), with_kwargs=True)
         for number in set(wanted) - {LAST}
     ]
     try:
@@ -150,7 +156,9 @@ class FeatureMatching(nn.Module):
             llm: Whether its LLM is asked, for hidden states or for distributions.
         """
         out, features = TeacherFeatures(), heard.features
-        with outputs_of(teacher.encoder.layers, self.layers["encoder"][1] if "encoder" in names else ()) as seen:
+        with outputs_of(
+            teacher.encoder.layers, teacher.encoder.layer_norm, self.layers["encoder"][1] if "encoder" in names else ()
+        ) as seen:
             if llm or "audio_tokens" in names:
                 states = teacher.encode(features)
                 seen[LAST], sound_BPD = states.speech_BTD, states.sound_BTD
@@ -182,8 +190,8 @@ class FeatureMatching(nn.Module):
             batch: As this model gets it.
             audio_NH: Its audio tokens.
         """
-        layers = self.layers["hidden"][side]
-        with outputs_of(model.llm.get_decoder().layers, layers) as seen:
+        layers, decoder = self.layers["hidden"][side], model.llm.get_decoder()
+        with outputs_of(decoder.layers, decoder.norm, layers) as seen:
             seen[LAST] = model.hidden(batch, audio_NH)
         rows_N, _ = supervised(batch.labels_BT)
         return seen[LAST], [seen[layer].flatten(0, 1)[rows_N] for layer in layers]

@@ -111,7 +111,7 @@ class Objective(nn.Module):
         terms: dict[str, Tensor] = {}
         sums: dict[str, Tensor] = {}
         layers = self.matching.layers["encoder"][0] if weights.encoder else ()
-        with outputs_of(student.encoder.layers, layers) as seen:
+        with outputs_of(student.encoder.layers, student.encoder.layer_norm, layers) as seen:
             states = example.states or student.encode(batch.features)
         seen[LAST] = states.speech_BTD
         teacher = self._asked(example, states.frames_B, weights) if names else TeacherFeatures()
