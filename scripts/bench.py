@@ -7,9 +7,9 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.errors import run_cli
-from distill.bench import loss, step
+from distill.bench import encoder, loss, step
 
-BENCHES = {"loss": loss, "step": step}
+BENCHES = {"encoder": encoder, "loss": loss, "step": step}
 
 
 def main() -> None:

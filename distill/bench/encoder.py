@@ -7,7 +7,6 @@ The speech encoder alone, at random weights (which change no time) and in the re
 time. With --random-weights its sizes come from the recipe's `teacher.shapes`, else from the encoder's folder.
 """
 
-import argparse
 import json
 import statistics
 import sys
@@ -113,15 +112,14 @@ def page(entries: dict[str, dict]) -> str:
     )
 
 
-def main(options: Sequence[str]) -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Measures, renews this recipe's lines of the table, and prints it."""
-    parser = recipe_parser(__doc__)
-    parser.prog, parser.formatter_class = "bench.py encoder", argparse.RawDescriptionHelpFormatter
+    parser = recipe_parser(__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=int, nargs="+", default=SECONDS, help="lengths of the clips")
     parser.add_argument("--runs", type=int, default=10, help="runs counted")
     parser.add_argument("--out", type=Path, default=Path("results/bench_encoder.md"), help="where the table goes")
     parser.add_argument("--json", action="store_true", help="print the figures")
-    arguments = parser.parse_args(options)
+    arguments = parser.parse_args(words)
     if not all(1 <= length <= WINDOW_S for length in arguments.seconds) or arguments.runs < 1:
         raise InputError(f"--seconds: clips of 1 to {WINDOW_S} s are heard; --runs: at least 1")
     recipe = recipe_of(arguments)

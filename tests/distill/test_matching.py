@@ -264,6 +264,27 @@ def test_what_beats_hears_is_matched_column_by_column(tiny_salmonn, waves):
     assert student.connector.query.grad is None
 
 
+@torch.no_grad()
+def test_past_a_clips_end_no_sound_is_matched(tiny_salmonn, waves):
+    """The released BEATs is heard past the end of a clip; the student is not held against that."""
+    teacher, processor = tiny_salmonn("teacher.reference_padding=true", "teacher.margin_s=null")
+    student = shrink(teacher, STUDENT).eval()
+    objective = objective_of(teacher, student, {"beats"}, beats="mse")
+    own, heard = batch_of(SalmonnProcessor(processor.tokenizer, student.config), waves), batch_of(processor, waves)
+    columns_B = heard.features.fbank_frames_B // 16
+    assert columns_B.tolist() == [round(100 * len(wave) / 16_000) // 16 for wave in waves]
+    _, sums = objective(Example(own, heard=heard, columns_B=columns_B), LossWeights(beats=1), {"columns": 1})
+    sound_BPD, whole_B = teacher.hear_sounds(heard.features)
+    states_BTD = student.encoder(own.features.mel_BMT, own.features.mel_frames_B)
+    expected = 0.0
+    for states, sound, columns in zip(states_BTD, sound_BPD, columns_B.tolist(), strict=True):
+        mean_CD = states[: 8 * columns].view(columns, 8, -1).mean(1)
+        target = sound[: 8 * columns].reshape(columns, -1)
+        expected += (objective.matching.project["beats"](mean_CD) - target).square().mean(1).sum()
+    torch.testing.assert_close(sums["beats"], expected, rtol=1e-4, atol=1e-4)
+    assert (whole_B > 8 * columns_B).any()
+
+
 def test_the_mean_of_each_column():
     states = rows(2 * 11, 3, 0).view(2, 11, 3)
     found = mean_of_columns(states, 4)
