@@ -7,8 +7,10 @@ and tried again the next time.
 import hashlib
 import itertools
 import json
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from pydantic import Field, model_validator
 
 from data.errors import INTERRUPTED
 from data.paths import REPOSITORY, resolve, written_whole
+from data.progress import clock
 from data.settings import Settings
 from distill.recipe import Recipe, read_recipe
 
@@ -53,14 +56,22 @@ class GridSettings(Settings):
         return self
 
     def combinations(self) -> dict[str, Overrides]:
-        """The overrides of each arm, by its name; one of axes is named by its values' places."""
-        arms = self.arms or {"": {}}
+        """The overrides of each arm, by its name; along axes it is named by keys and values, as temperature-2."""
         found = {}
-        for (arm, overrides), values in itertools.product(arms.items(), itertools.product(*self.axes.values())):
-            places = [str(axis.index(v)) for axis, v in zip(self.axes.values(), values, strict=True)]
-            name = "_".join(filter(None, [arm, "-".join(places)]))
-            found[name] = overrides | dict(zip(self.axes, values, strict=True))
+        for (arm, overrides), values in itertools.product(
+            (self.arms or {"": {}}).items(), itertools.product(*self.axes.values())
+        ):
+            along = dict(zip(self.axes, values, strict=True))
+            name = "_".join(filter(None, [arm, *(self._place(key, value) for key, value in along.items())]))
+            found[name] = overrides | along
         return found
+
+    def _place(self, key: str, value: Any) -> str:
+        """A value on an axis as part of a folder's name: itself where it can be one, else its number."""
+        shown = str(value)
+        if not re.fullmatch(r"[A-Za-z0-9_.]{1,20}", shown):
+            shown = str(self.axes[key].index(value))
+        return f"{key.rpartition('.')[2]}-{shown}"
 
 
 @dataclass(frozen=True)
@@ -125,11 +136,15 @@ class Exploration:
     def explore(self) -> bool:
         """Runs what is not done yet; whether nothing failed."""
         everything = [self.teacher, *self.starts, *self.runs]
+        begun, ran = time.monotonic(), 0
         for number, job in enumerate(everything, start=1):
-            print(f"== {number}/{len(everything)} {self.grid.name}/{job.folder}", flush=True)
+            spent = time.monotonic() - begun
+            left = f", {clock(spent / ran * (len(everything) - number + 1))} left" if ran else ""
+            print(f"== {number}/{len(everything)} {self.grid.name}/{job.folder}{left}", flush=True)
             if self._done.get(job.folder) == self._fingerprint(job):
                 print("done already")
                 continue
+            ran += 1
             failed = next((self._failed[s.folder] for s in self.starts if self._begins_at(job, s)), None)
             reason = f"its start failed: {failed}" if failed else self._one(job)
             if reason is None:

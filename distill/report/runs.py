@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data.errors import InputError
 
-MEASURED = ("parameters", "weight_bytes", "peak_memory_bytes", "ttft_s", "tpot_s", "rtfx", "device", "dtype")
+MEASURED = ("parameters", "weight_bytes", "peak_memory_bytes", "ttft_s", "tpot_s", "rtfx", "device")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ def read_run(folder: Path) -> Run:
         for name, block in read_metrics(folder / "efficiency.json").items():
             if isinstance(block, dict) and "peak_memory_bytes" in block:
                 measured = {key: block[key] for key in MEASURED if key in block}
-                models[name] = {"model": name} | models.get(name, {}) | measured
+                about = {"model": name, "dtype": block.get("dtype")}
+                models[name] = about | models.get(name, {}) | measured
     if not models:
         raise InputError(f"{folder}: no teacher/metrics.json or student/metrics.json; run scripts/evaluate.py first")
     recipe = folder / "recipe.json"

@@ -31,7 +31,7 @@ def grid(tiny_recipe):
         "set": {"train.save_every": 5, "data.limit": 4},
         "start": {"train.stages": [LOSSES | {"losses": {"encoder": 1.0}}]},
         "arms": {"ce": {"student.weights": "{start}", **stage}, "kd": {}},
-        "axes": {"train.kd.temperature": [1, 2.5]},
+        "axes": {"train.kd.beta": [0.5, 0.25]},
         "launcher": ["--num_gpus", "1"],
     }
 
@@ -64,7 +64,7 @@ class Runner:
         return list(dict.fromkeys(name for _, name in self.commands))
 
 
-ARMS = [f"grid/{arm}_{seed}" for seed in (3, 4) for arm in ("ce_0", "ce_1", "kd_0", "kd_1")]
+ARMS = [f"grid/{arm}_beta-{at}_{seed}" for seed in (3, 4) for arm in ("ce", "kd") for at in (0.5, 0.25)]
 
 
 def test_every_arm_with_every_value_and_seed_begins_where_it_says(grid):
@@ -72,9 +72,11 @@ def test_every_arm_with_every_value_and_seed_begins_where_it_says(grid):
     assert [job.folder for job in starts] == ["start_3", "start_4"]
     assert [f"grid/{job.folder}" for job in runs] == ARMS
     recipe = runs[5].recipe(settings(grid))
-    assert (recipe.name, recipe.seed, recipe.train.kd.temperature) == ("grid/ce_1_4", 4, 2.5)
+    assert (recipe.name, recipe.seed, recipe.train.kd.beta) == ("grid/ce_beta-0.25_4", 4, 0.25)
     assert recipe.student.weights == str(recipe.run_dir.parent / "start_4" / "model")
     assert recipe.train.save_every == 5 and recipe.data.limit == 4
+    odd = settings(grid | {"axes": {"student.llm_layers": [[0, 1], 3]}})
+    assert [*odd.combinations()][:2] == ["ce_llm_layers-0", "ce_llm_layers-3"]
     assert runs[-1].recipe(settings(grid)).student.weights is None
 
 
@@ -85,11 +87,12 @@ def test_a_grid_is_run_told_and_not_run_again(grid, tmp_path):
     assert run.names == ["grid/teacher", "grid/start_3", "grid/start_4", *ARMS]
     of = {name: [script for script, whose in run.commands if whose == name] for name in run.names}
     assert of["grid/teacher"] == ["evaluate"] and of["grid/start_3"] == ["train"]
-    assert of["grid/ce_0_3"] == ["train", "evaluate"] and of["grid/kd_0_3"] == ["cache_teacher", "train", "evaluate"]
-    assert of["grid/kd_1_3"] == ["train", "evaluate"]  # the cache is there, the one before filled it
+    assert of["grid/ce_beta-0.5_3"] == ["train", "evaluate"]
+    assert of["grid/kd_beta-0.5_3"] == ["cache_teacher", "train", "evaluate"]
+    assert of["grid/kd_beta-0.25_3"] == ["train", "evaluate"]  # the cache is there, the one before filled it
     write_report([exploration.folder])
     page = (exploration.folder / "report.md").read_text(encoding="utf-8")
-    assert "| kd_1 | 30.0 ± 0.0 | +0.0 ± 0.0 |" in page and "`train.kd.temperature` = 2.5" in page
+    assert "| kd_beta-0.25 | 30.0 ± 0.0 | +0.0 ± 0.0 |" in page and "`train.kd.beta` = 0.25" in page
     again = Runner(tmp_path / "results")
     assert Exploration(settings(grid), again).explore() and again.commands == []
     changed = Runner(tmp_path / "results")
@@ -98,23 +101,45 @@ def test_a_grid_is_run_told_and_not_run_again(grid, tmp_path):
 
 
 def test_what_fails_is_told_skipped_and_tried_again(grid, tmp_path):
-    fails = {"grid/start_4": {"train": (1, "no memory")}, "grid/kd_0_3": {"cache_teacher": (2, "no sounds")}}
+    fails = {
+        "grid/start_4": {"train": (1, "no memory")},
+        "grid/kd_beta-0.5_3": {"cache_teacher": (2, "no sounds")},
+    }
     run = Runner(tmp_path / "results", fails)
     exploration = Exploration(settings(grid), run)
     assert not exploration.explore()
-    assert "grid/ce_0_4" not in run.names and "grid/kd_0_4" in run.names  # only ce begins at the start
-    assert ("train", "grid/kd_0_3") not in run.commands
+    assert "grid/ce_beta-0.5_4" not in run.names and "grid/kd_beta-0.5_4" in run.names  # only ce begins at the start
+    assert ("train", "grid/kd_beta-0.5_3") not in run.commands
     write_report([exploration.folder])
     page = (exploration.folder / "report.md").read_text(encoding="utf-8")
-    for line in ("- start_4: no memory", "- ce_0_4: its start failed: no memory", "- kd_0_3: no sounds"):
+    for line in (
+        "- start_4: no memory",
+        "- ce_beta-0.5_4: its start failed: no memory",
+        "- kd_beta-0.5_3: no sounds",
+    ):
         assert line in page
     again = Runner(tmp_path / "results")
     assert Exploration(settings(grid), again).explore()
-    assert again.names == ["grid/start_4", "grid/kd_0_3", "grid/ce_0_4", "grid/ce_1_4"]
+    assert again.names == [
+        "grid/start_4",
+        "grid/kd_beta-0.5_3",
+        "grid/ce_beta-0.5_4",
+        "grid/ce_beta-0.25_4",
+    ]
+
+
+def test_a_grid_in_which_all_fails_still_says_so(grid, tmp_path):
+    names = ["grid/teacher", "grid/start_3", "grid/start_4", *ARMS]
+    whatever = {script: (1, "no disk") for script in ("train", "evaluate", "cache_teacher")}
+    exploration = Exploration(settings(grid), Runner(tmp_path / "results", dict.fromkeys(names, whatever)))
+    assert not exploration.explore()
+    write_report([exploration.folder])
+    page = (exploration.folder / "report.md").read_text(encoding="utf-8")
+    assert "- teacher: no disk" in page and "| kd_beta-0.25 |  |" not in page
 
 
 def test_an_interrupt_stops_the_grid_and_keeps_what_is_done(grid, tmp_path):
-    run = Runner(tmp_path / "results", {"grid/ce_0_3": {"evaluate": (INTERRUPTED, "interrupted")}})
+    run = Runner(tmp_path / "results", {"grid/ce_beta-0.5_3": {"evaluate": (INTERRUPTED, "interrupted")}})
     with pytest.raises(KeyboardInterrupt):
         Exploration(settings(grid), run).explore()
     again = Runner(tmp_path / "results")
