@@ -67,7 +67,7 @@ class FaultPolicies(Settings):
 
     missing_file: Literal["stop", "drop"] = Field("stop", description="no such sound file; stop: refuse to start")
     unreadable: Literal["stop", "drop", "keep"] = Field(
-        "drop", description="not decodable; keep: caching lists it among its failures, training stops at it"
+        "stop", description="not decodable; keep: caching lists it among its failures, training stops at it"
     )
     zero_length: Literal["stop", "drop"] = Field("drop", description="a sound of 0 s")
     too_short: Literal["stop", "drop", "keep"] = Field("keep", description="keep: padded with zeros to 1 s")

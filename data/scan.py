@@ -24,6 +24,8 @@ from data.soundcheck import SoundCheck, check_sound, file_hash
 OK = "ok"
 CLASSES = (*FAULTS, OK)
 
+_FORMAT = 1
+"""Of what is kept: what an older one has kept is not read."""
 _CHUNK = 64
 _FLUSH_S = 10.0
 
@@ -59,7 +61,7 @@ def scan_sounds(
         What was found, by path.
     """
     root = root.resolve()
-    store = ScanStore(cache_dir() / "scans" / hashlib.sha256(str(root).encode()).hexdigest()[:16])
+    store = ScanStore(cache_dir() / "scans" / hashlib.sha256(f"{_FORMAT} {root}".encode()).hexdigest()[:16])
     known = store.read()
     paths = list(dict.fromkeys(paths))
     chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]

@@ -1,5 +1,7 @@
 """What is known of the sound files under a folder, kept on disk: a scan that was cut off goes on from it."""
 
+import os
+import time
 from collections.abc import Iterator
 from dataclasses import fields
 from operator import attrgetter
@@ -35,9 +37,7 @@ class ScanStore:
         """Writes what was added since as one more part."""
         if not self._pending:
             return
-        parts = self._parts()
-        number = int(parts[-1].stem) + 1 if parts else 0
-        self._write(number, self._pending)
+        self._write(self._pending)
         self._pending = {}
 
     def read(self) -> dict[str, SoundCheck]:
@@ -45,19 +45,20 @@ class ScanStore:
         parts = self._parts()
         known = {path: check for part in parts for path, check in _rows(part)}
         if len(parts) > _MOST_PARTS:
-            self._write(int(parts[-1].stem) + 1, known)
+            self._write(known)
             for part in parts:
-                part.unlink()
+                part.unlink(missing_ok=True)
         return known
 
     def _parts(self) -> list[Path]:
+        # By the time that they were written at: two scans may fill one folder.
         return sorted(self.folder.glob("[0-9]*.parquet"))
 
-    def _write(self, number: int, checks: dict[str, SoundCheck]) -> None:
+    def _write(self, checks: dict[str, SoundCheck]) -> None:
         values = zip(*map(attrgetter(*_SCHEMA.names[1:]), checks.values()), strict=True)
         columns = [list(checks), *map(list, values)]
         table = pa.table([pa.array(column, type) for column, type in zip(columns, _SCHEMA.types, strict=True)], _SCHEMA)
-        with written_whole(self.folder / f"{number:06d}.parquet") as temporary:
+        with written_whole(self.folder / f"{time.time_ns()}_{os.getpid()}.parquet") as temporary:
             parquet.write_table(table, temporary, compression="zstd")
 
 

@@ -16,6 +16,8 @@ from data.errors import InputError
 from data.faults import FAULTS, Thresholds
 from data.scan import CLASSES, OK, scan_sounds
 from data.scan_report import read_report, report_of
+from data.scan_store import ScanStore
+from data.soundcheck import SoundCheck
 from tests.conftest import REPOSITORY, SAMPLE_RATE, sound
 
 
@@ -240,3 +242,17 @@ def test_ctrl_c_keeps_what_was_found(recordings, tmp_path):
     assert b"interrupted" in scan.communicate()[1]
     assert scan.returncode == 130
     assert list((tmp_path / "cache" / "scans").rglob("*.parquet"))
+
+
+def test_many_small_parts_become_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("data.scan_store._MOST_PARTS", 3)
+    checks = [SoundCheck(size=number, duration_s=number / 2, fingerprint=f"{number:x}") for number in range(6)]
+    for number, check in enumerate(checks):
+        store = ScanStore(tmp_path)
+        store.add(f"{number % 5}.wav", check)
+        store.flush()
+        store.flush()  # nothing more to keep
+    newest = {f"{number % 5}.wav": check for number, check in enumerate(checks)}
+    assert len(list(tmp_path.iterdir())) == 6
+    assert ScanStore(tmp_path).read() == ScanStore(tmp_path).read() == newest
+    assert len(list(tmp_path.iterdir())) == 1
