@@ -48,7 +48,7 @@ def read_training_rows(
     read = len(rows) + sum(map(len, dropped.values()))
     listed = read_report(scan, path) if scan else {}
     stays = np.ones(len(rows), bool)
-    for name, mask in _faults(rows, lengths, listed).items():
+    for name, mask in _faults(rows, policies, lengths, listed).items():
         policy = getattr(policies, name)
         if policy == "split":
             mask = mask & ~rows.among("task", CAPTIONS)
@@ -75,7 +75,9 @@ def read_training_rows(
     return rows
 
 
-def _faults(rows: Manifest, lengths: Lengths, listed: dict[str, list[str]]) -> dict[Fault, np.ndarray]:
+def _faults(
+    rows: Manifest, policies: FaultPolicies, lengths: Lengths, listed: dict[str, list[str]]
+) -> dict[Fault, np.ndarray]:
     """A mask of the rows at each fault: bool [rows]."""
     seconds = rows.durations_s
     found = {
@@ -83,8 +85,9 @@ def _faults(rows: Manifest, lengths: Lengths, listed: dict[str, list[str]]) -> d
         "too_short": (seconds > 0) & (seconds < lengths.min_seconds),
         "too_long": seconds > lengths.max_seconds,
         "no_text": ~rows.with_text,
-        "long_text": _long_texts(rows, lengths),
     }
+    if policies.long_text != "crop":  # every text is looked at
+        found["long_text"] = _long_texts(rows, lengths)
     # What is read anew is not taken from the scan.
     for name in ("unreadable", "silent", "clipped", "nan", "duplicate_audio"):
         if listed.get(name):
