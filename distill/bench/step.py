@@ -4,8 +4,9 @@
     python scripts/bench.py step --random-weights --steps 1 --set deepspeed.activation_checkpointing={}
 
 Real steps of the real loop, of the recipe's last stage that distils, with its DeepSpeed block: batches, accumulation,
-gradients and optimizer. Only the data are made up: clips of noise, texts of a length, and a cache of as many ids a
-position as a teacher's has. Each way runs in a process of its own. `--ways cache` measures the student alone.
+gradients and optimizer; of its losses those on the text. Only the data are made up: clips of noise, texts of a length,
+and a cache of as many ids a position as a teacher's has. Each way runs in a process of its own. `--ways cache` measures
+the student alone.
 """
 
 import argparse
@@ -77,12 +78,14 @@ def _over_noise(way: str, arguments: argparse.Namespace, folder: Path) -> Recipe
     stages = [stage for stage in recipe.train.stages if stage.used.kd]
     if not stages:
         raise InputError(f"{arguments.config}: no stage has a kd weight; there is nothing that a teacher is asked")
+    used = stages[-1].used
     once = {"steps": arguments.steps, "tasks": [], "warmup_steps": 0}
+    once |= {"losses": {"ce": used.ce, "kd": used.kd}, "final_losses": None}  # features would ask the teacher both ways
     stage = json.loads(stages[-1].model_dump_json()) | once
     task, kept = next(iter(recipe.data.prompts)), {"targets": ["reference"], "folder": str(folder / "cache")}
     tree = json.loads(recipe.model_dump_json())
     tree |= {"runs": str(folder), "name": "bench", "cache": (tree["cache"] or {}) | kept}
-    tree["data"] |= {"train": str(folder / "noise.json"), "valid": [], "limit": None}
+    tree["data"] = {key: tree["data"][key] for key in ("test", "prompts")} | {"train": str(folder / "noise.json")}
     tree["train"] |= {"stages": [stage], "teacher": way, "save_every": arguments.steps}
     tree["train"] |= {"hypotheses": {}, "on_policy": {}, "keep_encoded": False}
     clips = max(int(stage["max_seconds"] / (arguments.seconds + (recipe.student.margin_s or 0.0))), 1)

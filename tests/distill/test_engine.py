@@ -65,6 +65,18 @@ def test_bf16_is_near_and_clipping_holds(train):
     assert clipped[:2] == kept[:2] and clipped[4] != kept[4]
 
 
+def test_fp16_scales_its_loss_and_a_collapsed_scale_ends_the_run(train, monkeypatch):
+    # PyTorch computes it on a CPU too, slowly; DeepSpeed says that it does not.
+    monkeypatch.setattr(type(get_accelerator()), "is_fp16_supported", lambda self: True)
+    kept = train("kept", *PARTS)
+    scaled = train("scaled", *PARTS, 'deepspeed.fp16={"enabled": true, "initial_scale_power": 8}')
+    assert scaled[0] == pytest.approx(kept[0], rel=0.02) and scaled[1] == pytest.approx(kept[1], rel=0.1)
+    assert scaled[4] != scaled[0]
+    never = '{"enabled": true, "initial_scale_power": 20, "min_loss_scale": 262144, "hysteresis": 1}'
+    line = train("collapsed", *PARTS, "train.stages.0.steps=8", f"deepspeed.fp16={never}", ends=2)
+    assert line.startswith("error: fp16: gradients overflow even at the lowest loss scale")
+
+
 @pytest.mark.skipif(not ON_CPU, reason="refused on a CPU alone")
 def test_what_this_machine_cannot_do_is_refused_in_one_line(train):
     line = train("fp16", *PARTS, 'deepspeed.fp16={"enabled": true}', ends=2)
