@@ -10,7 +10,7 @@ from distill.models import part_bytes
 from distill.recipe import read_recipe
 from teacher.build import build_teacher
 from teacher.processor import Clip
-from teacher.quantise import quantise_llm, require_quantisation, stored_bytes
+from teacher.quantise import RowwiseInt8, quantise_llm, replace_linear, require_quantisation, stored_bytes
 from tests.teacher.test_build import SHAPES
 
 CPU = torch.device("cpu")
@@ -56,7 +56,7 @@ def test_full_precision_weights_take_what_they_are_wide():
 def test_the_decoder_takes_fewer_bytes_and_says_about_the_same(build, waves, name, bits, apart):
     (whole, processor), (packed, _) = build(), build(f"teacher.precision.llm={name}")
     linear = sum(m.weight.numel() for m in whole.llm.get_decoder().modules() if type(m) is nn.Linear)
-    layers = [m for m in packed.llm.get_decoder().modules() if isinstance(m, nn.Linear)]
+    layers = [m for m in packed.llm.get_decoder().modules() if isinstance(m, nn.Linear | RowwiseInt8)]
     assert sum(stored_bytes(layer.weight) for layer in layers) == pytest.approx(linear * bits / 8, rel=0.05)
     before, after = part_bytes(whole), part_bytes(packed)
     assert {part for part in before if before[part] != after[part]} == {"llm"}
@@ -66,6 +66,22 @@ def test_the_decoder_takes_fewer_bytes_and_says_about_the_same(build, waves, nam
     real = batch.attention_mask_BT.bool()
     assert 0 < (found - expected)[real].norm() / expected[real].norm() < apart
     assert packed.generate(batch, max_new_tokens=4).shape[0] == len(waves)
+
+
+@with_torchao
+@pytest.mark.parametrize("rows", [1, 7, 200])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kernel_for_int8_computes_what_torchao_does(rows, dtype):
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    torch.manual_seed(0)
+    decoder = nn.Sequential(nn.Linear(96, 40, dtype=dtype), nn.Linear(40, 24, bias=False, dtype=dtype))
+    quantize_(decoder, Int8WeightOnlyConfig(set_inductor_config=False))
+    states = torch.randn(2, rows, 96, dtype=dtype)
+    expected = decoder(states)
+    replace_linear(decoder, RowwiseInt8)
+    assert all(type(layer) is RowwiseInt8 for layer in decoder)
+    torch.testing.assert_close(decoder(states), expected, atol=0.02, rtol=0.02)
 
 
 @with_torchao
