@@ -172,6 +172,8 @@ def _examples(lines: Sequence[Entry]) -> list[Block]:
     blocks: list[Block] = []
     if rows:
         blocks += [Heading("Examples"), Table(["task", "reference", *(line.label for line in told)], rows, sounds)]
+        if any(sounds):
+            blocks.append(Text("Recordings in this page keep their own licences (NOTICE)."))
     worst = [line for line in lines if line.block.get("asr", {}).get("worst")]
     if worst:
         blocks.append(Heading("Worst transcripts"))
