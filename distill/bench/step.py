@@ -36,8 +36,8 @@ from distill.loop import Trainer
 from distill.memory import forget_peak, peak_bytes
 from distill.recipe import Recipe, recipe_of, recipe_parser
 from distill.report.table import MISSING, markdown
-from distill.students import processor_of, student_of
-from teacher.build import build_teacher, default_dtype
+from distill.students import processor_of, student_of, untrained_student
+from teacher.build import build_teacher
 from teacher.cache import cache_identity
 from teacher.device import alone_without_launcher, prepare_process
 from teacher.model import SalmonnForConditionalGeneration
@@ -102,14 +102,12 @@ def _over_noise(way: str, arguments: argparse.Namespace, folder: Path) -> Recipe
 def _student(recipe: Recipe) -> tuple[SalmonnForConditionalGeneration, SalmonnProcessor]:
     """The student in the precision that it is trained in, and the teacher's processor."""
     dtype = torch.bfloat16 if recipe.deepspeed.get("bf16", {}).get("enabled") else torch.float32
-    if not recipe.teacher.random_weights:
-        teacher, theirs = build_teacher(recipe.teacher, dtype)
-        return student_of(recipe, teacher, theirs), theirs
-    with torch.device("meta"):  # sizes alone: the teacher takes no memory
-        teacher, theirs = build_teacher(recipe.teacher, dtype)
-        shaped = student_of(recipe, teacher, theirs)
-    with default_dtype(dtype):
-        return SalmonnForConditionalGeneration(shaped.config), theirs
+    if recipe.teacher.random_weights:
+        with torch.device("meta"):  # its processor alone: the teacher takes no memory
+            _, theirs = build_teacher(recipe.teacher, dtype)
+        return untrained_student(recipe)[0].to(dtype), theirs
+    teacher, theirs = build_teacher(recipe.teacher, dtype)
+    return student_of(recipe, teacher, theirs), theirs
 
 
 def _made_up_cache(recipe: Recipe, theirs: SalmonnProcessor) -> CacheReader:
