@@ -40,9 +40,7 @@ class StepLoader:
                 rank=rank,
                 world=world,
                 accumulation=accumulation,
-                text_tokens=[len(processor.text_ids(text)) for text in rows.values("text")]
-                if stage.max_text_tokens
-                else (),
+                text_tokens=list(processor.text_lengths(rows.values("text"))) if stage.max_text_tokens else (),
                 max_text_tokens=stage.max_text_tokens,
                 weights=None if weights is None else weights[chosen],
                 shards=shards_of(rows) if recipe.data.source == "shards" else None,

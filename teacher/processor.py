@@ -1,7 +1,8 @@
 """From waves, instructions and texts to a batch, and from ids back to text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,13 @@ class SalmonnProcessor:
         """A text's ids, cut to 300 tokens, and the end symbol."""
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
         return [*ids[:MAX_TEXT_TOKENS], self.config.eos_token_id]
+
+    def text_lengths(self, texts: Iterable[str]) -> Iterator[int]:
+        """The number of each text's ids as `text_ids` gives them; tokenised many at a time, which is faster."""
+        texts = iter(texts)
+        while some := list(islice(texts, 4096)):
+            ids = self.tokenizer(some, add_special_tokens=False).input_ids
+            yield from (min(len(of_text), MAX_TEXT_TOKENS) + 1 for of_text in ids)
 
     def prompt_ids(self, instruction: str, slots: int) -> list[int]:
         """BOS, the prompt, and `[PAD]` in each place of an audio token."""

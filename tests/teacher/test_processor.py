@@ -91,3 +91,8 @@ def test_a_saved_processor_lays_out_the_same(tiny_teacher, tmp_path, waves):
     assert torch.equal(one.features.mel_BMT, other.features.mel_BMT)
     for name in ("input_ids_BT", "attention_mask_BT", "labels_BT"):
         assert torch.equal(getattr(one, name), getattr(other, name))
+
+
+def test_lengths_of_many_texts_are_those_of_each(processor):
+    texts = ["Press One", "", "b" * (MAX_TEXT_TOKENS + 50)] * 2000  # more than are tokenised at a time
+    assert list(processor.text_lengths(texts)) == [len(processor.text_ids(text)) for text in texts[:3]] * 2000
