@@ -1,6 +1,7 @@
 """Sound files decoded: wav, flac, ogg, mp3 and what else libsndfile reads; m4a through FFmpeg (PyAV)."""
 
 import io
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ class SoundBytes(io.BytesIO):
 Sound = Path | SoundBytes
 
 _BLOCK_S = 30
+_RIFF = ("WAV", "WAVEX")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +62,11 @@ def sound_info(sound: Sound) -> SoundInfo:
     """
     try:
         with _opened(sound) as file:
-            header = SoundInfo(file.frames, file.samplerate, file.channels)
+            if file.format in _RIFF:
+                _require_whole(sound)
+            return SoundInfo(file.frames, file.samplerate, file.channels)
     except _Foreign:
-        header = _foreign_header(sound)
-    _require_whole(sound)
-    return header
+        return _foreign_header(sound)
 
 
 def blocks(sound: Sound, *, start_s: float = 0.0, seconds: float | None = None) -> Iterator[tuple[np.ndarray, int]]:
@@ -84,9 +86,10 @@ def blocks(sound: Sound, *, start_s: float = 0.0, seconds: float | None = None) 
     try:
         with _opened(sound) as file:
             yield from _native_blocks(sound, file, start_s, seconds)
+            if file.format in _RIFF:
+                _require_whole(sound)
     except _Foreign:
         yield from _foreign_blocks(sound, start_s, seconds)
-    _require_whole(sound)
 
 
 class _Foreign(Exception):
@@ -144,8 +147,8 @@ def _first_bytes(sound: Sound) -> tuple[bytes, int]:
     """The first 12 bytes, and how many there are in all."""
     if isinstance(sound, SoundBytes):
         return sound.getbuffer()[:12].tobytes(), sound.getbuffer().nbytes
-    with sound.open("rb") as file:
-        return file.read(12), sound.stat().st_size
+    with open(sound, "rb", buffering=0) as file:
+        return file.read(12), os.fstat(file.fileno()).st_size
 
 
 def _require_content(sound: Sound) -> None:
