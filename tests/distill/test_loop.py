@@ -124,9 +124,11 @@ def test_rows_without_a_text_are_left_out(train, own_data):
         "cache=null",
         'train.stages=[{"name": "ce", "steps": 3, "losses": {"ce": 1}, "lr": {"llm": 1e-3}}]',
     ]
-    steps, out = train("texts", *without_teacher, "train.stages.0.max_seconds=60")
+    without_teacher += ["train.stages.0.max_seconds=60", "train.stages.0.max_text_tokens=50"]
+    steps, out = train("texts", *without_teacher)
+    assert all(step["tokens"] <= 50 for step in steps)
     assert "train.json: 1 of 12 rows dropped: 1 no_text (train_3)" in out
-    kept, out = train("kept", *without_teacher, "train.stages.0.max_seconds=60", "data.faults.no_text=keep")
+    kept, out = train("kept", *without_teacher, "data.faults.no_text=keep")
     assert "1 rows without a text are left out, the first of them train_3" in out
     assert losses(kept) == losses(steps)
     assert all(np.isfinite(losses(steps)))
