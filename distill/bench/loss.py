@@ -23,11 +23,13 @@ from torch.nn import functional as F
 from data.cache import SparseTargets
 from data.errors import run_cli
 from data.paths import written_whole
+from distill.alignment import Span
 from distill.bench.apart import NOT_THERE, measured_apart
 from distill.losses import fused_loss
 from distill.memory import forget_peak, peak_bytes, present_bytes
 from distill.report.table import MISSING, markdown
 from distill.signals import SparseSignal
+from distill.universal import SpanSignal
 from teacher.device import DTYPES, pick_device
 
 
@@ -35,6 +37,16 @@ def ours(hidden_ND: Tensor, head_VD: Tensor, labels_N: Tensor, teacher_NV: Tenso
     """Cross-entropy and forward KL from the k most probable ids, head included."""
     targets = SparseTargets.from_logits(teacher_NV, labels_N, top_p=1.0, top_k=kept)
     signal = SparseSignal.collate([targets]).to(hidden_ND.device)
+    return lambda: fused_loss(hidden_ND, head_VD, labels_N, signal, ce_weight=0.5, kd_weight=0.5).loss
+
+
+def universal(
+    hidden_ND: Tensor, head_VD: Tensor, labels_N: Tensor, teacher_NV: Tensor, kept: int
+) -> Callable[[], Tensor]:
+    """Cross-entropy and the sorted distance to a teacher of another vocabulary, from as many ids; a span a token."""
+    targets = SparseTargets.from_logits(teacher_NV, labels_N, top_p=1.0, top_k=kept)
+    spans = [Span(at, at + 1, at, at + 1) for at in range(len(labels_N))]
+    signal = SpanSignal.collate([targets], [spans], [len(labels_N)]).to(hidden_ND.device)
     return lambda: fused_loss(hidden_ND, head_VD, labels_N, signal, ce_weight=0.5, kd_weight=0.5).loss
 
 
@@ -78,7 +90,7 @@ def torchtune(
     return lambda: kl([part[None] @ head_VD.T for part in hidden_ND.chunk(8)], list(chunks), labels_N[None])
 
 
-WAYS = {way.__name__: way for way in (ours, full_vocabulary, trl, torchtune, cross_entropy_only)}
+WAYS = {way.__name__: way for way in (ours, universal, full_vocabulary, trl, torchtune, cross_entropy_only)}
 
 
 def one(arguments: argparse.Namespace) -> dict[str, float]:

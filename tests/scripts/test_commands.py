@@ -181,7 +181,7 @@ def test_training_needs_no_launcher(command, tiny_recipe, monkeypatch, tmp_path)
     assert f"trained model: {tmp_path}/runs/tiny/model" in done.stdout
 
 
-@pytest.mark.parametrize("way", ["ours", "full_vocabulary", "cross_entropy_only"])
+@pytest.mark.parametrize("way", ["ours", "universal", "full_vocabulary", "cross_entropy_only"])
 def test_a_loss_is_timed_and_its_memory_measured(command, way):
     sizes = ["--rows", 64, "--width", 16, "--vocabulary", 20_000, "--kept", 8]
     status, out, err = command("scripts/bench.py", "loss", "--one", way, *sizes)
