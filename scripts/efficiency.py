@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 # This folder has an evaluate.py, which would shadow the library of that name.
@@ -18,13 +19,15 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.errors import InputError, run_cli
 from data.paths import written_whole
-from distill.efficiency import REFERENCE, Measured, Protocol, measure, sound_of
-from distill.inputs import require_inputs
-from distill.models import student_folder
-from distill.recipe import Recipe, recipe_of, recipe_parser
-from distill.report.efficiency import efficiency_page
-from teacher.device import pick_device
-from teacher.quantise import require_quantisation
+
+with redirect_stdout(sys.stderr):  # DeepSpeed says which device it found, as it is imported
+    from distill.efficiency import REFERENCE, Measured, Protocol, measure, sound_of
+    from distill.inputs import require_inputs
+    from distill.models import student_folder
+    from distill.recipe import Recipe, recipe_of, recipe_parser
+    from distill.report.efficiency import efficiency_page
+    from teacher.device import pick_device
+    from teacher.quantise import require_quantisation
 
 
 def numbers(text: str, kind: type, low: float, high: float, what: str) -> tuple:
@@ -95,7 +98,8 @@ def main() -> None:
             raise InputError(f"--{name} {value}: must be at least {low}")
     recipe = recipe_of(arguments)
     protocol = protocol_of(arguments, recipe)
-    found = measure(recipe, models_of(arguments, recipe), protocol)
+    with redirect_stdout(sys.stderr if arguments.json else sys.stdout):  # JSON stands alone
+        found = measure(recipe, models_of(arguments, recipe), protocol)
     page = efficiency_page(found)
     folder = arguments.out or recipe.results_dir
     for name, text in (("efficiency.json", json.dumps(found, indent=2) + "\n"), ("efficiency.md", page)):

@@ -18,14 +18,16 @@ from typing import get_args
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.errors import InputError, run_cli
-from distill.evaluation import evaluate, results_folder, submit
-from distill.inputs import require_inputs
-from distill.recipe import Recipe, recipe_of, recipe_parser
-from distill.report import print_table, write_report
-from distill.test_sets import KINDS, Selection
-from teacher.device import pick_device, prepare_process
-from teacher.quantise import require_quantisation
-from teacher.settings import Quantisation
+
+with redirect_stdout(sys.stderr):  # DeepSpeed says which device it found, as it is imported
+    from distill.evaluation import evaluate, results_folder, submit
+    from distill.inputs import require_inputs
+    from distill.recipe import Recipe, recipe_of, recipe_parser
+    from distill.report import print_table, write_report
+    from distill.test_sets import KINDS, Selection
+    from teacher.device import pick_device, prepare_process
+    from teacher.quantise import require_quantisation
+    from teacher.settings import Quantisation
 
 
 def parsed():

@@ -209,6 +209,13 @@ def test_metrics_are_printed_as_json_alone_and_bad_choices_named(command, tiny_r
         assert status == 2 and message in err
 
 
+@pytest.mark.parametrize("script", ["evaluate", "efficiency"])
+def test_nothing_but_json_comes_to_the_standard_output(script):
+    command = [sys.executable, f"scripts/{script}.py", "--config", "/no.json", "--model", "teacher", "--json"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == "" and "no such recipe" in done.stderr
+
+
 def test_a_checkpoint_without_a_config_is_named(command, tiny_recipe, tmp_path):
     arguments = ["--config", tiny_recipe, "--model", "student", "--checkpoint", tmp_path]
     status, _, err = command("scripts/evaluate.py", *arguments)
