@@ -19,7 +19,7 @@ from deepspeed.accelerator import get_accelerator
 from transformers import StoppingCriteria
 from transformers.utils.logging import disable_progress_bar
 
-from data.audio import SAMPLE_RATE, load_audio
+from data.audio import SAMPLE_RATE, load_clip
 from data.errors import InputError
 from data.prompts import instruction
 from distill.examples import read_rows
@@ -146,7 +146,7 @@ class Subject:
         else:
             waves, have = [], 0
             for row in read_rows(self.recipe, self.recipe.data.test["asr"]):
-                waves.append(load_audio(row.path))
+                waves.append(load_clip(row))
                 have += len(waves[-1])
                 if have >= needed * batch:
                     break
