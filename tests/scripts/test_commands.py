@@ -36,7 +36,8 @@ def run(request, command, tiny_recipe):
         status, _, err = command(script, "--config", tiny_recipe, *options, *settings)
         assert status == 2, err
         assert "Traceback" not in err
-        assert err.count("error: ") == 1
+        # A linker's own lines may be there too: DeepSpeed tries what it can compile, once a process.
+        assert sum(line.startswith("error: ") for line in err.splitlines()) == 1
         assert err.strip().splitlines()[-1].startswith("error: "), err
         return err.strip().splitlines()[-1]
 
