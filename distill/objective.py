@@ -156,7 +156,7 @@ class Objective(nn.Module):
                 labels_N,
                 signal,
                 ce_weight=weights.ce,
-                kd_weight=weights.kd * counts["tokens"] / max(counts["distilled"], 1),
+                kd_weight=weights.kd * (counts["tokens"] / max(counts["distilled"], 1)),  # by 1 of one vocabulary
                 **self.kd.model_dump(exclude={"vocabulary"}),
             )
         sums |= {"ce": out.ce, "correct": out.correct}
