@@ -39,25 +39,25 @@ class Column:
 
 
 def entries(runs: Sequence[Run]) -> list[Entry]:
-    """All models, each teacher once: runs of one teacher have it in common, and one without takes the page's first."""
+    """All models, each teacher once.
+
+    Ratios are to the teacher of the same run, which was measured beside its student; a run without one is compared with
+    the page's first.
+    """
     teachers: dict[tuple, dict] = {}
     for run in runs:
         if "teacher" in run.models:
             teachers.setdefault(_same(run.models["teacher"]), run.models["teacher"])
     first = next(iter(teachers.values()), {})
-    found, shown = [], set()
+    found = []
     for run in runs:
-        teacher = teachers[_same(run.models["teacher"])] if "teacher" in run.models else first
         for model, block in run.models.items():
-            if model == "teacher":
-                if _same(block) in shown:
-                    continue
-                shown.add(_same(block))
-                block = teacher
+            if model == "teacher" and teachers[_same(block)] is not block:
+                continue  # it stands there already, as another run measured it
             label = model
             if len(runs) > 1 and (model != "teacher" or len(teachers) > 1):
                 label = f"{run.name} {model.removeprefix('student').lstrip('_')}".strip()
-            found.append(Entry(label, run.name, model, block, teacher))
+            found.append(Entry(label, run.name, model, block, run.models.get("teacher", first)))
     return found
 
 

@@ -37,7 +37,8 @@ def sections(runs: Sequence[Run], lines: Sequence[Entry], folder: Path) -> list[
         blocks.append(Items([f"Note: {note}." for note in found]))
     blocks.append(
         Text(
-            "In brackets: to the teacher. CIDEr-D runs from 0 to 10, SPIDEr to 5.5. TTFT: time to the first token; "
+            "In brackets: to the teacher, as it was measured in the same run. "
+            "CIDEr-D runs from 0 to 10, SPIDEr to 5.5. TTFT: time to the first token; "
             f"TPOT: time for each further token. {RANKING}"
         )
     )

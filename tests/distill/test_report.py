@@ -169,7 +169,7 @@ def test_a_report_is_made_again_from_its_json_alone(folder):
 
 def test_runs_of_one_teacher_share_its_line_and_quantised_models_have_their_own(folder, tmp_path, pictures):
     other = student() | {"recipe": "kd_other", "peak_memory_bytes": 512 * 2**20, "dtype": "int8"}
-    put(tmp_path / "b", TEACHER | {"recipe": "kd_other"})
+    put(tmp_path / "b", TEACHER | {"recipe": "kd_other", "ttft_s": 0.4})  # the same one, measured on another day
     put(tmp_path / "b", other | {"model": "student_int8"})
     measured = {"cells": [], "parameters": 1, "weight_bytes": 10**6, "peak_memory_bytes": 2**20, "tpot_s": 0.5}
     efficiency = {"recipe": "b", "protocol": {"name": "default"}, "student_int4": measured, "ratios": {}}
@@ -182,7 +182,8 @@ def test_runs_of_one_teacher_share_its_line_and_quantised_models_have_their_own(
     assert [entry.label for entry in entries(runs)] == labels
     page = (out / "report.md").read_text(encoding="utf-8")
     assert "| kd_other int4 | – | – | 1.0 (0.00 x) | 1.0 (0.00 x) | – | 500.0 (16.67 x) | – |" in page
-    assert "| kd_other int8 | 30.0 (1.50 x) |" in page and "0.50 x" in page
+    assert "| kd_other int8 | 30.0 (1.50 x) |" in page
+    assert "100.0 (0.50 x)" in page and "100.0 (0.25 x)" in page  # each to the teacher of its own run
     assert "Note: dtype: float32 for the teacher, int8 for the kd_other int8." in page
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert set(report["runs"]) == {"kd_mini", "kd_other"}
