@@ -164,7 +164,10 @@ def measure(recipe: Recipe, models: Iterable[Measured], protocol: Protocol) -> d
             together = [model for model in models if model.quantise == precision]
             blocks |= _in_turn(recipe_file, together, protocol, progress)
     for model in models:
-        blocks[model.name] |= {"dtype": recipe.teacher.precision_shown(), "quantise": model.quantise}
+        as_stated = model.which == "teacher" and model.folder is None
+        precision = recipe.teacher.precision_shown() if as_stated else recipe.teacher.dtype
+        shown = f"{precision}, llm {model.quantise}" if model.quantise else precision
+        blocks[model.name] |= {"dtype": shown, "quantise": model.quantise}
     ratios = {name: _ratio(block, blocks["teacher"]) for name, block in blocks.items() if "teacher" in blocks}
     return {
         "recipe": recipe.name,

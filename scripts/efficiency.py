@@ -4,7 +4,8 @@ python scripts/efficiency.py --config configs/kd_mini.json [--seconds 2,5,10,30]
 python scripts/efficiency.py --random-weights               # kd_1b's shapes, nothing downloaded
 python scripts/efficiency.py --mode reference               # the reference's protocol: 10 s of noise, 10 + 100 runs
 
-Written: results/NAME/efficiency.json and efficiency.md (`--out` names another folder).
+Written: results/NAME/efficiency.json and efficiency.md (`--out` names another folder), in the mode `reference`
+efficiency_reference.json and .md.
 """
 
 import argparse
@@ -102,10 +103,11 @@ def main() -> None:
         found = measure(recipe, models_of(arguments, recipe), protocol)
     page = efficiency_page(found)
     folder = arguments.out or recipe.results_dir
-    for name, text in (("efficiency.json", json.dumps(found, indent=2) + "\n"), ("efficiency.md", page)):
-        with written_whole(folder / name) as temporary:
+    stem = "efficiency" if arguments.mode == "default" else f"efficiency_{arguments.mode}"
+    for suffix, text in (("json", json.dumps(found, indent=2) + "\n"), ("md", page)):
+        with written_whole(folder / f"{stem}.{suffix}") as temporary:
             temporary.write_text(text, encoding="utf-8")
-    print(json.dumps(found, indent=2) if arguments.json else page + f"\nwritten: {folder}/efficiency.json, .md")
+    print(json.dumps(found, indent=2) if arguments.json else page + f"\nwritten: {folder}/{stem}.json, .md")
 
 
 if __name__ == "__main__":
