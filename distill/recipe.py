@@ -1,5 +1,6 @@
 """One JSON file holds everything about a run. Its sections are described here; each field says its unit."""
 
+import json
 import math
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -17,6 +18,7 @@ from distill.deepspeed_block import require_known
 from distill.divergences import DivergenceName
 from distill.matching import LAST, MatchSettings
 from student.shrink import StudentSettings
+from teacher.build import shapes_of_files
 from teacher.cache import CacheSettings
 from teacher.hypotheses import GenerationSettings, LengthCap
 from teacher.settings import ModelSettings
@@ -390,13 +392,18 @@ def recipe_parser(about: str) -> ArgumentParser:
 
 
 def recipe_of(arguments: Namespace) -> Recipe:
-    """The recipe that a command was given; one at random weights keeps its runs and its cache apart."""
+    """The recipe that a command was given; one at random weights keeps its runs and its cache apart.
+
+    Where it states no sizes of its parts, they are those of their files, if they are on this machine.
+    """
     recipe = read_recipe(arguments.config, arguments.set)
     if not arguments.random_weights:
         return recipe
     apart = [f"name={recipe.name}_random", "teacher.random_weights=true"]
     if recipe.cache:
         apart.append(f"cache.folder={recipe.cache.folder}_random")
+    if recipe.teacher.shapes is None and (shapes := shapes_of_files(recipe.teacher)):
+        apart.append(f"teacher.shapes={json.dumps(shapes)}")
     return read_recipe(arguments.config, [*arguments.set, *apart])
 
 

@@ -143,7 +143,10 @@ def _build_untrained(
 ) -> tuple[SalmonnForConditionalGeneration, SalmonnProcessor]:
     """The same at random weights, from nothing but the recipe's `shapes`."""
     if settings.shapes is None:
-        raise InputError("--random-weights: the recipe states no teacher.shapes, as configs/kd_1b.json does")
+        raise InputError(
+            "--random-weights: the recipe states no teacher.shapes, as configs/kd_1b.json does, "
+            "and its encoder and LLM are not on this machine"
+        )
     try:
         encoder = WhisperConfig(**settings.shapes.encoder)
     except (TypeError, ValueError) as error:
@@ -155,6 +158,25 @@ def _build_untrained(
         llm = untrained_llm(settings.shapes.llm, precision["llm"], "teacher.shapes.llm")
         tokenizer = stand_in_tokenizer(settings.end_symbol, llm.config.vocab_size)
         return _put_together(settings, encoder, beats, llm, tokenizer, precision)
+
+
+def shapes_of_files(settings: ModelSettings) -> dict[str, Any] | None:
+    """The parts' sizes as their files on this machine state them (`ShapeSettings`); None where they are not here."""
+    places = [locate(settings.encoder), locate(settings.llm)]
+    if settings.beats or not all((place / "config.json").is_file() for place in places):
+        return None
+    try:
+        encoder, llm = WhisperConfig.from_pretrained(places[0]), AutoConfig.from_pretrained(places[1])
+    except (OSError, ValueError):
+        return None
+    return {"encoder": _sizes(encoder, "model_type"), "llm": _sizes(llm)}
+
+
+def _sizes(config: PretrainedConfig, *but: str) -> dict[str, Any]:
+    """What a configuration says other than its class does, without what is no size."""
+    but += ("architectures", "dtype", "transformers_version")
+    known = type(config)().to_dict()
+    return {name: value for name, value in config.to_diff_dict().items() if name in known and name not in but}
 
 
 def untrained_llm(shapes: dict[str, Any], dtype: torch.dtype, key: str) -> PreTrainedModel:

@@ -90,7 +90,7 @@ class ModelSettings(Settings):
         description="how to get a missing part, told to the person; {place} is where it goes, {folder} its folder",
     )
     shapes: ShapeSettings | None = Field(
-        None, description="the parts' sizes, for --random-weights on a machine without them"
+        None, description="the parts' sizes, for --random-weights; null: those of their files, where they are here"
     )
     random_weights: bool = Field(
         False, description="build the parts untrained, to try memory and speed; what --random-weights sets"

@@ -3,13 +3,17 @@
 import json
 import subprocess
 import sys
+from argparse import Namespace
 
 import numpy as np
 import pytest
 import soundfile
 
 from data.cache_reader import CacheReader
+from data.errors import InputError
 from data.paths import REPOSITORY
+from distill.recipe import read_recipe, recipe_of
+from teacher.build import build_teacher
 from tests.teacher.test_build import SHAPES
 
 COMMANDS = {
@@ -159,6 +163,17 @@ def test_a_recipe_is_tried_at_random_weights(command, tiny_recipe, tmp_path):
     status, out, err = command("scripts/evaluate.py", *arguments, "--model", "teacher")
     assert status == 0, err
     assert "WER" in out and (tmp_path / "results" / "tiny_random" / "teacher" / "metrics.json").is_file()
+
+
+def test_a_recipe_without_shapes_has_those_of_its_files_at_random_weights(tiny_recipe):
+    words = Namespace(config=str(tiny_recipe), set=[], random_weights=True)
+    recipe = recipe_of(words)
+    (tiny, _), (whole, _) = build_teacher(recipe.teacher), build_teacher(read_recipe(tiny_recipe).teacher)
+    assert recipe.name == "tiny_random" and recipe.teacher.shapes.llm["model_type"] == "llama"
+    assert {n: p.shape for n, p in tiny.named_parameters()} == {n: p.shape for n, p in whole.named_parameters()}
+    words.set = ["teacher.llm=/no/llm"]
+    with pytest.raises(InputError, match=r"states no teacher.shapes.* and its encoder and LLM are not on this machine"):
+        build_teacher(recipe_of(words).teacher)
 
 
 def test_the_keys_of_a_recipe_are_told(command):
