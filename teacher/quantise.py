@@ -103,7 +103,8 @@ class RowwiseInt8(nn.Module):
         if len(rows) <= _KERNEL_ROWS and self.in_features % _KERNEL_WIDTH == 0:
             out = torch._weight_int8pack_mm(rows, packed, scale)
         else:
-            out = nn.functional.linear(rows, packed.to(states.dtype)) * scale
+            # Packed weights go up to 127: in fp16 a sum of them and large states would end beyond what it can say.
+            out = nn.functional.linear(rows / 128, packed.to(states.dtype)) * (128 * scale)
         out = out if self.bias is None else out + self.bias
         return out.view(*states.shape[:-1], self.out_features)
 

@@ -1,5 +1,6 @@
 import json
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -82,6 +83,17 @@ def test_the_kernel_for_int8_computes_what_torchao_does(rows, dtype):
     replace_linear(decoder, RowwiseInt8)
     assert all(type(layer) is RowwiseInt8 for layer in decoder)
     torch.testing.assert_close(decoder(states), expected, atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize("rows", [7, 200])
+def test_large_states_do_not_overflow_in_half_precision(rows):
+    generator = torch.Generator().manual_seed(0)
+    packed = torch.randint(-127, 128, (8, 2048), generator=generator, dtype=torch.int8)
+    weight = SimpleNamespace(qdata=packed, scale=torch.full((8, 1), 1e-3))
+    layer = RowwiseInt8(SimpleNamespace(in_features=2048, out_features=8, weight=weight, bias=None))
+    states = (50 * torch.randn(rows, 2048, generator=generator)).half()
+    expected = states.float() @ (packed * weight.scale).T
+    torch.testing.assert_close(layer(states).float(), expected, atol=0.5, rtol=0.01)
 
 
 @with_torchao
