@@ -43,10 +43,9 @@ def sections(runs: Sequence[Run], lines: Sequence[Entry], folder: Path) -> list[
         )
     )
     blocks += [Items([_measured(line) for line in lines])]
-    plots.draw_pareto(lines, folder / "report.png")
-    blocks += [Heading("Accuracy against memory and latency"), Picture("report.png", "Accuracy against cost")]
-    blocks.append(Text("Bars: 95% bootstrap interval over clips. Squares: teachers. Dashed: not beaten in both."))
-    blocks += _accuracy(lines) + _durations(lines, folder) + _models(lines) + _published(folder)
+    blocks += (
+        _pareto(lines, folder) + _accuracy(lines) + _durations(lines, folder) + _models(lines) + _published(folder)
+    )
     blocks += _curves([run for run in runs if run.steps], folder)
     return blocks + _examples(lines) + _recipes(runs)
 
@@ -57,6 +56,15 @@ def _measured(line: Entry) -> str:
     clips = " and ".join(f"{count:,} {what}" for count, what in counts if count is not None) or "no"
     where = f"{line.block.get('dtype', MISSING)} on {line.block.get('device', MISSING)}"
     return f"{line.label}: checkpoint `{line.block.get('checkpoint', MISSING)}`, {clips} clips, {where}"
+
+
+def _pareto(lines: Sequence[Entry], folder: Path) -> list[Block]:
+    if all(value(line.block, column.key) is None for line in lines for column in columns(lines)[:2]):
+        return []  # measured, but not scored
+    plots.draw_pareto(lines, folder / "report.png")
+    about = "Bars: 95% bootstrap interval over clips. Squares: teachers. Dashed: not beaten in both."
+    picture = Picture("report.png", "Accuracy against cost")
+    return [Heading("Accuracy against memory and latency"), picture, Text(about)]
 
 
 def _accuracy(lines: Sequence[Entry]) -> list[Block]:

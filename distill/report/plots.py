@@ -26,9 +26,9 @@ def draw_pareto(lines: Sequence[Entry], path: Path) -> None:
     colours = _colours([line.label for line in lines])
     wer, captions = columns(lines)[:2]
     shown = [column for column in (wer, captions) if any(value(line.block, column.key) is not None for line in lines)]
-    figure = Figure(figsize=(11, 0.6 + 3.2 * max(len(shown), 1) + 0.22 * (len(lines) // 3)), layout="constrained")
-    axes = figure.subplots(max(len(shown), 1), len(COSTS), squeeze=False)
-    for column, row in zip(shown, axes, strict=False):
+    figure = Figure(figsize=(11, 0.6 + 3.2 * len(shown) + 0.22 * (len(lines) // 3)), layout="constrained")
+    axes = figure.subplots(len(shown), len(COSTS), squeeze=False)
+    for column, row in zip(shown, axes, strict=True):
         for (key, unit, label), place in zip(COSTS, row, strict=True):
             _cost(place, lines, colours, column, key, unit)
             if (theirs := _published_points(lines, column, key)) is not None:

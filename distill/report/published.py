@@ -1,8 +1,8 @@
 """Systems of the Nota hackathon (January to February 2025) as their teams published them.
 
 The task: SALMONN-3B, smaller and faster at equal accuracy, on LibriSpeech test-other (2,939 clips) and AudioCaps test
-(871 clips x 5 references), timed on a V100. What stands as the caption score differs by team and version: mostly
-CIDEr-D on whitespace tokens over 10, printed as SPIDEr; some rows are of a validation split.
+(871 clips x 5 references), timed on a V100. What stands as the caption score differs by team and version (one prints
+CIDEr-D on whitespace tokens as SPIDEr); some rows are of a validation split.
 """
 
 from dataclasses import dataclass

@@ -34,7 +34,8 @@ def read_run(folder: Path) -> Run:
     """Reads a results folder.
 
     A model's figures are in `<model>/metrics.json`; where a machine has only the report, in its `report.json`. What
-    `efficiency.json` says of memory and time goes before both, because there the models were measured in turn.
+    `efficiency.json` says of memory and time goes before both where it has all of these models as large as they are
+    now: else ratios would be between two measurements. A model that was never scored is taken from there in any case.
 
     Raises:
         InputError: There is no model, or a file is not what it should be.
@@ -44,10 +45,14 @@ def read_run(folder: Path) -> Run:
         report = read_metrics(folder / "report.json")
         models = {name: block for name, block in report.items() if isinstance(block, dict) and "model" in block}
     if (folder / "efficiency.json").is_file():
-        for name, block in read_metrics(folder / "efficiency.json").items():
-            if isinstance(block, dict) and "peak_memory_bytes" in block:
-                measured = {key: block[key] for key in MEASURED if key in block}
+        found = read_metrics(folder / "efficiency.json")
+        blocks = {name: of for name, of in found.items() if isinstance(of, dict) and "peak_memory_bytes" in of}
+        sizes = {name: block.get("parameters") for name, block in models.items()}
+        of_all = all(name in blocks and blocks[name].get("parameters") == size for name, size in sizes.items())
+        for name, block in blocks.items():
+            if of_all or name not in models:
                 about = {"model": name, "dtype": block.get("dtype")}
+                measured = {key: block[key] for key in MEASURED if key in block}
                 models[name] = about | models.get(name, {}) | measured
     if not models:
         raise InputError(f"{folder}: no teacher/metrics.json or student/metrics.json; run scripts/evaluate.py first")
