@@ -48,9 +48,15 @@ def hypotheses_for(path: Path, rows: Sequence[Row], kind: str) -> list[str]:
     """The hypotheses of a file in the order of the rows that they are for.
 
     Raises:
-        InputError: As `read_hypotheses`; or a row has none, or one is for no row: they are of another split.
+        InputError: As `read_hypotheses`; or a row has two or none, or one is for no row: they are of another split.
     """
-    texts = {line["id"]: line["hypothesis"] for line in read_hypotheses(path) if line.get("kind") in (kind, None)}
+    texts = {}
+    for line in read_hypotheses(path):
+        if line.get("kind") not in (kind, None):
+            continue
+        if line["id"] in texts:
+            raise InputError(f'{path}: id "{line["id"]}" is there with a kind and without one; keep one of the two')
+        texts[line["id"]] = line["hypothesis"]
     match_ids(path, texts, [row.id for row in rows], "the annotation")
     return [texts[row.id] for row in rows]
 

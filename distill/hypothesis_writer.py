@@ -81,7 +81,7 @@ class HypothesisWriter:
         lines = {}
         for path in [self.path, *self._parts()]:
             for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else ():
-                if line.endswith("}") and (entry := json.loads(line)).get("identity") == self.identity:
+                if (entry := _entry(line)).get("identity") == self.identity:
                     lines[entry["kind"], entry["id"]] = line
                     self._written[entry["kind"], entry["id"]] = entry["row"], entry["hypothesis"]
         return lines
@@ -91,6 +91,14 @@ class HypothesisWriter:
             temporary.write_text("".join(f"{line}\n" for line in lines.values()), encoding="utf-8")
         for part in self._parts():
             part.unlink()
+
+
+def _entry(line: str) -> dict:
+    """What a line holds; nothing where it is half a one."""
+    try:
+        return json.loads(line) if line.endswith("}") else {}
+    except ValueError:
+        return {}
 
 
 def row_hash(row: Row) -> str:

@@ -12,7 +12,7 @@ from data.paths import written_whole
 from distill.hypothesis_file import match_ids
 
 COLUMNS = ["testset_id", "text"]
-ID = re.compile(r"test\d{4}")
+ID = re.compile(r"test[0-9]{4}")
 NOTHING = "."
 """Stands for an empty hypothesis: the form wants a text, and a full stop counts as no word in WER."""
 

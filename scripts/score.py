@@ -61,6 +61,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if (arguments.hypotheses is None) != (arguments.annotation is None):
         raise InputError("--hypotheses and --annotation go together: texts by id, and the test set with those ids")
+    if arguments.worst < 0:
+        raise InputError(f"--worst {arguments.worst}: give a number of clips, 0 or more")
     if arguments.pairs:
         refs, hyps = read_pairs(arguments.pairs)
     else:

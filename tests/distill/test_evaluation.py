@@ -243,7 +243,7 @@ def test_two_processes_write_one_file(recipe, tmp_path):
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(run, (0, 1), (["a\u2028a"], ["b"])))  # each stops after its first
-    path.with_name("hypotheses.1.jsonl").write_text(path.read_text().split("\n")[1] + '\n{"id": "test_asr_3", "ki')
+    path.with_name("hypotheses.1.jsonl").write_text(path.read_text().split("\n")[1] + '\n{"id": "{}')
     with ThreadPoolExecutor(2) as pool:
         (writer, first), (_, second) = pool.map(run, (0, 1), (["c"], ["d"]))
     assert (first, second) == (["test_asr_2"], ["test_asr_3"])

@@ -54,6 +54,7 @@ def test_ids_are_the_annotations_own_all_or_none():
         ("testset_id,text\ntest0000,a\ntest0000,b\n", 'line 3: the id "test0000" is in line 2 already'),
         ("testset_id,text\ntest0000,\n", 'line 2: the text of "test0000" is empty'),
         ('testset_id,text\ntest0000," "\n', "is empty"),
+        ("testset_id,text\ntest000\u0661,a\n", "line 2: the id .* is not"),
         ('testset_id,text\ntest0000,"a\n', "cannot be read as CSV"),
         ("testset_id,text\ntest0000,a\n", "1 of 2 clips of the annotation are missing .*test0001"),
         ("testset_id,text\ntest0000,a\ntest0001,b\ntest0002,c\n", "1 are not in it .*test0002"),

@@ -39,6 +39,8 @@ def test_words_and_captions(score):
     assert status == 0 and "cider_d_split" in out
     status, out, _ = score(SPEECH, "--task", "asr", "--worst", 1)
     assert "REF: press   2 now" in out and out.count("REF") == 1
+    status, _, err = score(SPEECH, "--task", "asr", "--worst", -1)
+    assert status == 2 and "--worst -1: give a number of clips" in err
 
 
 @pytest.fixture
@@ -64,6 +66,7 @@ def test_hypotheses_are_matched_to_a_test_set_by_their_ids(by_id, own_data):
     assert status == 0 and json.loads(out)["cider_d_split"] == 0
     for bad, message in (
         ([*lines, lines[1]], 'line 5: id "test_asr_1" is in line 2 already'),
+        ([*lines, lines[1] | {"kind": "asr"}], 'id "test_asr_1" is there with a kind and without one'),
         (lines[1:], '1 of 4 clips of the annotation are missing (the first: "test_asr_0"); finish it'),
         ([{"id": "valid_0", "hypothesis": ""}, *lines], 'are not in it (the first: "valid_0"); it is of another split'),
         ([{"id": "a"}, *lines], "line 1: must be"),
