@@ -31,7 +31,7 @@ def open_annotation(
         path: The JSON file.
         root: What the paths are relative to; if not given, the file's "root", else its own folder.
         on_bytes: Is told of bytes as they are read.
-        texts: Whether every row must have a text.
+        texts: Whether every row must have a text; else that of a row without one is empty.
 
     Returns:
         The root, and an iterator of rows: `path` (relative, without a leading slash), `text`, `task`, `id` (empty where
@@ -39,7 +39,8 @@ def open_annotation(
         `start_s` and `end_s`.
 
     Raises:
-        InputError: The file or a row of it is not as it should be; names file, row, key and the mend.
+        InputError: The file or a row of it is not as it should be; names file, row, key and the mend. A key that is
+            null is taken for one that is not there.
     """
     before: dict[str, Any] = {}
     entries = stream_list(path, "annotation", before=before, on_bytes=on_bytes)
@@ -112,7 +113,10 @@ class _Writer:
 def _checked(where: str, entry: Any, texts: bool) -> dict[str, Any]:
     if not isinstance(entry, dict):
         raise InputError(f'{where}: must be an object with "path", "text" and "task", not {type(entry).__name__}')
-    for key in ("path", "text", "task") if texts else ("path", "task"):
+    entry = {key: value for key, value in entry.items() if value is not None}
+    if not texts:
+        entry.setdefault("text", "")
+    for key in ("path", "text", "task"):
         if key not in entry:
             raise InputError(f'{where}: the key "{key}" is missing; add it, or drop the row')
     for key in ("path", "text", "task", *_STRINGS):
@@ -123,7 +127,7 @@ def _checked(where: str, entry: Any, texts: bool) -> dict[str, Any]:
         raise InputError(f'{where}: "references" must be a list of strings; write it as ["...", "..."]')
     row = {
         "path": entry["path"].lstrip("/"),
-        "text": entry.get("text", ""),
+        "text": entry["text"],
         "task": entry["task"],
         "references": references,
     }

@@ -93,7 +93,7 @@ def blocks(sound: Sound, *, start_s: float = 0.0, seconds: float | None = None) 
 
 
 class _Foreign(Exception):
-    """libsndfile does not know the format."""
+    """libsndfile does not know the format, or guesses the length."""
 
 
 def _unreadable(sound: Sound, reason: object) -> InputError:
@@ -114,7 +114,11 @@ def _rewound(sound: Sound) -> io.BytesIO | str:
 
 def _opened(sound: Sound) -> soundfile.SoundFile:
     try:
-        return soundfile.SoundFile(_rewound(sound))
+        file = soundfile.SoundFile(_rewound(sound))
+        if file.format == "MP3" and not _counts_its_frames(sound):
+            file.close()
+            raise _Foreign
+        return file
     except soundfile.LibsndfileError as error:
         _require_content(sound)
         if _first_bytes(sound)[0][4:8] == b"ftyp":
@@ -143,12 +147,22 @@ def _native_blocks(
         raise _unreadable(sound, error) from None
 
 
-def _first_bytes(sound: Sound) -> tuple[bytes, int]:
-    """The first 12 bytes, and how many there are in all."""
+def _counts_its_frames(sound: Sound) -> bool:
+    """Whether a tag in an mp3's first frame says how many there are; libsndfile guesses it by the first one's size."""
+    start = _first_bytes(sound)[0]
+    # An ID3 tag before it states its own length in four bytes of seven bits.
+    first = 10 + (start[6] << 21 | start[7] << 14 | start[8] << 7 | start[9]) if start[:3] == b"ID3" else 0
+    frame = _first_bytes(sound, 128, first)[0]
+    return b"Xing" in frame or b"Info" in frame
+
+
+def _first_bytes(sound: Sound, count: int = 12, first: int = 0) -> tuple[bytes, int]:
+    """The first bytes, and how many there are in all."""
     if isinstance(sound, SoundBytes):
-        return sound.getbuffer()[:12].tobytes(), sound.getbuffer().nbytes
+        return sound.getbuffer()[first : first + count].tobytes(), sound.getbuffer().nbytes
     with open(sound, "rb", buffering=0) as file:
-        return file.read(12), os.fstat(file.fileno()).st_size
+        file.seek(first)
+        return file.read(count), os.fstat(file.fileno()).st_size
 
 
 def _require_content(sound: Sound) -> None:
@@ -175,7 +189,10 @@ def _foreign_header(sound: Sound) -> SoundInfo:
     try:
         with av.open(_rewound(sound)) as container:
             stream = container.streams.audio[0]
-            seconds = float(stream.duration * stream.time_base) if stream.duration else container.duration / 1e6
+            if container.format.name == "mp3":
+                seconds = float(sum(packet.duration or 0 for packet in container.demux(stream)) * stream.time_base)
+            else:
+                seconds = float(stream.duration * stream.time_base) if stream.duration else container.duration / 1e6
             return SoundInfo(round(seconds * stream.rate), stream.rate, stream.channels)
     except (av.error.FFmpegError, IndexError, TypeError) as error:
         raise _unreadable(sound, error) from None

@@ -53,7 +53,7 @@ def write_manifest(annotations: Sequence[Path], out: Path, root: Path | None = N
     if out.suffix != ".arrow":
         raise InputError(f"{out}: a manifest's name ends in .arrow; give it such a one")
     counted = _Megabytes("manifest", annotations)
-    opened = [(path, *open_annotation(path, root, counted)) for path in annotations]
+    opened = [(path, *open_annotation(path, root, counted, texts=False)) for path in annotations]
     common = Path(os.path.commonpath([own for _, own, _ in opened]))
     about = {"root": relative_root(common, out.parent)}
     listed = out.with_suffix(".left_out.jsonl")

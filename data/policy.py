@@ -44,7 +44,7 @@ def read_training_rows(
     dropped: dict[str, list[str]] = {
         name: [] for name in ("missing_file", "unreadable", "duplicate_id") if getattr(policies, name) == "drop"
     }
-    rows = read_manifest(path, root, left_out=dropped)[:limit]
+    rows = read_manifest(path, root, texts=False, left_out=dropped)[:limit]
     read = len(rows) + sum(map(len, dropped.values()))
     listed = read_report(scan, path) if scan else {}
     stays = np.ones(len(rows), bool)

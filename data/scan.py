@@ -92,7 +92,7 @@ def copies(root: Path, found: dict[str, SoundCheck], workers: int | None = None)
     """
     like, alike = defaultdict(list), set()
     for path, check in found.items():
-        if check.fingerprint and not check.fault:
+        if check.fingerprint and not check.fault and check.duration_s > 0:
             like[check.fingerprint].append(path)
     groups = (group for group in like.values() if len(group) > 1)
     suspects = [path for group in groups if not all(found[path].samples_hash for path in group) for path in group]

@@ -124,10 +124,11 @@ def _named(annotation: Path, entries: Iterable[Any]) -> Iterator[tuple[str, str,
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
             raise InputError(f'{annotation}, row {index}: must be an object with a "path"; mend it, or drop the row')
-        path = entry["path"].lstrip("/")
-        name = first = str(entry.get("id") or f"{path}#{entry.get('task', '')}")
+        path, given = entry["path"].lstrip("/"), entry.get("id")
+        own = given not in (None, "")
+        name = first = str(given) if own else f"{path}#{entry.get('task', '')}"
         number = 1
-        while name in made and not entry.get("id"):
+        while name in made and not own:
             number += 1
             name = f"{first}#{number}"
         made.add(name)

@@ -13,7 +13,7 @@ LAYOUT = 'JSON files of {"annotation": [{"path", "text", "task"}]}'
 def entries(root: Path, lists: Path) -> Iterator[Entry]:
     """The rows as they are, a split a file. A row without a corpus gets the first folder of its path."""
     for listed in found(lists, "*.json"):
-        _, rows = open_annotation(listed, root)
+        _, rows = open_annotation(listed, root, texts=False)
         for number, row in enumerate(rows):
             path = root / row["path"]
             yield Entry(

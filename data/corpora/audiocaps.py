@@ -6,7 +6,7 @@ from pathlib import Path
 from data.corpora.entry import Entry, SoundFiles, csv_rows, found
 
 NAME = "audiocaps"
-LAYOUT = "train.csv, val.csv, test.csv (audiocap_id, youtube_id, start_time, caption), and sounds named by youtube_id"
+LAYOUT = "train.csv, val.csv, test.csv (audiocap_id, youtube_id, start_time, caption), and sounds named by either id"
 _SPLITS = {"train": "train", "val": "valid", "test": "test"}
 
 
@@ -19,7 +19,7 @@ def entries(root: Path, lists: Path) -> Iterator[Entry]:
             for row in csv_rows(listed, "audiocap_id", "youtube_id", "start_time", "caption"):
                 clips.setdefault(row["youtube_id"], []).append(row)
             for video, rows in clips.items():
-                sound = sounds.find(*_names(video, rows[0]["start_time"]))
+                sound = sounds.find(*_names(video, rows[0]["start_time"]), *(row["audiocap_id"] for row in rows))
                 captions = tuple(row["caption"] for row in rows)
                 if split == "train":
                     for row in rows:

@@ -42,7 +42,9 @@ def entries(root: Path, lists: Path) -> Iterator[Entry]:
 def _entry(audio: dict[str, Any], segment: dict[str, Any], sound: Path | None) -> Entry:
     start_s, end_s = float(segment["begin_time"]), float(segment["end_time"])
     subsets = segment.get("subsets") or audio["subsets"]
-    split = next(name for subset, name in _SPLITS.items() if subset in subsets)
+    split = next((name for subset, name in _SPLITS.items() if subset in subsets), None)
+    if split is None:
+        raise ValueError(f"segment {segment['sid']} is in none of {', '.join(_SPLITS)}")
     text = plain(segment["text_tn"])
     return Entry(split, segment["sid"], sound, text, "asr", duration_s=end_s - start_s, start_s=start_s, end_s=end_s)
 

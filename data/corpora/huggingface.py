@@ -29,17 +29,19 @@ def entries(root: Path, lists: Path) -> Iterator[Entry]:
         table = table.cast_column(sound, Audio(decode=False))
         captioned = text in _CAPTIONS
         for number, row in enumerate(table):
-            texts = row[text] if isinstance(row[text], list) else [row[text] or ""]
+            texts = row[text] if isinstance(row[text], list) else [row[text]]
+            texts = [of or "" for of in texts] or [""]
             name = str(row.get("id") or f"{split}/{number}")
-            path = Path(row[sound].get("path") or "")
-            content = None if path.is_file() else row[sound]["bytes"]
+            stored = row[sound] or {}
+            path = Path(stored.get("path") or "")
+            content = None if path.is_file() else stored.get("bytes")
             if content is not None:
                 path = Path(NAME) / f"{name}{_ENDINGS.get(content[:4], path.suffix or '.mp3')}"
             task = row.get("task") or ("audiocaption" if captioned else "asr")
             yield Entry(
                 split=_SPLITS.get(split, split),
                 id=name,
-                path=path,
+                path=path if content is not None or path.is_file() else None,
                 text=normalise(texts[0]) if task == "asr" else texts[0],
                 task=task,
                 references=tuple(texts) if len(texts) > 1 else (),

@@ -32,17 +32,19 @@ _INSTRUMENTS = {  # General MIDI, counted from 1
 def entries(root: Path, lists: Path) -> Iterator[Entry]:
     """Every recording as `QA`."""
     sounds = SoundFiles(root)
+    # The metadata is a download of its own: it may lie above the folders of labels.
+    folder = lists if lists.is_dir() else lists.parent
+    labels = {
+        path.stem: (path, split) for split in ("train", "test") for path in found(folder, f"{split}_labels/*.csv")
+    }
     for metadata in found(lists, "musicnet_metadata.csv"):
         for row in csv_rows(metadata, "id", "seconds"):
-            for split in ("train", "test"):
-                labels = metadata.parent / f"{split}_labels" / f"{row['id']}.csv"
-                if labels.is_file():
-                    sound = sounds.find(row["id"], within=f"{split}_data")
-                    end_s = _HEARD_S if float(row["seconds"]) > _HEARD_S else 0.0
-                    yield Entry(split, row["id"], sound, _playing(labels), "QA", question=QUESTION, end_s=end_s)
-                    break
-            else:
+            if row["id"] not in labels:
                 raise InputError(f"{metadata}: recording {row['id']} has no labels in train_labels or test_labels")
+            path, split = labels[row["id"]]
+            sound = sounds.find(row["id"], within=f"{split}_data")
+            end_s = _HEARD_S if float(row["seconds"]) > _HEARD_S else 0.0
+            yield Entry(split, row["id"], sound, _playing(path), "QA", question=QUESTION, end_s=end_s)
 
 
 def _playing(labels: Path) -> str:

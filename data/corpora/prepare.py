@@ -81,10 +81,12 @@ def prepare(
 
 def _write(write, entry: Entry, task: str, corpus: str, base: Path) -> None:
     """One row; a sound that lies within the corpus's own files is written out."""
-    path = base / entry.path
-    if entry.content is not None and not path.is_file():
-        with written_whole(path) as temporary:
-            temporary.write_bytes(entry.content)
+    path = entry.path
+    if entry.content is not None:
+        path = base / path
+        if not path.is_file():
+            with written_whole(path) as temporary:
+                temporary.write_bytes(entry.content)
     write(
         path=Path(os.path.relpath(path, base)).as_posix(),
         text=entry.text.strip(),

@@ -17,12 +17,13 @@ def entries(root: Path, lists: Path) -> Iterator[Entry]:
     """A row a line; a split a file, unless a column says another. `references` of a CSV are separated by `|`."""
     for listed in found(lists, "*.csv", "*.tsv", "*.jsonl"):
         for number, row in enumerate(_rows(listed)):
-            path = root / row["path"].lstrip("/")
+            # Relative to the root, also with a slash before it; or the whole path.
+            paths = (root / row["path"].lstrip("/"), root / row["path"])
             references = row.get("references") or ()
             yield Entry(
                 split=row.get("split") or listed.stem,
                 id=row.get("id") or f"{listed.stem}/{number}",
-                path=path if path.is_file() else None,
+                path=next((path for path in paths if path.is_file()), None),
                 text=row["text"],
                 task=row["task"],
                 references=tuple(references.split("|") if isinstance(references, str) else references),
@@ -37,6 +38,8 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         return
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
             try:
                 row = json.loads(line)
                 missing = [name for name in _NEEDED if not isinstance(row[name], str)]

@@ -10,7 +10,8 @@ from data.json_stream import stream_list
 
 NAME = "wavcaps"
 LAYOUT = (
-    "as_final.json, bbc_final.json, fsd_final.json or sb_final.json, and the sounds in a folder of the source's name"
+    "as_final.json, bbc_final.json, fsd_final.json or sb_final.json, and the sounds in a folder of the source's name, "
+    "such as AudioSet_SL or AudioSet_SL_flac"
 )
 _SOURCES = {"as": "AudioSet_SL", "bbc": "BBC_Sound_Effects", "fsd": "FreeSound", "sb": "SoundBible"}
 _BLACKLIST = "blacklist_exclude_test_ac.json"
@@ -24,12 +25,12 @@ def entries(root: Path, lists: Path) -> Iterator[Entry]:
         for listed in found(lists, f"{short}_final.json", f"*_{short}_final.json"):
             for item in stream_list(listed, "data"):
                 try:
-                    name, caption = Path(item["id"]).stem, item["caption"].strip()
+                    name, caption = Path(str(item["id"])).stem, item["caption"].strip()
                     seconds = float(item["duration"]) if item.get("duration") else None
                 except (KeyError, TypeError, ValueError, AttributeError) as error:
                     raise InputError(f"{listed}: a clip is not as WavCaps has it ({error!r}); fetch it again") from None
                 if (source.removesuffix("_SL"), name) not in excluded:
-                    sound = sounds.find(name, within=source)
+                    sound = sounds.find(name, within=source) or sounds.find(name, within=f"{source}_flac")
                     yield Entry("train", f"{source}/{name}", sound, caption, "audiocaption", duration_s=seconds)
 
 

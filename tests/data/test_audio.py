@@ -78,6 +78,21 @@ def test_a_cut_m4a_is_refused(tmp_path):
         load_audio(tmp_path / "cut.m4a")
 
 
+@pytest.mark.parametrize("before", [b"", b"ID3\x04\0\0\0\0\x02\x00" + bytes(256)])
+def test_an_mp3_that_does_not_count_its_frames(tmp_path, before):
+    path = written(tmp_path / "a.mp3", tone(5.0))
+    whole, content = load_audio(path), path.read_bytes()
+    second = content.index(content[:2], 100)  # the first frame holds no sound but the count
+    path.write_bytes(before + content)
+    assert b"Xing" in content[:second] and len(load_audio(path)) == len(whole)
+    path.write_bytes(before + content[:-2_000])
+    with pytest.raises(InputError, match="truncated"):
+        load_audio(path)
+    path.write_bytes(before + content[second:])
+    assert abs(len(load_audio(path)) - len(whole)) < 0.1 * SAMPLE_RATE
+    assert sound_info(path).seconds == pytest.approx(5.0, abs=0.1)
+
+
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.m4a"])
 def test_a_clip_inside_a_file(tmp_path, name):
     glide = (0.5 * np.sin(2000 * np.arange(48_000) ** 2 / 48_000**1.5)).astype(np.float32)

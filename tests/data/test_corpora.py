@@ -93,6 +93,14 @@ def test_librispeech(librispeech, tmp_path):
     assert {row.corpus for rows in splits.values() for row in rows} == {"librispeech"}
 
 
+def test_a_relative_root(librispeech, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = prepare(CORPORA["librispeech"], librispeech.relative_to(tmp_path), tmp_path / "out")
+    entries = json.loads(made.files["dev-clean"].read_text())["annotation"]
+    assert entries[0]["path"] == "LibriSpeech/dev-clean/174/12/174-12-0000.flac"
+    assert len(read_manifest(made.files["dev-clean"])) == 2
+
+
 def test_librispeech_speakers(librispeech, tmp_path):
     (librispeech / "LibriSpeech" / "SPEAKERS.TXT").write_text(
         "; ID |SEX| SUBSET |MINUTES| NAME\n84   | F | train-clean-100 | 25 | A\n174  | M | dev-clean | 8 | B\n"
@@ -160,6 +168,13 @@ def test_gigaspeech_marks_leave_no_trace():
     assert plain("<NOISE>") == plain("HELLO <SIL>") == ""
 
 
+def test_gigaspeech_in_no_subset(root, sound, tmp_path):
+    sound("audio/podcast/P0000/POD1.opus", 8, 48_000)
+    gigaspeech_json(root, [segment(0, 0, 1, "YES", "XXL")])
+    with pytest.raises(InputError, match=r"recording POD1: .*segment POD1_S0 is in none of \{DEV\}, \{TEST\}"):
+        written("gigaspeech", root, tmp_path)
+
+
 def test_gigaspeech_that_is_none(root, sound, tmp_path):
     sound("audio/podcast/P0000/POD1.opus", 8, 48_000)
     gigaspeech_json(root, [{"sid": "x"}])
@@ -181,7 +196,7 @@ def test_wavcaps(root, sound, tmp_path):
         path.write_text(json.dumps({"num_captions_per_audio": 1, "data": data}))
     for name in ("AudioSet_SL/Yb0", "AudioSet_SL/Yblocked", "BBC_Sound_Effects/NHU05104086", "FreeSound/17"):
         sound(f"Zip_files/{name}.flac")
-    sound("Zip_files/SoundBible/17.flac")
+    sound("Zip_files/SoundBible/mnt/WavCaps/data/waveforms/SoundBible_flac/17.flac")
     blacklist = root / "json_files/blacklist/blacklist_exclude_test_ac.json"
     blacklist.parent.mkdir()
     blacklist.write_text(json.dumps({"AudioSet": ["Yblocked.wav"], "FreeSound": []}))
@@ -190,7 +205,7 @@ def test_wavcaps(root, sound, tmp_path):
         ("AudioSet_SL", "A dog barks.", 2.5),
         ("BBC_Sound_Effects", "Birds sing.", 2.5),
         ("FreeSound", "A bell rings.", 2.5),
-        ("SoundBible", "Rain falls.", 2.5),
+        ("SoundBible_flac", "Rain falls.", 2.5),
     ]
     assert (made.missing, made.first_missing, made.textless) == (1, "BBC_Sound_Effects/NHU1", 1)
     assert len({row.id for row in splits["train"]}) == 4
@@ -204,12 +219,12 @@ def test_audiocaps(root, sound, tmp_path):
     table(root / "dataset/val.csv", head, ["20", "val", "0", "Wind"])
     sound("train/-abc.wav")
     sound("test/Yxyz_20000_30000.flac")
-    sound("val/val_0.wav")
+    sound("val/20.wav")
     made, splits = written("audiocaps", root, tmp_path, renamed={"audiocaption": "audiocaption_v2"})
     assert shown(splits["train"]) == [("audiocaps/1", "-abc.wav", "A dog, barking", "audiocaption_v2")]
     (row,) = splits["test"]
     assert row.references == tuple(f"Caption {n}" for n in range(5)) and row.text == "Caption 0"
-    assert made.missing == 1 and splits["valid"][0].path.name == "val_0.wav"
+    assert made.missing == 1 and splits["valid"][0].path.name == "20.wav"
 
 
 def clotho(root, sound, columns=5):
@@ -264,8 +279,14 @@ def musicnet(root, sound, instrument="41"):
     return root
 
 
-def test_musicnet(root, sound, tmp_path):
-    _, splits = written("musicnet", musicnet(root, sound), tmp_path)
+@pytest.mark.parametrize("apart", [False, True])
+def test_musicnet(root, sound, tmp_path, apart):
+    musicnet(root, sound)
+    if apart:  # the metadata is a download of its own, and the archive a folder
+        (root / "musicnet").mkdir()
+        for name in ("train_labels", "test_labels", "train_data", "test_data"):
+            (root / name).rename(root / "musicnet" / name)
+    _, splits = written("musicnet", root, tmp_path)
     (train,), (test,) = splits["train"], splits["test"]
     assert (train.task, train.question) == ("QA", "Which instruments are playing?")
     assert train.text == "piano, violin and cello" and test.text == "harpsichord"
@@ -284,6 +305,10 @@ def test_annotation_files_that_are_there(root, sound, tmp_path):
     sound("LibriSpeech/a.flac")
     rows = [{"path": "/LibriSpeech/a.flac", "text": "Hello", "task": task} for task in ("asr", "QA")]
     rows += [{"path": "/LibriSpeech/none.flac", "text": "x", "task": "asr"}]
+    rows += [
+        {"path": "/LibriSpeech/a.flac", "text": None, "task": "asr"},
+        {"path": "/LibriSpeech/a.flac", "task": "asr"},
+    ]
     lists = tmp_path / "lists"
     lists.mkdir()
     (lists / "stage1_train.json").write_text(json.dumps({"annotation": rows}))
@@ -292,14 +317,14 @@ def test_annotation_files_that_are_there(root, sound, tmp_path):
         ("Hello", "asr", "librispeech"),
         ("Hello", "QA", "librispeech"),
     ]
-    assert made.missing == 1
+    assert (made.missing, made.textless) == (1, 2)
 
 
 def test_tables(root, sound, tmp_path):
     sound("a.wav")
     table(root / "mine.csv", ["path", "text", "task", "split", "references"], ["a.wav", "x", "aac", "test", "x|y"])
     (root / "more.jsonl").write_text(
-        json.dumps({"path": "a.wav", "text": "b", "task": "QA", "question": "Who?"}) + "\n"
+        json.dumps({"path": str(root / "a.wav"), "text": "b", "task": "QA", "question": "Who?"}) + "\n\n"
     )
     (root / "tabs.tsv").write_text("path\ttext\ttask\na.wav\t1, 2\tasr\n")
     _, splits = written("table", root, tmp_path)
@@ -334,7 +359,7 @@ def test_a_hugging_face_dataset(root, speech, tmp_path):
         return {"bytes": buffer.getvalue(), "path": None}
 
     rows = {"audio": [content(samples) for samples in speech[:2]], "sentence": ["Hello, there!", "2 birds"]}
-    captions = {"audio": rows["audio"], "captions": [["a", "b"], ["c", "d"]]}
+    captions = {"audio": [*rows["audio"], None, None], "captions": [["a", "b"], ["c", "d"], ["e", "f"], []]}
     speech_set = Dataset.from_dict(rows).cast_column("audio", Audio(decode=False))
     caption_set = Dataset.from_dict(captions).cast_column("audio", Audio(decode=False))
     DatasetDict({"validation": speech_set, "test": speech_set.select([1])}).save_to_disk(root / "speech")
@@ -342,7 +367,8 @@ def test_a_hugging_face_dataset(root, speech, tmp_path):
     _, splits = written("huggingface", root / "speech", tmp_path)
     assert [(row.text, row.task) for row in splits["valid"]] == [("hello there", "asr"), ("two birds", "asr")]
     np.testing.assert_allclose(soundfile.read(splits["test"][0].path)[0], speech[1], atol=1e-4)
-    _, splits = written("huggingface", root / "captions", tmp_path)
+    made, splits = written("huggingface", root / "captions", tmp_path)
+    assert (made.missing, made.textless) == (1, 1)
     assert [(row.references, row.task) for row in splits["train"]] == [
         (("a", "b"), "audiocaption"),
         (("c", "d"), "audiocaption"),

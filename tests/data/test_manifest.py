@@ -60,6 +60,14 @@ def test_missing_key(folder, key):
         read_manifest(path)
 
 
+def test_null_is_no_key(folder):
+    absent = dict.fromkeys(("id", "corpus", "Q", "testset_id", "references", "start", "end", "duration"))
+    whole = list(read_manifest(annotation(folder, A, B)))
+    assert list(read_manifest(annotation(folder, {**A, **absent}, B))) == whole
+    with pytest.raises(InputError, match='row 0: the key "text" is missing'):
+        read_manifest(annotation(folder, {**A, "text": None}))
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

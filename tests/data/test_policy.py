@@ -117,6 +117,19 @@ def test_ids_that_are_there_twice(corpus, capsys):
     assert kept["short.wav"] == "something" and "1 duplicate_id (short.wav)" in capsys.readouterr().out
 
 
+def test_rows_that_lack_a_text(corpus, tmp_path, capsys):
+    more(
+        corpus,
+        {"path": "2.wav", "task": "asr", "id": "none"},
+        {"path": "2.wav", "text": None, "task": "QA", "id": "null"},
+    )
+    assert len(read(corpus)) == 15 and "4 no_text (blank, textless, none, ...)" in capsys.readouterr().out
+    assert read(corpus, no_text="keep")[-1].text == ""
+    written(corpus, [row for row in json.loads(corpus.read_text())["annotation"] if row["path"] != "cut.flac"])
+    assert write_manifest([corpus], tmp_path / "rows.arrow", workers=1).rows == 19
+    assert len(read(tmp_path / "rows.arrow")) == 14 and "4 no_text" in capsys.readouterr().out
+
+
 def test_too_much_dropped_stops(corpus):
     with pytest.raises(InputError, match=r"3 of 18 rows are dropped, more than data\.faults\.max_dropped \(0\.1\)"):
         read(corpus, max_dropped=0.1)

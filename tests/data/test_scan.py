@@ -139,6 +139,18 @@ def test_thresholds(corpus):
     assert "fine.wav#asr" in faults(scanned(corpus, decode=False, min_seconds=20.0))["too_short"]
 
 
+def test_of_sounds_an_empty_one_is_in_one_class(tmp_path, cache):
+    for name in ("a.wav", "b.wav"):
+        soundfile.write(tmp_path / name, np.zeros(0), SAMPLE_RATE)
+    entries = [
+        {"path": name, "text": "a", "task": "asr", "id": number} for number, name in enumerate(("a.wav", "b.wav"))
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps({"annotation": entries}))
+    for decode in (False, True):
+        report = report_of(tmp_path / "rows.json", None, Thresholds(), decode=decode, quiet=True)
+        assert faults(report) == {"zero_length": ["0", "1"]}
+
+
 def test_silence_is_what_is_heard(tmp_path, cache):
     tone = sound(2.0, 1)
     soundfile.write(tmp_path / "right.wav", np.stack([np.zeros_like(tone), tone], 1), SAMPLE_RATE)
