@@ -83,10 +83,10 @@ def gather(entries: Iterable[Entry], checks: dict[Path, SoundCheck], samples: in
         samples: Rows of each group that are drawn.
     """
     groups: dict[tuple[str, str], Group] = defaultdict(Group)
-    drawn: dict[tuple[str, str], list[tuple[int, str, Entry]]] = defaultdict(list)
+    drawn: dict[tuple[str, str], list[tuple[int, str, str, int, Entry]]] = defaultdict(list)
     look = Look(groups, Counter(), Counter(), Counter(), {})
     seen: set[Path] = set()
-    for entry in entries:
+    for number, entry in enumerate(entries):
         key = entry.corpus or UNNAMED, entry.task or UNNAMED
         group, check = groups[key], checks.get(entry.sound)
         readable = check is not None and not check.fault
@@ -106,7 +106,7 @@ def gather(entries: Iterable[Entry], checks: dict[Path, SoundCheck], samples: in
             # The smallest hashes are a fair draw, without a list of all rows.
             order = -int.from_bytes(hashlib.blake2b(entry.id.encode(), digest_size=8).digest(), "big")
             push = heapq.heappush if len(drawn[key]) < samples else heapq.heappushpop
-            push(drawn[key], (order, entry.id, entry)) if samples else None
+            push(drawn[key], (order, entry.id, str(entry.sound), number, entry)) if samples else None
     look.samples = {key: [entry for *_, entry in sorted(drawn[key], reverse=True)] for key in sorted(groups)}
     look.groups = {key: groups[key] for key in sorted(groups)}
     return look

@@ -1,5 +1,6 @@
 """Prints the keys of a recipe, what they mean, their types and defaults: `python scripts/recipe_keys.py [train.kd]`."""
 
+import argparse
 import json
 import re
 import sys
@@ -33,13 +34,15 @@ def keys(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-    """Prints all of them, or those that begin with the argument."""
-    wanted = re.sub(r"\.\d+(?=\.|$)", "[]", sys.argv[1] if len(sys.argv) > 1 else "")  # --set names list entries so
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("key", nargs="?", default="", help="only keys that begin so")
+    wanted = re.sub(r"\.\d+(?=\.|$)", "[]", parser.parse_args().key)  # --set names list entries so
     known = dict(keys(Recipe))
     shown = [key for key in known if key.startswith(wanted)]
     if not shown:
-        near = get_close_matches(wanted, known, n=1, cutoff=0)
-        raise InputError(f"no key of a recipe begins with '{wanted}'; did you mean '{near[0]}'?")
+        near = get_close_matches(wanted, known, n=1)
+        advice = f"did you mean '{near[0]}'?" if near else "without an argument all are printed"
+        raise InputError(f"no key of a recipe begins with '{wanted}'; {advice}")
     for key in shown:
         print(f"{key}: {known[key]}")
 

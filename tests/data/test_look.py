@@ -102,6 +102,8 @@ def test_samples_do_not_depend_on_the_order(tmp_path):
     drawn = gather(entries, checks, 3).samples
     assert drawn == gather(entries[::-1], checks, 3).samples and len(drawn["talk", "asr"]) == 3
     assert gather(entries, {}, 3).samples == {("talk", "asr"): []}
+    twice = gather(entries[:1] * 2, checks, 3).samples["talk", "asr"]  # ids that are there twice are looked at too
+    assert [entry.id for entry in twice] == ["row 0"] * 2
     durations, words = joined(gather(entries, checks, 0), 1)["asr"]
     assert durations.tolist() == [1.0] * 50 and words.tolist() == [2] * 50
 
