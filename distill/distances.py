@@ -20,8 +20,9 @@ def distance(own_ND: Tensor, teacher_ND: Tensor, kind: Distance) -> Tensor:
         own_ND: The student's rows.
         teacher_ND: The teacher's.
         kind: mse and smooth_l1 are means over the width, cosine is 1 minus the cosine. relative is the squared distance
-            over the teacher's mean squared deviation from its mean row (of the micro-batch): 1 is what the mean row
-            would cost, whatever width and scale, so that a weight means about the same for every feature.
+            over the teacher's mean squared deviation from its mean row (of the micro-batch; a single row's from zero):
+            1 is what the mean row would cost, whatever width and scale, so that a weight means about the same for every
+            feature.
     """
     own_ND, teacher_ND = own_ND.float(), teacher_ND.float()
     if kind == "cosine":
@@ -31,7 +32,8 @@ def distance(own_ND: Tensor, teacher_ND: Tensor, kind: Distance) -> Tensor:
     squared_N = (own_ND - teacher_ND).square().sum(1)
     if kind == "mse":
         return squared_N.sum() / own_ND.shape[1]
-    spread = (teacher_ND - teacher_ND.mean(0)).square().sum(1).mean().clamp(min=1e-6)
+    mean_D = teacher_ND.mean(0) if len(teacher_ND) > 1 else 0.0
+    spread = (teacher_ND - mean_D).square().sum(1).mean().clamp(min=1e-6)
     return squared_N.sum() / spread
 
 

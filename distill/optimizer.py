@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
+from deepspeed import DeepSpeedEngine
 
 from distill.objective import Objective
 from distill.recipe import StageSettings
@@ -58,6 +59,22 @@ def at_rest(parameters: Iterable[torch.nn.Parameter]) -> Iterator[None]:
     finally:
         for parameter in resting:
             parameter.requires_grad_(True)
+
+
+def forget_gradients(engine: DeepSpeedEngine) -> None:
+    """No gradient is left of the step before.
+
+    DeepSpeed writes over what it keeps of them (at ZeRO 3, and where the optimizer is offloaded) only where there is a
+    new one: what no loss reaches at a step, as the CTC head at one on the student's own texts, would be moved by an old
+    one, which no checkpoint holds; and one that overflowed would be found at every step.
+    """
+    gradients = [getattr(engine.optimizer, "grad_partitions_flat_buffer", None)]
+    flat = [parameter for group in engine.basic_optimizer.param_groups for parameter in group["params"]]
+    flat += getattr(engine.optimizer, "fp32_partitioned_groups_flat", [])  # ZeRO 3 takes them from the groups
+    gradients += [parameter.grad for parameter in flat]
+    for gradient in gradients:
+        if gradient is not None:
+            gradient.zero_()
 
 
 def let_parts_rest(optimizer: torch.optim.Optimizer) -> None:

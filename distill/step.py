@@ -15,7 +15,7 @@ from data.paths import written_whole
 from distill.loader import StepLoader
 from distill.objective import UNITS
 from distill.on_policy import OnPolicy
-from distill.optimizer import at_rest, learning_rate
+from distill.optimizer import at_rest, forget_gradients, learning_rate
 from distill.recipe import LossWeights, Recipe
 
 
@@ -69,6 +69,7 @@ class OptimizerStep:
             group["lr"] = learning_rate(stage.peak_lr(group["name"]), stage, within)
         sums: list[dict[str, float]] = []
         self.engine.train()
+        forget_gradients(self.engine)
         resting = [parameter for part, of in self.trained.items() if not stage.peak_lr(part) for parameter in of]
         with at_rest(resting):
             for seed, example in zip(seeds, micro, strict=True):

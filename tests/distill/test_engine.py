@@ -2,8 +2,12 @@
 
 import json
 
+import deepspeed
 import pytest
+import torch
 from deepspeed.accelerator import get_accelerator
+
+from distill.optimizer import forget_gradients
 
 ON_CPU = get_accelerator().device_name() == "cpu"
 WHOLE_LAYERS = '{"stage": 3, "stage3_param_persistence_threshold": 0}'
@@ -46,6 +50,46 @@ def test_recomputed_activations_change_no_gradient(train, trained):
     assert recomputed == pytest.approx(kept, rel=1e-5)
     partitioned = [f"deepspeed.zero_optimization={WHOLE_LAYERS}", "deepspeed.activation_checkpointing={}"]
     assert train("partitioned", *trained, *partitioned) == pytest.approx(kept, rel=1e-4)
+
+
+class Two(torch.nn.Module):
+    """Two layers, one of which is not always used."""
+
+    def __init__(self):
+        super().__init__()
+        self.always, self.seldom = (torch.nn.Linear(4, 4, bias=False) for _ in range(2))
+
+    def forward(self, x, both):
+        return self.always(x).sum() + (100 * self.seldom(x).sum() if both else 0)
+
+
+@pytest.mark.skipif(not ON_CPU, reason="DeepSpeed's own optimizer would be compiled")
+@pytest.mark.parametrize("zero", [1, 2, 3])
+@pytest.mark.parametrize("offload", ["none", "cpu"])
+def test_what_no_loss_reaches_is_moved_by_no_older_gradient(monkeypatch, free_port, zero, offload):
+    for name, value in {"RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    deepspeed.init_distributed(verbose=False)
+    block = {"stage": zero, "stage3_param_persistence_threshold": 0, "offload_optimizer": {"device": offload}}
+    config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": block, "zero_allow_untested_optimizer": True}
+    model = Two()
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.0, 0.9), weight_decay=0.0),
+        config=config | {"zero_force_ds_cpu_optimizer": False},
+        dist_init_required=False,
+    )
+    weights, norms = [], []
+    for both in (True, False, False):
+        forget_gradients(engine)
+        engine.backward(engine(torch.ones(1, 4), both))
+        engine.step()
+        norms.append(float(engine.get_global_grad_norm()))
+        with deepspeed.zero.GatheredParameters([model.seldom.weight]):
+            weights.append(model.seldom.weight.detach().clone())
+    assert norms[0] > 400 and norms[1:] == pytest.approx([4.0, 4.0])
+    assert torch.equal(weights[1], weights[0]) and torch.equal(weights[2], weights[0])
 
 
 @pytest.mark.skipif(not ON_CPU, reason="DeepSpeed's own optimizer would be compiled")
