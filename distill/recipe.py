@@ -26,6 +26,9 @@ from teacher.settings import ModelSettings
 PARTS = ("encoder", "beats", "connector", "llm")
 MATCHED = ("encoder", "audio_tokens", "hidden", "beats")
 """What losses may hold against the teacher's."""
+REACHED_BY = {"llm": {"ce", "kd", "hidden"}}
+REACHED_BY |= {part: REACHED_BY["llm"] | {"ctc", "audio_tokens"} for part in ("connector", "beats")}
+"""The losses whose gradient comes to a part; all come to the speech encoder."""
 
 
 class DataSettings(Settings):
@@ -112,6 +115,14 @@ class StageSettings(Settings):
     final_lr: float = Field(0.05, ge=0, le=1, description="end of the cosine, as a share of the peak")
     tasks: tuple[str, ...] = Field((), description="tasks trained on; empty: all")
     mix: Mix | None = Field(None, description="in place of data.mix in this stage; null: data.mix")
+
+    @model_validator(mode="after")
+    def _losses_reach_what_is_trained(self) -> "StageSettings":
+        used = {name for name, weight in self.used if weight}
+        for part, losses in REACHED_BY.items():
+            if getattr(self.lr, part) and used and not used & losses:
+                raise ValueError(f"stage '{self.name}' has lr.{part}, but none of its losses reaches it; leave it out")
+        return self
 
     def peak_lr(self, part: str) -> float:
         """The peak learning rate of a part: one of PARTS, or "projections", which rest where nothing is matched."""

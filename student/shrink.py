@@ -64,7 +64,9 @@ class StudentSettings(Settings):
     weights: str | None = Field(
         None, description="a trained student of the same shape to start from; null: the teacher"
     )
-    train_embeddings: bool = Field(False, description="train the token embeddings and the head too")
+    train_embeddings: bool = Field(
+        False, description="train the token embeddings and the head too, where the LLM is trained (also beside LoRA)"
+    )
 
     @model_validator(mode="after")
     def _numbers_say_which(self) -> "StudentSettings":
@@ -238,6 +240,5 @@ def set_trainable(model: SalmonnForConditionalGeneration, parts: set[str], *, em
         if part in model.config.adapted:
             wanted &= ".lora_" in name
         parameter.requires_grad_(wanted)
-    if not embeddings:
-        model.llm.get_input_embeddings().weight.requires_grad_(False)
-        model.llm.get_output_embeddings().weight.requires_grad_(False)
+    for ends in (model.llm.get_input_embeddings(), model.llm.get_output_embeddings()):
+        ends.weight.requires_grad_(embeddings and "llm" in parts)

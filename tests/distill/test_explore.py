@@ -29,7 +29,7 @@ def grid(tiny_recipe):
         "config": str(tiny_recipe),
         "seeds": [3, 4],
         "set": {"train.save_every": 5, "data.limit": 4},
-        "start": {"train.stages": [LOSSES | {"losses": {"encoder": 1.0}}]},
+        "start": {"train.stages": [LOSSES | {"losses": {"audio_tokens": 1.0}}]},
         "arms": {"ce": {"student.weights": "{start}", **stage}, "kd": {}},
         "axes": {"train.kd.beta": [0.5, 0.25]},
         "launcher": ["--num_gpus", "1"],

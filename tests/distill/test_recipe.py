@@ -43,6 +43,11 @@ def test_the_repositorys_recipes_are_valid_and_named_after_their_files(path):
         ("student.margin_s=0.5", "student.margin_s .* teacher.margin_s"),
         ("student.margin_s=null", "student.margin_s .* teacher.margin_s"),
         ("train.stages=[]", "key 'train.stages'"),
+        ("train.stages.0.lr.llm=1", r"stage 'features' has lr\.llm, but none of its losses reaches it; leave it out"),
+        (
+            'train.stages.0.losses={"encoder": 1}',
+            r"stage 'features' has lr\.connector, but none of its losses reaches it; leave it out",
+        ),
         ("teacher.dtype=fp8", "key 'teacher.dtype'.*'fp32', 'bf16' or 'fp16'"),
         ("student.llm_layer=[1]", "unknown key 'student.llm_layer'; did you mean 'llm_layers'"),
         ("teacher.prompt.audio=listen {}", "teacher.prompt.* <SpeechHere>"),

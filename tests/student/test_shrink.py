@@ -176,6 +176,8 @@ def test_a_model_with_lora_trains_its_adapters_only(tiny_teacher):
     set_trainable(model, {"llm", "connector"})
     llm = {name for name in trained(model) if name.startswith("llm.")}
     assert llm and all(".lora_" in name for name in llm)
+    set_trainable(model, {"llm"}, embeddings=True)
+    assert trained(model) == llm | {"llm.model.embed_tokens.weight"}
 
 
 def test_the_student_may_hear_another_margin(tiny_teacher, waves):
