@@ -9,11 +9,12 @@ import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
 from torch import Tensor
 
+from data.paths import resolve
 from distill.recipe import Recipe
 from teacher.build import default_dtype
 from teacher.model import SalmonnForConditionalGeneration, merge_lora
 from teacher.processor import SalmonnProcessor
-from teacher.weights import load_exactly, save_trained_part
+from teacher.weights import load_exactly, read_tensors, save_trained_part
 
 
 def save_model(recipe: Recipe, engine: DeepSpeedEngine, processor: SalmonnProcessor) -> Path:
@@ -27,7 +28,7 @@ def save_model(recipe: Recipe, engine: DeepSpeedEngine, processor: SalmonnProces
         tensors = {k.removeprefix("student."): v for k, v in tensors.items() if k.startswith("student.")}
         processor.save_pretrained(temporary)
         if recipe.student is None:
-            save_trained_part(tensors, temporary / "trained.safetensors")
+            save_trained_part(tensors, temporary / "trained.safetensors", also=_trained(recipe, engine.module.student))
         student = engine.module.student
         if recipe.student is not None and student.config.adapted:
             student = _merged(student, tensors)
@@ -37,6 +38,15 @@ def save_model(recipe: Recipe, engine: DeepSpeedEngine, processor: SalmonnProces
         os.replace(temporary, folder)
     dist.barrier()
     return folder
+
+
+def _trained(recipe: Recipe, teacher: SalmonnForConditionalGeneration) -> set[str]:
+    """Names of the weights that this run trained, or the one that it went on from."""
+    names = {name for name, parameter in teacher.named_parameters() if parameter.requires_grad}
+    before = resolve(recipe.teacher.weights) if recipe.teacher.weights else None
+    if before and before.suffix == ".safetensors" and not recipe.teacher.random_weights:
+        names |= read_tensors(before).keys()
+    return names
 
 
 def _merged(student: SalmonnForConditionalGeneration, tensors: dict[str, Tensor]) -> SalmonnForConditionalGeneration:

@@ -72,6 +72,7 @@ class OnPolicy:
         prompt = self.processor.lay_out(features, instructions, [None] * len(instructions)).to(student.device)
         audio_NH = student.connector(student.encode(features))
         caps = [self.settings.cap(frames / 100) for frames in features.mel_frames_B.tolist()]
+        ids = student.config.llm_config.vocab_size
         torch.manual_seed(seed)
         ids_BT = student.generate(
             prompt,
@@ -82,8 +83,8 @@ class OnPolicy:
             # The student's own distribution, whatever its LLM's files advise.
             top_k=0,
             top_p=1.0,
-            # A place for an audio token, not a word.
-            suppress_tokens=[student.config.pad_token_id],
+            # A place for an audio token, and rows of the head that stand for nothing (the teacher need not have them).
+            suppress_tokens=[student.config.pad_token_id, *range(len(self.processor.tokenizer), ids)],
         )
         return [_whole(ids_T[:cap], student.config.eos_token_id) for ids_T, cap in zip(ids_BT, caps, strict=True)]
 

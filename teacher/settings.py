@@ -81,7 +81,7 @@ class ModelSettings(Settings):
     llm: str = Field(description="a decoder-only language model with its tokenizer: folder or hub name")
     weights: str | None = Field(
         None,
-        description="connector and LoRA: our safetensors, or a released SALMONN's .pth; null: untrained",
+        description="connector, LoRA and all else trained: our safetensors, or a released SALMONN's .pth; null: none",
     )
     # Advice only: it is no part of what was run, so a saved recipe and the cache's identity leave it out.
     sources: dict[Literal["encoder", "beats", "llm", "weights"], str] = Field(

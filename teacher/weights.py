@@ -4,6 +4,7 @@ What others released in formats of their own is read in `teacher/released.py`.
 """
 
 import re
+from collections.abc import Container
 from pathlib import Path
 
 import torch
@@ -127,27 +128,26 @@ def trained_part(model: nn.Module) -> dict[str, Tensor]:
     return {key: value for key, value in model.state_dict().items() if is_trained_part(key)}
 
 
-def save_trained_part(tensors: dict[str, Tensor], path: Path, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Writes connector and LoRA of a whole model's state dictionary as one safetensors file."""
-    kept = {key: value.detach().to("cpu", dtype).contiguous() for key, value in tensors.items() if is_trained_part(key)}
+def save_trained_part(
+    tensors: dict[str, Tensor], path: Path, dtype: torch.dtype = torch.bfloat16, *, also: Container[str] = ()
+) -> None:
+    """Writes connector and LoRA of a whole model's state dictionary, and what else is named, as one file."""
+    names = [key for key in tensors if is_trained_part(key) or key in also]
+    kept = {key: tensors[key].detach().to("cpu", dtype).contiguous() for key in names}
     with written_whole(path) as temporary:
         save_file(kept, temporary)
 
 
 def load_trained_part(model: nn.Module, path: Path) -> None:
-    """Reads connector and LoRA from this project's safetensors, or from a released SALMONN's `.pth`.
+    """Reads connector, LoRA and what else was trained from our safetensors, or from a released SALMONN's `.pth`.
 
     Raises:
         InputError: The file is broken, or of another model: every key is accounted for.
     """
-    own = trained_part(model)
-    if path.suffix == ".safetensors":
-        tensors = read_tensors(path)
-    else:
-        tensors = salmonn_tensors(path)
-        # A `.pth` holds shared weights under their second names; they are the model's own as well.
-        whole = model.state_dict()
-        own |= {key: whole[key] for key in tensors if key in whole}
+    tensors = read_tensors(path) if path.suffix == ".safetensors" else salmonn_tensors(path)
+    whole = model.state_dict()
+    # More than the trained part, where more was trained; a `.pth` holds shared weights under their second names.
+    own = {key: value for key, value in whole.items() if is_trained_part(key) or key in tensors}
     copy_exactly(own, tensors, str(path))
 
 

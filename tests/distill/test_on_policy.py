@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from distill.on_policy import OnPolicy
 from distill.recipe import LossWeights, read_recipe
@@ -60,6 +63,17 @@ def test_the_students_own_texts_are_trained_on(train, written, tmp_path):
         assert all(0 < len(text) <= 7 and 300 not in text for text in texts)  # [PAD] is no word
         assert all(1 not in text[:-1] for text in texts)  # nothing follows the end symbol
     assert (tmp_path / "runs" / "own" / "model" / "config.json").is_file()
+
+
+def test_rows_that_only_pad_the_students_head_are_never_drawn(train, written, tiny_weights, tmp_path):
+    padded = shutil.copytree(tiny_weights / "llm", tmp_path / "padded")
+    config = json.loads((padded / "config.json").read_text()) | {"vocab_size": 320}
+    llm = LlamaForCausalLM(LlamaConfig(**config))
+    with torch.no_grad():
+        llm.get_output_embeddings().weight[301:] *= 20  # else one of them would seldom be drawn
+    llm.save_pretrained(padded)
+    train("padded", ALL, f"student.llm={padded}", "student.llm_layers=null")
+    assert written and all(id < 300 for texts, _ in written for text in texts for id in text)
 
 
 def test_without_it_nothing_changes_and_a_part_is_between(train, written):
