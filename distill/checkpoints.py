@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch.distributed as dist
@@ -107,14 +108,17 @@ def save(engine: DeepSpeedEngine, run_dir: Path, step: int, keep: int, best: int
 
 def best_step(run_dir: Path, figure: str) -> int | None:
     """The first step whose validation was the best by a figure (mean over the sets that have it); None without one."""
-    path = run_dir / "validation.jsonl"
     figures: dict[int, list[float]] = {}
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        record = json.loads(line)
+    for record, _ in _records(run_dir / "validation.jsonl"):
         if figure in record:
             figures.setdefault(record["step"], []).append(record[figure])
     sign = -1 if figure == "cider_d" else 1
     return min(figures, key=lambda step: (sign * sum(figures[step]) / len(figures[step]), step), default=None)
+
+
+def was_validated(run_dir: Path, step: int) -> bool:
+    """Whether the log has a look at the validation sets at this step."""
+    return any(record["step"] == step for record, _ in _records(run_dir / "validation.jsonl"))
 
 
 def load_best(engine: DeepSpeedEngine, run_dir: Path, figure: str) -> int:
@@ -185,8 +189,16 @@ def _forget_after(run_dir: Path, step: int) -> None:
     for name in LOGS:
         path = run_dir / name
         if path.is_file():
-            lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
             # A step's record counts from 0; a validation's step is the number of steps done.
             limit = step if name == "steps.jsonl" else step + 1
+            kept = [line for record, line in _records(path) if record["step"] < limit]
             with written_whole(path) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["step"] < limit))
+                temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _records(path: Path) -> Iterator[tuple[dict, str]]:
+    """A log's records and their lines, where it is there; half a line, which a run that was killed leaves, is none."""
+    # Not splitlines(): a text may hold a line separator of Unicode.
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else ():
+        with suppress(ValueError):
+            yield json.loads(line), line

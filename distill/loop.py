@@ -13,7 +13,7 @@ from data.cache_reader import CacheReader
 from data.errors import InputError
 from data.manifest import Manifest
 from distill.alignment import Alignment
-from distill.checkpoints import begin, best_step, load_best, require_same_run, resume, run_identity, save
+from distill.checkpoints import begin, best_step, load_best, require_same_run, resume, run_identity, save, was_validated
 from distill.ctc import CtcHead
 from distill.engine import start_engine
 from distill.examples import Examples, read_rows
@@ -133,6 +133,9 @@ class Trainer:
     def _train(self) -> None:
         self._resume()
         settings, total = self.recipe.train, self.recipe.total_steps
+        # A run that was told to stop did not wait for it.
+        if self._is_due() and self._any(self.rank == 0 and not was_validated(self.recipe.run_dir, self.step)):
+            self._validate()
         first, start = self.step, time.monotonic()
         while self.step < total and not self.stopped:
             record = self.one_step(self.step)
@@ -144,13 +147,18 @@ class Trainer:
             # A signal may have reached one rank only: they stop together, and before a validation that takes long.
             self.stopped = self._any(bool(self._stop))
             better = False
-            if self.valid and not self.stopped and (self.step % settings.validate_every == 0 or self.step == total):
+            if self._is_due() and not self.stopped:
                 better = self._validate()
             if self.step % settings.save_every == 0 or self.step == total or self.stopped or better:
                 best = best_step(self.recipe.run_dir, self.figure)
                 save(self.engine, self.recipe.run_dir, self.step, settings.keep_checkpoints, best)
         if self.stopped and self.rank == 0:
             print(f"stopped at step {self.step}; the same command goes on from there", flush=True)
+
+    def _is_due(self) -> bool:
+        """Whether this step is one at which there is a look at the validation sets."""
+        due = self.step % self.recipe.train.validate_every == 0 or self.step == self.recipe.total_steps
+        return bool(self.valid) and self.step > 0 and due
 
     def _any(self, here: bool) -> bool:
         """Whether something holds on any rank."""

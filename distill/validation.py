@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import deepspeed
 import torch
 
 from data.audio import load_clip
@@ -76,6 +77,10 @@ def _ctc_texts(objective: Objective, processor: SalmonnProcessor, rows: list[Row
     for batch in batches_by_length(processor.seconds(rows), 120.0):
         features = processor.features([load_clip(rows[i]) for i in batch])
         states = model.encode(features.to(model.device))
-        paths = objective.ctc.decode(model.connector(states), model.connector.windows(states.frames_B))
+        audio_NH = model.connector(states)
+        with deepspeed.zero.GatheredParameters(
+            list(objective.ctc.parameters())
+        ):  # of the head's forward pass alone ZeRO 3 knows
+            paths = objective.ctc.decode(audio_NH, model.connector.windows(states.frames_B))
         texts |= {i: processor.tokenizer.decode(ids) for i, ids in zip(batch, paths, strict=True)}
     return {rows[i].id: text for i, text in texts.items()}

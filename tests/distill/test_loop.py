@@ -181,7 +181,7 @@ def test_training_lowers_the_loss(train):
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(train, tmp_path, monkeypatch):
     whole, _ = train("whole")
-    step, signals = RunLog.step, {2: signal.SIGTERM, 4: signal.SIGINT}
+    step, signals = RunLog.step, {2: signal.SIGTERM, 4: signal.SIGINT, 5: signal.SIGTERM}
 
     def stopped(self, record, left_s):
         step(self, record, left_s)
@@ -190,15 +190,19 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(train, tmp_path, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(RunLog, "step", stopped)
-        for done in (3, 5):
+        for done in (3, 5, 6):
             begun, out = train("stopped", ends=130)
             assert len(begun) == done and f"stopped at step {done}; the same command goes on from there" in out
-    assert not (tmp_path / "runs" / "stopped" / "model").exists()
+    run = tmp_path / "runs" / "stopped"
+    assert not (run / "model").exists() and not (run / "validation.jsonl").exists()
     finished, out = train("stopped")
-    assert "going on from step 5" in out
+    assert "going on from step 6" in out and [record["step"] for record in records(run / "validation.jsonl")] == [6]
     assert losses(finished) == pytest.approx(losses(whole), rel=1e-6)
+    texts = run / "texts.jsonl"
+    strange = texts.read_text() + '{"step": 6, "student": "one\u2028two"}\n'  # as a student may write
+    texts.write_text(strange + '{"step": 6, "lr": {"llm": 1}')  # cut off
     again, _ = train("stopped")  # nothing left to do: the model is written once more
-    assert again == finished
+    assert again == finished and texts.read_text() == strange
 
 
 def test_a_manifest_trains_as_the_annotation_file_that_it_was_made_of(train, own_data):
@@ -399,6 +403,15 @@ def test_a_teacher_trains_by_the_same_loop(train, tiny_recipe, tmp_path):
             assert torch.equal(parameter, untrained.get_parameter(name))
         elif ".lora_B." in name:
             assert parameter.any(), name
+
+
+def test_a_stage_of_ctc_alone_is_validated_by_its_best_path_at_zero_3_too(train, tmp_path):
+    stage = {"name": "ctc", "steps": 1, "max_seconds": 6, "losses": {"ctc": 1.0}, "lr": {"connector": 1e-3}}
+    changes = [f"train.stages={json.dumps([stage])}", "train.keep_encoded=true", "cache=null"]
+    train("zero_1", *changes)
+    train("zero_3", *changes, 'deepspeed.zero_optimization={"stage": 3, "stage3_param_persistence_threshold": 0}')
+    texts = [records(tmp_path / "runs" / name / "texts.jsonl") for name in ("zero_1", "zero_3")]
+    assert len(texts[0]) == 2 and texts[0] == texts[1]
 
 
 def test_the_cache_must_be_of_this_recipe(command, tiny_recipe, train, tmp_path):
