@@ -23,8 +23,9 @@ from distill.alignment import Alignment
 from distill.distances import column_frames
 from distill.matching import TeacherFeatures
 from distill.objective import Example
-from distill.recipe import LossWeights, Recipe
+from distill.recipe import Recipe
 from distill.signals import SparseSignal
+from distill.stages import LossWeights
 from distill.universal import SpanSignal
 from teacher.connector import AudioStates, windows_of
 from teacher.encoder import encoder_frames

@@ -25,9 +25,10 @@ from distill.matching import FeatureMatching
 from distill.objective import Objective
 from distill.on_policy import OnPolicy
 from distill.optimizer import parameters_by_part
-from distill.recipe import PARTS, Recipe
+from distill.recipe import Recipe
 from distill.run_log import RunLog
 from distill.splits import validation_texts
+from distill.stages import PARTS
 from distill.step import OptimizerStep, sum_over_ranks
 from distill.stopping import StopRequest
 from distill.validation import figure_of, score_texts, validate

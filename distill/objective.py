@@ -13,8 +13,9 @@ from distill.ctc import CtcHead, has_room
 from distill.frozen import FrozenTeacher
 from distill.losses import fused_loss
 from distill.matching import LAST, FeatureMatching, TeacherFeatures, outputs_of
-from distill.recipe import KdSettings, LossWeights
+from distill.recipe import KdSettings
 from distill.signals import TeacherSignal
+from distill.stages import LossWeights
 from distill.universal import SpanSignal
 from teacher.connector import AudioStates
 from teacher.encoder import encoder_frames

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from data.cache import hash_of
 from distill.objective import Example
-from distill.recipe import LossWeights, Recipe
+from distill.recipe import Recipe
+from distill.stages import LossWeights
 from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import SalmonnProcessor
 

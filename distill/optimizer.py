@@ -8,7 +8,7 @@ import torch
 from deepspeed import DeepSpeedEngine
 
 from distill.objective import Objective
-from distill.recipe import StageSettings
+from distill.stages import StageSettings
 
 
 def learning_rate(peak: float, stage: StageSettings, step: int) -> float:

@@ -1,7 +1,6 @@
 """One JSON file holds everything about a run. Its sections are described here; each field says its unit."""
 
 import json
-import math
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,21 +13,16 @@ from data.mixing import Mix
 from data.paths import resolve
 from data.prompts import Prompts
 from data.settings import Settings, read_settings
+from distill.consistency import require_consistent
 from distill.deepspeed_block import require_known
 from distill.divergences import DivergenceName
 from distill.matching import LAST, MatchSettings
+from distill.stages import StageSettings
 from student.shrink import StudentSettings
 from teacher.build import shapes_of_files
 from teacher.cache import CacheSettings
 from teacher.hypotheses import GenerationSettings, LengthCap
 from teacher.settings import ModelSettings
-
-PARTS = ("encoder", "beats", "connector", "llm")
-MATCHED = ("encoder", "audio_tokens", "hidden", "beats")
-"""What losses may hold against the teacher's."""
-REACHED_BY = {"llm": {"ce", "kd", "hidden"}}
-REACHED_BY |= {part: REACHED_BY["llm"] | {"ctc", "audio_tokens"} for part in ("connector", "beats")}
-"""The losses whose gradient comes to a part; all come to the speech encoder."""
 
 
 class DataSettings(Settings):
@@ -52,102 +46,6 @@ class DataSettings(Settings):
     faults: FaultPolicies = FaultPolicies()
     scan: str | None = Field(None, description="what scan_data.py --out wrote of the training rows")
     limit: int | None = Field(None, ge=1, description="use only the first rows of each file (trials and tests)")
-
-
-class LossWeights(Settings):
-    """Weight of each loss; a loss of weight 0 is not computed."""
-
-    ce: float = Field(0.0, ge=0, description="cross-entropy on the text, mean over supervised tokens")
-    kd: float = Field(
-        0.0, ge=0, description="divergence from the teacher's distribution, mean over supervised tokens (or spans)"
-    )
-    ctc: float = Field(0.0, ge=0, description="CTC of audio tokens against the LLM's embeddings, mean over text tokens")
-    encoder: float = Field(0.0, ge=0, description="distance of encoder states from the teacher's, mean over frames")
-    audio_tokens: float = Field(0.0, ge=0, description="distance of audio tokens from the teacher's, mean over them")
-    hidden: float = Field(
-        0.0, ge=0, description="distance of the LLM's hidden states from the teacher's, mean over supervised tokens"
-    )
-    beats: float = Field(
-        0.0,
-        ge=0,
-        description="distance of projected encoder states from the teacher's BEATs, mean over columns of 160 ms: what "
-        "a student without BEATs is to hear of sounds",
-    )
-
-    @property
-    def features(self) -> set[str]:
-        """The teacher's features that are matched."""
-        return {name for name in MATCHED if getattr(self, name)}
-
-
-class LearningRates(Settings):
-    """Peak learning rate of each part; 0 freezes it in this stage: it costs no gradient, and its optimizer rests.
-
-    Of a part with LoRA, only that is trained.
-    """
-
-    encoder: float = Field(0.0, ge=0, description="speech encoder")
-    beats: float = Field(0.0, ge=0, description="BEATs, where the student keeps it")
-    connector: float = Field(0.0, ge=0, description="Q-Former, projection, CTC head")
-    llm: float = Field(0.0, ge=0, description="language model")
-    projections: float = Field(
-        1e-3, ge=0, description="of the student's features to the teacher's width, in stages that match features"
-    )
-
-
-class StageSettings(Settings):
-    """One stage of the training; stages run one after the other."""
-
-    name: str = Field(description="shown in the progress line")
-    steps: int = Field(ge=1, description="optimizer steps")
-    losses: LossWeights
-    final_losses: LossWeights | None = Field(
-        None, description="weights at the stage's last step, towards which they move; null: they stay"
-    )
-    curve: Literal["linear", "cosine"] = Field("linear", description="how weights move over the stage")
-    lr: LearningRates
-    max_seconds: float = Field(60.0, gt=0, description="padded audio seconds of a micro-batch")
-    max_text_tokens: int | None = Field(
-        None, ge=1, description="padded text tokens of a micro-batch (clips times the longest text); null: not bounded"
-    )
-    warmup_steps: int = Field(20, ge=0, description="linear warm-up, steps")
-    initial_lr: float = Field(0.0, ge=0, le=1, description="where the warm-up starts, as a share of the peak")
-    final_lr: float = Field(0.05, ge=0, le=1, description="end of the cosine, as a share of the peak")
-    tasks: tuple[str, ...] = Field((), description="tasks trained on; empty: all")
-    mix: Mix | None = Field(None, description="in place of data.mix in this stage; null: data.mix")
-
-    @model_validator(mode="after")
-    def _losses_reach_what_is_trained(self) -> "StageSettings":
-        used = {name for name, weight in self.used if weight}
-        for part, losses in REACHED_BY.items():
-            if getattr(self.lr, part) and used and not used & losses:
-                raise ValueError(f"stage '{self.name}' has lr.{part}, but none of its losses reaches it; leave it out")
-        return self
-
-    def peak_lr(self, part: str) -> float:
-        """The peak learning rate of a part: one of PARTS, or "projections", which rest where nothing is matched."""
-        return getattr(self.lr, part) if part in PARTS or self.matched else 0.0
-
-    @property
-    def matched(self) -> set[str]:
-        """The teacher's features that this stage matches."""
-        return self.used.features
-
-    @property
-    def used(self) -> LossWeights:
-        """The largest weight that each loss ever has: which losses there are."""
-        return LossWeights(**{name: max(ends) for name, ends in self._ends().items()})
-
-    def losses_at(self, step: int) -> LossWeights:
-        """The weights at a step of the stage, counted from 0."""
-        share = step / max(self.steps - 1, 1)
-        if self.curve == "cosine":
-            share = (1 - math.cos(math.pi * share)) / 2
-        return LossWeights(**{name: start + (end - start) * share for name, (start, end) in self._ends().items()})
-
-    def _ends(self) -> dict[str, tuple[float, float]]:
-        final = self.final_losses or self.losses
-        return {name: (weight, getattr(final, name)) for name, weight in self.losses}
 
 
 class KdSettings(Settings):
@@ -258,81 +156,8 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
-        for stage in self.train.stages:
-            if not any(stage.used.model_dump().values()) or not any(map(stage.peak_lr, PARTS)):
-                raise ValueError(f"stage '{stage.name}' trains nothing: give it a loss and a learning rate")
-            if stage.used.kd and not (self.student and (self.cache or self.train.teacher == "memory")):
-                raise ValueError(
-                    f"stage '{stage.name}' has a kd weight; that takes a cache and a student section "
-                    "(or, without a cache, train.teacher 'memory')"
-                )
-            if stage.used.ctc and self.train.hypotheses.share:
-                raise ValueError(f"stage '{stage.name}' has a ctc weight, which goes with train.hypotheses.share 0")
-            if self.train.keep_encoded and (stage.lr.encoder or stage.lr.beats or stage.matched):
-                raise ValueError(f"train.keep_encoded: stage '{stage.name}' trains the encoder or matches its features")
-            if stage.lr.beats and not (self.student.beats if self.student else self.teacher.beats):
-                raise ValueError(f"stage '{stage.name}' trains a BEATs (lr.beats) that the model does not have")
-            if stage.matched and not self.student:
-                raise ValueError(
-                    f"stage '{stage.name}' matches the teacher's features, but there is no student section"
-                )
-            if stage.used.beats and (self.student.beats or not self.teacher.beats):
-                raise ValueError(
-                    f"stage '{stage.name}' has a beats weight; that takes a teacher with BEATs and a student without"
-                )
-            if stage.matched and self._hears_longer():
-                raise ValueError(
-                    f"student.margin_s {self.student.margin_s} is longer than teacher.margin_s {self.teacher.margin_s}"
-                    f", but stage '{stage.name}' matches features; set student.margin_s to at most that"
-                )
-        if self.cache and self.cache.features and self.teacher.margin_s is None and not self.teacher.reference_padding:
-            raise ValueError(
-                "cache.features: set teacher.margin_s or teacher.reference_padding, which say what is kept"
-            )
-        if self.cache and "beats" in self.cache.features and not self.teacher.beats:
-            raise ValueError("cache.features: the teacher has no BEATs whose states could be kept")
-        if self.train.kd.vocabulary == "universal":
-            self._can_be_universal()
-        if len({Path(path).stem for path in self.data.valid}) < len(self.data.valid):
-            raise ValueError("data.valid: two files of one name; they are told apart by it in the logs")
-        if self.train.hypotheses.share and not (self.cache and self.student):
-            raise ValueError("train.hypotheses.share: the teacher's texts take a cache and a student section")
-        if self.train.on_policy.fraction and not self.asks_teacher:
-            raise ValueError(
-                "train.on_policy: only a teacher in memory can judge the student's own texts; set train.teacher to "
-                "'memory', and a kd weight"
-            )
-        if self.train.keep_encoded and self.asks_teacher:
-            raise ValueError("train.keep_encoded: a teacher in memory hears the clips at every step; leave one out")
-        if self.distils and not self.asks_teacher:
-            if self.cache.method == "sampled" and (self.train.kd.temperature, self.train.kd.divergence) != (
-                1,
-                "forward_kl",
-            ):
-                raise ValueError("cache.method 'sampled': draws stand for forward_kl at temperature 1, not for others")
-            trained_on = ["reference", "hypothesis"] if self.train.hypotheses.share else ["reference"]
-            for text in trained_on:
-                if text not in self.cache.targets:
-                    raise ValueError(f"cache.targets lacks '{text}', which a kd weight distils on here")
+        require_consistent(self)
         return self
-
-    def _can_be_universal(self) -> None:
-        key, kd = "train.kd.vocabulary 'universal'", self.train.kd
-        if self.student is None or self.student.llm is None:
-            raise ValueError(f"{key}: the student has the teacher's LLM, and so its vocabulary; leave the key out")
-        if (kd.divergence, kd.tail, kd.temperature) != ("forward_kl", "bucket", 1):
-            raise ValueError(f"{key}: has a distance of its own; leave out train.kd.divergence, tail and temperature")
-        if self.asks_teacher:
-            raise ValueError(f"{key}: the teacher's distributions come from its cache; set train.teacher to 'cache'")
-        if "hidden" in self.matched:
-            raise ValueError(f"{key}: the LLMs' tokens are not the same, so no hidden weight can match their states")
-        if self.cache and self.cache.method == "sampled":
-            raise ValueError(f"{key}: few draws say little of sorted probabilities; set cache.method 'topk'")
-
-    def _hears_longer(self) -> bool:
-        """Whether the student hears more of a clip's end than the teacher; a margin of None is all of 30 s."""
-        own, heard = self.student.margin_s, self.teacher.margin_s
-        return heard is not None and (own is None or own > heard)
 
     @property
     def distils(self) -> bool:

@@ -16,7 +16,8 @@ from distill.loader import StepLoader
 from distill.objective import UNITS
 from distill.on_policy import OnPolicy
 from distill.optimizer import at_rest, forget_gradients, learning_rate
-from distill.recipe import LossWeights, Recipe
+from distill.recipe import Recipe
+from distill.stages import LossWeights
 
 
 class OptimizerStep:

@@ -11,8 +11,9 @@ from data.manifest import Row
 from data.prompts import instruction
 from distill.captions import cider_d
 from distill.objective import Example, Objective
-from distill.recipe import LossWeights, Recipe
+from distill.recipe import Recipe
 from distill.scoring import score_asr
+from distill.stages import LossWeights
 from distill.test_sets import grouped, of_kind
 from teacher.hypotheses import write_hypotheses
 from teacher.processor import Clip, SalmonnProcessor

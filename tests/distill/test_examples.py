@@ -9,7 +9,8 @@ from data.cache_reader import CacheReader
 from data.errors import InputError
 from distill.examples import Examples, read_rows
 from distill.matching import FeatureMatching
-from distill.recipe import LossWeights, read_recipe
+from distill.recipe import read_recipe
+from distill.stages import LossWeights
 from student.shrink import shrink
 from teacher.connector import within
 from teacher.processor import SalmonnProcessor

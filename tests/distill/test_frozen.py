@@ -10,7 +10,8 @@ from data.cache_reader import CacheReader
 from distill.examples import Examples, read_rows
 from distill.frozen import FrozenTeacher
 from distill.objective import Objective
-from distill.recipe import LossWeights, read_recipe
+from distill.recipe import read_recipe
+from distill.stages import LossWeights
 from student.shrink import shrink
 from teacher.build import add_rows
 from teacher.model import merge_lora

@@ -21,8 +21,9 @@ from data.manifest_writer import write_manifest
 from data.shard_writer import write_shards
 from distill.loop import Trainer
 from distill.optimizer import learning_rate, parameter_groups
-from distill.recipe import StageSettings, read_recipe
+from distill.recipe import read_recipe
 from distill.run_log import RunLog
+from distill.stages import StageSettings
 from teacher.build import build_teacher
 from teacher.model import SalmonnForConditionalGeneration
 from tests.conftest import records

@@ -11,7 +11,8 @@ from distill.distances import between_windows, distance, mean_of_columns
 from distill.frozen import FrozenTeacher
 from distill.matching import FeatureMatching, MatchSettings
 from distill.objective import Example, Objective
-from distill.recipe import KdSettings, LossWeights
+from distill.recipe import KdSettings
+from distill.stages import LossWeights
 from student.shrink import StudentSettings, shrink
 from teacher.connector import windows_of
 from teacher.processor import Clip, SalmonnProcessor

@@ -8,8 +8,9 @@ from distill.ctc import CtcHead
 from distill.frozen import FrozenTeacher
 from distill.matching import FeatureMatching, MatchSettings
 from distill.objective import Example, Objective
-from distill.recipe import KdSettings, LossWeights
+from distill.recipe import KdSettings
 from distill.signals import DenseSignal
+from distill.stages import LossWeights
 from student.shrink import StudentSettings, shrink
 from teacher.model import supervised
 from teacher.processor import Clip

@@ -10,8 +10,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from distill.on_policy import OnPolicy
-from distill.recipe import LossWeights, read_recipe
+from distill.recipe import read_recipe
 from distill.run_log import RunLog
+from distill.stages import LossWeights
 
 MEMORY = ["train.teacher=memory", "cache=null"]
 ALL = "train.on_policy.fraction=1"

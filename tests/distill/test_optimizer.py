@@ -11,7 +11,8 @@ from distill.examples import Examples, read_rows
 from distill.loader import StepLoader
 from distill.objective import Objective
 from distill.optimizer import learning_rate, let_parts_rest, parameter_groups, parameters_by_part
-from distill.recipe import PARTS, read_recipe
+from distill.recipe import read_recipe
+from distill.stages import PARTS
 from distill.students import student_of
 from student.shrink import set_trainable
 from teacher.build import build_teacher

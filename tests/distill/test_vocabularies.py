@@ -27,8 +27,9 @@ from data.errors import InputError
 from distill.alignment import Alignment
 from distill.examples import Examples, read_rows
 from distill.models import load_for_scoring
-from distill.recipe import LossWeights, read_recipe
+from distill.recipe import read_recipe
 from distill.run_log import RunLog
+from distill.stages import LossWeights
 from distill.students import processor_of, student_of
 from distill.universal import SpanSignal
 from teacher.build import PAD_TOKEN, build_teacher
