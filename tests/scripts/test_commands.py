@@ -79,7 +79,7 @@ def test_a_bad_sound_is_named_with_the_mend_and_nothing_is_half_written(run, own
     assert not [*tmp_path.glob("runs/tiny/model"), *tmp_path.glob("cache/shard*"), *tmp_path.rglob("*.tmp")]
 
 
-@pytest.mark.parametrize("key", ["path", "text", "task"])
+@pytest.mark.parametrize("key", ["path", "task"])
 def test_a_row_without_a_key_is_named(run, own_data, tmp_path, key):
     for name in ("train", "test_asr"):
         file = own_data / f"{name}.json"
