@@ -246,7 +246,13 @@ def test_ctrl_c_keeps_what_was_found(recordings, tmp_path):
     (tmp_path / "many" / "rows.json").write_text(json.dumps({"annotation": rows}))
     command = [sys.executable, str(REPOSITORY / "scripts/scan_data.py"), str(tmp_path / "many" / "rows.json")]
     environment = {**os.environ, "SALMONN_DISTILL_CACHE": str(tmp_path / "cache")}
-    scan = subprocess.Popen([*command, "--decode", "--workers", "2"], stderr=subprocess.PIPE, env=environment)
+    scan = subprocess.Popen(
+        [*command, "--decode", "--workers", "2"],
+        stderr=subprocess.PIPE,
+        env=environment,
+        # Tests that run in the background have it ignored, and what they start inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert b"files/s" in scan.stderr.readline()  # the first chunk is done
     scan.send_signal(signal.SIGINT)
     assert b"interrupted" in scan.communicate()[1]
