@@ -5,8 +5,6 @@
 whatever its size. Both give a `Manifest`.
 """
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from data.annotation import open_annotation
 from data.errors import InputError
 from data.headers import read_headers
 from data.progress import Progress
+from data.row_identity import Ids, RowsDigest
 
 FORMAT = "salmonn-distill manifest 1"
 SCHEMA = pa.schema(
@@ -81,8 +80,6 @@ class Row:
 
 
 _STORED = [name for name in Row.__slots__ if name != "mono"]
-_PLAIN = ("", 0.0, 0.0, "first")
-"""Question, start, end and channels of most rows: an answer to no question, over a whole file's first channel."""
 
 
 class Manifest(Sequence[Row]):
@@ -186,37 +183,6 @@ class Manifest(Sequence[Row]):
         if (np.diff(at) < 0).any():
             raise ValueError("the rows of a manifest stay in their order")
         return Manifest(self.table, self.root, at if self.indices is None else self.indices[at], self.mono)
-
-
-class RowsDigest:
-    """A running hash over rows: that of one JSON list of them."""
-
-    COLUMNS = ("id", "path", "task", "text", "duration_s", "question", "start_s", "end_s")
-
-    def __init__(self) -> None:
-        self._digest, self._waiting, self._begun = hashlib.sha256(b"["), [], False
-
-    def add(self, id: str, path: str, task: str, text: str, duration_s: float, *more: Any) -> None:
-        """Takes in one row: the values of `COLUMNS`, and what is heard of several channels."""
-        values = [id, path.rpartition("/")[2], task, text, round(duration_s, 3)]
-        if more != _PLAIN:
-            values += more
-        self._waiting.append(values)
-        if len(self._waiting) >= 1024:  # encoded one by one, they would take several times as long
-            self._encode()
-
-    def hexdigest(self) -> str:
-        """The hash of the rows so far."""
-        if self._waiting:
-            self._encode()
-        whole = self._digest.copy()
-        whole.update(b"]")
-        return whole.hexdigest()
-
-    def _encode(self) -> None:
-        rows = json.dumps(self._waiting, separators=(",", ":"))[1:-1]
-        self._digest.update((b"," if self._begun else b"") + rows.encode())
-        self._waiting, self._begun = [], True
 
 
 def durations_of(rows: Sequence[Row]) -> np.ndarray:
@@ -366,40 +332,6 @@ def _with_durations(
             progress.add(len(part))
     column = SCHEMA.get_field_index("duration_s")
     return table.set_column(column, SCHEMA.field("duration_s"), pa.array(durations)), unreadable
-
-
-class Ids:
-    """Sees to it that the rows of a manifest have ids of their own (8 bytes of a hash are kept of each)."""
-
-    def __init__(self) -> None:
-        self.taken: set[int] = set()
-
-    def take(self, where: str, entry: dict[str, Any]) -> str:
-        """The row's id, or one made of path and task with the first free number behind it."""
-        if entry["id"]:
-            if not self._free(entry["id"]):
-                raise InputError(f'{where}: id "{entry["id"]}" is there twice; give each row its own "id"')
-            return entry["id"]
-        name = unique = f"{entry['path']}#{entry['task']}"
-        number = 2
-        while not self._free(unique):
-            unique, number = f"{name}#{number}", number + 1
-        return unique
-
-    def has(self, name: str) -> bool:
-        """Whether a row has this id; no row has an empty one."""
-        return bool(name) and self._key(name) in self.taken
-
-    def _free(self, name: str) -> bool:
-        key = self._key(name)
-        if key in self.taken:
-            return False
-        self.taken.add(key)
-        return True
-
-    def _key(self, name: str) -> int:
-        digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        return int.from_bytes(digest, "little")
 
 
 def append_row(columns: dict[str, list], entry: dict[str, Any]) -> None:

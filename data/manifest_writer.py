@@ -15,9 +15,10 @@ import pyarrow as pa
 from data.annotation import open_annotation, relative_root
 from data.errors import InputError
 from data.headers import read_headers
-from data.manifest import BATCH_ROWS, SCHEMA, Ids, RowsDigest, append_row, batch_of
+from data.manifest import BATCH_ROWS, SCHEMA, append_row, batch_of
 from data.paths import written_whole
 from data.progress import Progress
+from data.row_identity import Ids, RowsDigest
 
 
 @dataclass(frozen=True)

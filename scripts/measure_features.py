@@ -8,7 +8,6 @@ training data (median 5.3 s), flac and wav, one in four at 44.1 kHz. Writes resu
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -29,9 +28,8 @@ from data.batches import batches_by_length
 from data.decode import sound_info
 from data.errors import run_cli
 from data.features import fbank, log_mel
-from data.paths import written_whole
 from data.sound_mix import write_mix
-from distill.report.table import markdown
+from distill.report.table import markdown, write_measured
 
 ROUNDS = 3
 MARGIN_S = 0.1
@@ -90,11 +88,7 @@ def main() -> None:
                 best[name] = max(best[name], len(files) / (time.monotonic() - began))
     figures = {"clips": len(files), "mean_s": float(np.mean(seconds)) - MARGIN_S, "cores": os.cpu_count()}
     figures |= {"threads": torch.get_num_threads(), "beats": arguments.beats, "rates": best}
-    with written_whole(arguments.out.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(figures, indent=2) + "\n")
-    with written_whole(arguments.out) as temporary:
-        temporary.write_text(page(figures), encoding="utf-8")
-    print(page(figures) + f"written: {arguments.out}")
+    write_measured(arguments.out, figures, page(figures))
 
 
 def page(figures: dict) -> str:

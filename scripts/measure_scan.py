@@ -8,7 +8,6 @@ loops take every n-th file only. Writes results/scan.md and results/scan.json.
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -20,10 +19,9 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import librosa
 
 from data.errors import run_cli
-from data.paths import written_whole
 from data.scan import scan_sounds
 from data.sound_mix import write_mix
-from distill.report.table import markdown
+from distill.report.table import markdown, write_measured
 
 ROUNDS = 3
 
@@ -73,11 +71,7 @@ def main() -> None:
             for name, (way, of) in ways.items():
                 best[name] = max(best[name], rate(way, of))
     figures = {"files": len(files), "plain": len(some), "mean_s": seconds, "cores": os.cpu_count(), "rates": best}
-    with written_whole(arguments.out.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(figures, indent=2) + "\n")
-    with written_whole(arguments.out) as temporary:
-        temporary.write_text(page(figures), encoding="utf-8")
-    print(page(figures) + f"written: {arguments.out}")
+    write_measured(arguments.out, figures, page(figures))
 
 
 def page(figures: dict) -> str:

@@ -1,6 +1,10 @@
 """Numbers of JSON blocks by dotted keys, and tables in Markdown."""
 
+import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from data.paths import written_whole
 
 MISSING = "–"
 
@@ -22,3 +26,11 @@ def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A table in Markdown; bars and line ends inside a cell would break it."""
     cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *cells])
+
+
+def write_measured(out: Path, figures: dict, page: str) -> None:
+    """Writes a page of measured figures, and the figures beside it as JSON; prints the page."""
+    for path, text in ((out.with_suffix(".json"), json.dumps(figures, indent=2) + "\n"), (out, page)):
+        with written_whole(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    print(f"{page}written: {out}")

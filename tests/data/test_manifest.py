@@ -12,8 +12,9 @@ from data.annotation import write_annotation
 from data.cache import hash_of
 from data.errors import InputError
 from data.json_stream import stream_list
-from data.manifest import Manifest, Row, RowsDigest, fingerprint_of, joined, read_manifest
+from data.manifest import Manifest, Row, fingerprint_of, joined, read_manifest
 from data.manifest_writer import write_manifest
+from data.row_identity import RowsDigest
 
 
 @pytest.fixture
