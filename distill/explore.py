@@ -141,12 +141,12 @@ class Exploration:
             spent = time.monotonic() - begun
             left = f", {clock(spent / ran * (len(everything) - number + 1))} left" if ran else ""
             print(f"== {number}/{len(everything)} {self.grid.name}/{job.folder}{left}", flush=True)
-            if self._done.get(job.folder) == self._fingerprint(job):
+            if self._is_done(job):
                 print("done already")
                 continue
             ran += 1
-            failed = next((self._failed[s.folder] for s in self.starts if self._begins_at(job, s)), None)
-            reason = f"its start failed: {failed}" if failed else self._one(job)
+            failed = [s.folder for s in self.starts if s.folder in self._failed and self._begins_at(job, s)]
+            reason = f"its start failed: {self._failed[failed[0]]}" if failed else self._one(job)
             if reason is None:
                 self._done[job.folder] = self._fingerprint(job)
             else:
@@ -156,9 +156,18 @@ class Exploration:
         self._save()
         return not self._failed
 
+    def _is_done(self, job: Job) -> bool:
+        """Whether it was run as it is now, and what others need of it has not been deleted since."""
+        if self._done.get(job.folder) != self._fingerprint(job):
+            return False
+        recipe = job.recipe(self.grid)
+        if job in self.starts:
+            waiting = (run for run in self.runs if self._begins_at(run, job) and not self._is_done(run))
+            return (recipe.run_dir / "model").is_dir() or not any(waiting)
+        return (recipe.results_dir / ("teacher" if job is self.teacher else "student") / "metrics.json").is_file()
+
     def _begins_at(self, job: Job, start: Job) -> bool:
-        at_start = f"{self.grid.name}/{start.folder}/model" in json.dumps(job.overrides)
-        return start.folder in self._failed and job is not start and at_start
+        return f"{self.grid.name}/{start.folder}/model" in json.dumps(job.overrides)
 
     def _one(self, job: Job) -> str | None:
         """Runs the commands of a job; the reason, where one of them failed."""
@@ -186,8 +195,8 @@ class Exploration:
 
     def _fingerprint(self, job: Job) -> str:
         """A hash of its resolved recipe, and of that of its start: where either changes, it is run anew."""
-        recipes = [of.recipe(self.grid).model_dump_json() for of in [job, *self.starts]]
-        return hashlib.sha256("\n".join(recipes[: 1 if job is self.teacher else None]).encode()).hexdigest()[:16]
+        recipes = [of.recipe(self.grid) for of in [job, *self.starts] if of is job or self._begins_at(job, of)]
+        return hashlib.sha256("\n".join(recipe.model_dump_json() for recipe in recipes).encode()).hexdigest()[:16]
 
     def _save(self) -> None:
         state = {

@@ -1,10 +1,11 @@
 """The head and the loss in one: cross-entropy and distillation from hidden states, a chunk of positions at a time.
 
-Logits exist for one chunk only. Their gradient is known as soon as the loss is, so it is computed in the forward pass,
-in the logits' own buffer, and carried at once to the hidden states and the head; nothing of size V is kept for the
-backward pass, which only scales.
+Logits exist for one chunk only, in one buffer that all chunks share. Their gradient is known as soon as the loss is, so
+it is computed in the forward pass, in that buffer, and carried at once to the hidden states and the head; nothing of
+size V is kept for the backward pass, which only scales. The products are in the dtype of the training and take a whole
+chunk, as they are the faster the more rows they have; what comes between, in float32, takes a few rows at a time.
 
-Shapes: N supervised positions (a chunk of them in the functions that say so), V vocabulary, D width, K kept ids,
+Shapes: N supervised positions (a block of them in the functions that say so), V vocabulary, D width, K kept ids,
 B outcomes: K kept ids and the tail.
 """
 
@@ -56,7 +57,8 @@ def fused_loss(
     alpha: float = 0.1,
     tail: Literal["bucket", "even"] = "bucket",
     temperature: float = 1.0,
-    chunk_rows: int = 128,
+    chunk_rows: int = 256,
+    block_rows: int = 64,
 ) -> LossParts:
     """Cross-entropy and distillation of the supervised positions, head included.
 
@@ -84,6 +86,7 @@ def fused_loss(
             then a distribution over the whole vocabulary, and treated as a dense signal.
         temperature: T; the distillation is multiplied by T^2, so that its gradient keeps its size (Hinton et al. 2015).
         chunk_rows: positions whose logits exist at a time (more, where a single span has more).
+        block_rows: as many of them exist in float32 too, where the products are of lower precision.
 
     Returns:
         The sums; `loss` carries the gradient.
@@ -100,7 +103,7 @@ def fused_loss(
     if isinstance(signal, SpanSignal) and temperature != 1:
         raise ValueError(f"a teacher of another vocabulary is compared at temperature 1, not {temperature}")
     named = divergence_named(divergence, beta=beta, alpha=alpha)
-    settings = _Settings(ce_weight, kd_weight, named, temperature, chunk_rows, even=tail == "even")
+    settings = _Settings(ce_weight, kd_weight, named, temperature, chunk_rows, block_rows, even=tail == "even")
     with_gradient = torch.is_grad_enabled()
     loss, *sums = _FusedLoss.apply(hidden_ND, head_weight_VD, labels_N, signal, settings, with_gradient)
     return LossParts(loss, *sums, tokens=N)
@@ -113,6 +116,7 @@ class _Settings:
     divergence: Divergence
     temperature: float
     chunk_rows: int
+    block_rows: int
     even: bool
 
 
@@ -127,30 +131,29 @@ class _FusedLoss(torch.autograd.Function):
         wants_hidden, wants_head = (with_gradient and need for need in ctx.needs_input_grad[:2])
         grad_hidden_ND = hidden_ND.new_zeros(hidden_ND.shape, dtype=sum_dtype) if wants_hidden else None
         grad_head_VD = head_VD.new_zeros(head_VD.shape, dtype=sum_dtype) if wants_head else None
-        ce, kd = torch.zeros(2, dtype=sum_dtype, device=device)
-        agreement, correct = torch.zeros(2, dtype=torch.int64, device=device)
+        totals = _Totals(sum_dtype, device)
         with torch.autocast(device.type, enabled=False):
             cast_VD = head_VD.to(product_dtype)
-            for start, end in _chunks(len(hidden_ND), signal, settings.chunk_rows):
-                chunk_ND, chunk_labels_N = hidden_ND[start:end].to(product_dtype), labels_N[start:end]
-                logits_NV = (chunk_ND @ cast_VD.T).to(sum_dtype)
+            N, V = len(hidden_ND), len(head_VD)
+            # Allocated once: pieces of this size, freed and asked for again, would leave gaps in the heap.
+            buffer_NV = hidden_ND.new_empty(_longest(N, signal, settings.chunk_rows), V, dtype=product_dtype)
+            exact_NV = buffer_NV  # or a few rows of it at a time, in a dtype of their own
+            if product_dtype != sum_dtype:
+                exact_NV = hidden_ND.new_empty(_longest(N, signal, settings.block_rows), V, dtype=sum_dtype)
+            for start, end in _ranges(N, signal, settings.chunk_rows):
+                chunk_ND = hidden_ND[start:end].to(product_dtype)
+                logits_NV = torch.mm(chunk_ND, cast_VD.T, out=buffer_NV[: end - start])
                 chunk_signal = None if signal is None else signal.rows(start, end)
-                chunk = _chunk_loss(logits_NV, chunk_labels_N, chunk_signal, settings)
-                ce += chunk.ce_N.sum()
-                correct += (chunk.top1_N == chunk_labels_N).sum()
-                if chunk.kd_N is not None:
-                    kd += chunk.kd_N.sum()
-                    agreement += (chunk.top1_N == chunk_signal.top1_N()).sum()
-                if wants_hidden or wants_head:
-                    grad_NV = chunk.grad_NV.to(product_dtype)
+                _chunk_loss(logits_NV, labels_N[start:end], chunk_signal, settings, exact_NV, totals)
                 if wants_hidden:
-                    grad_hidden_ND[start:end] = grad_NV @ cast_VD
+                    grad_hidden_ND[start:end] = logits_NV @ cast_VD
                 if wants_head:
-                    _add_product(grad_head_VD, grad_NV.T, chunk_ND)
+                    _add_product(grad_head_VD, logits_NV.T, chunk_ND)
         ctx.gradients = [(grad_hidden_ND, hidden_ND.dtype), (grad_head_VD, head_VD.dtype)]
-        loss = settings.ce_weight * ce + settings.kd_weight * settings.temperature**2 * kd
-        ctx.mark_non_differentiable(ce, kd, agreement, correct)
-        return loss, ce, kd, agreement, correct
+        loss = settings.ce_weight * totals.ce + settings.kd_weight * settings.temperature**2 * totals.kd
+        counts = totals.ce, totals.kd, totals.agreement, totals.correct
+        ctx.mark_non_differentiable(*counts)
+        return loss, *counts
 
     @staticmethod
     @once_differentiable
@@ -159,11 +162,16 @@ class _FusedLoss(torch.autograd.Function):
         return *scaled, None, None, None, None
 
 
-def _chunks(positions: int, signal: TeacherSignal | None, rows: int) -> Iterable[tuple[int, int]]:
-    """Ranges of positions whose logits exist at a time."""
+def _ranges(positions: int, signal: TeacherSignal | None, rows: int) -> Iterable[tuple[int, int]]:
+    """Ranges of at most `rows` positions that cut no span."""
     if isinstance(signal, SpanSignal):
         return signal.chunks(rows)
-    return ((start, start + rows) for start in range(0, positions, rows))
+    return ((start, min(start + rows, positions)) for start in range(0, positions, rows))
+
+
+def _longest(positions: int, signal: TeacherSignal | None, rows: int) -> int:
+    """No range of theirs is longer (a span may be longer than `rows`)."""
+    return min(positions, max([rows, *(end - start for start, end in _ranges(positions, signal, rows))]))
 
 
 def _add_product(sum_VD: torch.Tensor, left_VN: torch.Tensor, right_ND: torch.Tensor) -> None:
@@ -173,9 +181,54 @@ def _add_product(sum_VD: torch.Tensor, left_VN: torch.Tensor, right_ND: torch.Te
         sum_VD += left_VN @ right_ND
 
 
+class _Totals:
+    """Sums over all positions, on their device."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self.ce, self.kd = torch.zeros(2, dtype=dtype, device=device)
+        self.agreement, self.correct = torch.zeros(2, dtype=torch.int64, device=device)
+
+    def add(self, block: "_Block", labels_N: torch.Tensor, signal: TeacherSignal | None) -> None:
+        """A block's losses and what it holds most probable."""
+        self.ce += block.ce_N.sum()
+        self.correct += (block.top1_N == labels_N).sum()
+        if signal is not None:
+            self.kd += block.kd_N.sum()
+            self.agreement += (block.top1_N == signal.top1_N()).sum()
+
+
+def _chunk_loss(
+    logits_NV: torch.Tensor,
+    labels_N: torch.Tensor,
+    signal: TeacherSignal | None,
+    settings: _Settings,
+    exact_NV: torch.Tensor,
+    totals: _Totals,
+) -> None:
+    """The losses of a chunk, block by block, added to the totals; the gradient takes the logits' place.
+
+    Args:
+        logits_NV: In the dtype of the products; overwritten.
+        labels_N: The supervised ids.
+        signal: The teacher's, or None.
+        settings: Weights and the rest.
+        exact_NV: Room for the rows of a block in the dtype of the sums, where it is another one.
+        totals: What is added to.
+    """
+    for start, end in _ranges(len(labels_N), signal, settings.block_rows):
+        rows_NV = block_NV = logits_NV[start:end]
+        if exact_NV.dtype != logits_NV.dtype:
+            block_NV = exact_NV[: end - start].copy_(rows_NV)
+        block_signal = None if signal is None else signal.rows(start, end)
+        block = _block_loss(block_NV, labels_N[start:end], block_signal, settings)
+        totals.add(block, labels_N[start:end], block_signal)
+        if block.grad_NV.data_ptr() != rows_NV.data_ptr():
+            rows_NV.copy_(block.grad_NV)
+
+
 @dataclass(frozen=True)
-class _Chunk:
-    """A chunk's losses, the student's most probable ids, and the gradient of the weighted loss by the logits.
+class _Block:
+    """A block's losses, the student's most probable ids, and the gradient of the weighted loss by the logits.
 
     (`kd_N` is of spans, not positions, where the teacher's vocabulary is another one.)
     """
@@ -186,26 +239,26 @@ class _Chunk:
     grad_NV: torch.Tensor
 
 
-def _chunk_loss(
+def _block_loss(
     logits_NV: torch.Tensor, labels_N: torch.Tensor, signal: TeacherSignal | None, settings: _Settings
-) -> _Chunk:
-    """The loss of a chunk; the gradient takes the logits' buffer."""
+) -> _Block:
+    """The loss of a block; the gradient takes the logits' buffer."""
     match signal:
         case None:
-            return _label_chunk(logits_NV, labels_N, settings)
+            return _label_block(logits_NV, labels_N, settings)
         case DenseSignal():
-            return _dense_chunk(logits_NV, labels_N, signal, settings)
+            return _dense_block(logits_NV, labels_N, signal, settings)
         case SparseSignal() if settings.even:
-            return _dense_chunk(logits_NV, labels_N, _spread(signal, logits_NV), settings)
+            return _dense_block(logits_NV, labels_N, _spread(signal, logits_NV), settings)
         case SparseSignal():
-            return _sparse_chunk(logits_NV, labels_N, signal, settings)
+            return _sparse_block(logits_NV, labels_N, signal, settings)
         case SpanSignal():
             weights = {"ce_weight": settings.ce_weight, "kd_weight": settings.kd_weight}
-            return _Chunk(*span_loss(logits_NV, labels_N, signal, **weights))
+            return _Block(*span_loss(logits_NV, labels_N, signal, **weights))
     raise TypeError(f"no loss for a teacher signal of type {type(signal).__name__}")
 
 
-def _label_chunk(logits_NV: torch.Tensor, labels_N: torch.Tensor, settings: _Settings) -> _Chunk:
+def _label_block(logits_NV: torch.Tensor, labels_N: torch.Tensor, settings: _Settings) -> _Block:
     """Cross-entropy: the gradient is q - 1[label]."""
     best_N1, top1_N1 = logits_NV.max(1, keepdim=True)
     label_N1 = logits_NV.gather(1, labels_N[:, None]) - best_N1
@@ -213,10 +266,10 @@ def _label_chunk(logits_NV: torch.Tensor, labels_N: torch.Tensor, settings: _Set
     sum_N1 = weights_NV.sum(1, keepdim=True)
     grad_NV = weights_NV.mul_(settings.ce_weight / sum_N1)
     _subtract_label(grad_NV, labels_N, settings.ce_weight)
-    return _Chunk((sum_N1.log() - label_N1).squeeze(1), None, top1_N1.squeeze(1), grad_NV)
+    return _Block((sum_N1.log() - label_N1).squeeze(1), None, top1_N1.squeeze(1), grad_NV)
 
 
-def _dense_chunk(logits_NV: torch.Tensor, labels_N: torch.Tensor, signal: DenseSignal, settings: _Settings) -> _Chunk:
+def _dense_block(logits_NV: torch.Tensor, labels_N: torch.Tensor, signal: DenseSignal, settings: _Settings) -> _Block:
     """Cross-entropy and the divergence over the whole vocabulary."""
     T, top1_N = settings.temperature, logits_NV.argmax(1)
     logp_NV = (signal.logits_NV.to(logits_NV.dtype) / T).log_softmax(1)
@@ -228,11 +281,11 @@ def _dense_chunk(logits_NV: torch.Tensor, labels_N: torch.Tensor, signal: DenseS
     grad_NV = logit_gradient(grad_NV, tempered_NV).mul_(settings.kd_weight * T)
     grad_NV.add_(logq_NV.exp_(), alpha=settings.ce_weight)
     _subtract_label(grad_NV, labels_N, settings.ce_weight)
-    return _Chunk(ce_N, kd_N, top1_N, grad_NV)
+    return _Block(ce_N, kd_N, top1_N, grad_NV)
 
 
 def _spread(signal: SparseSignal, like_NV: torch.Tensor) -> DenseSignal:
-    """The whole distribution of a chunk: kept ids as they are, the tail's mass evenly over all others."""
+    """The whole distribution of a block: kept ids as they are, the tail's mass evenly over all others."""
     logp_NK = signal.logp_NK.to(like_NV.dtype)
     others_N1 = (like_NV.shape[1] - (logp_NK > -torch.inf).sum(1, keepdim=True)).clamp(min=1)
     even_N1 = (signal.tail_N.to(like_NV.dtype)[:, None] / others_N1).log()
@@ -241,7 +294,7 @@ def _spread(signal: SparseSignal, like_NV: torch.Tensor) -> DenseSignal:
     return DenseSignal(logp_NV)
 
 
-def _sparse_chunk(logits_NV: torch.Tensor, labels_N: torch.Tensor, signal: SparseSignal, settings: _Settings) -> _Chunk:
+def _sparse_block(logits_NV: torch.Tensor, labels_N: torch.Tensor, signal: SparseSignal, settings: _Settings) -> _Block:
     """Cross-entropy and the divergence over the kept ids and the tail.
 
     The logits of all other ids ("rest") enter as one: their log-sum-exp r. With it, the kept logits and r are the
@@ -283,7 +336,7 @@ def _sparse_chunk(logits_NV: torch.Tensor, labels_N: torch.Tensor, signal: Spars
 
     kept_best_N1, at_N1 = kept_NK.max(1, keepdim=True)
     top1_N1 = torch.where(kept_best_N1 >= rest_best_N1, signal.ids_NK.gather(1, at_N1), rest_top1_N1)
-    return _Chunk((lse_N1 - label_N1).squeeze(1), kd_N, top1_N1.squeeze(1), grad_NV)
+    return _Block((lse_N1 - label_N1).squeeze(1), kd_N, top1_N1.squeeze(1), grad_NV)
 
 
 def _subtract_label(grad_NV: torch.Tensor, labels_N: torch.Tensor, ce_weight: float) -> None:

@@ -51,17 +51,18 @@ def beside(models: dict[str, tuple[SalmonnForConditionalGeneration, SalmonnProce
     """
     columns = []
     for model, processor in models.values():
-        parameters = parameter_counts(model)
-        encoders = parameters["encoder"] + parameters.get("beats", 0)
+        counts = parameter_counts(model)
+        parts = {
+            "encoder": counts["encoder"] + counts.get("beats", 0),
+            "connector": counts["connector"],
+            "llm": counts["llm"],
+            "embeddings": counts["embeddings"],
+            "all": sum(counts.values()),
+        }
         flops = operations(model, processor, instruction)
         columns.append(
-            {
-                "encoder, M parameters": encoders / 1e6,
-                "connector, M parameters": parameters["connector"] / 1e6,
-                "LLM, M parameters": parameters["llm"] / 1e6,
-                "embeddings, M parameters": parameters["embeddings"] / 1e6,
-                "all in 16 bits, MB": 2 * sum(parameters.values()) / 1e6,
-            }
+            {f"{part}, M parameters": number / 1e6 for part, number in parts.items()}
+            | {f"{part}, MB in 16 bits": 2 * number / 1e6 for part, number in parts.items()}
             | {f"{part}, GFLOP for {AUDIO_S} s": number / 1e9 for part, number in flops.items()}
         )
     lines = [f"{'':<30}" + "".join(f"{name:>12}" for name in models) + f"{'ratio':>8}"]

@@ -15,6 +15,10 @@ COLUMNS = ["testset_id", "text"]
 ID = re.compile(r"test[0-9]{4}")
 NOTHING = "."
 """Stands for an empty hypothesis: the form wants a text, and a full stop counts as no word in WER."""
+READ_AS_MISSING = frozenset(
+    {"NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None"}
+)
+"""Texts that pandas reads as no text; with a full stop behind them they are one."""
 
 
 def submission_ids(rows: Sequence[Row], where: str) -> list[str]:
@@ -43,11 +47,13 @@ def submission_ids(rows: Sequence[Row], where: str) -> list[str]:
 
 
 def write_submission(path: Path, ids: Sequence[str], texts: Sequence[str]) -> None:
-    """Writes a board's CSV; a text is one line, and an empty one a full stop."""
+    """Writes a board's CSV; a text is one line, an empty one a full stop, which also guards what is read as missing."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows((name, " ".join(text.split()) or NOTHING) for name, text in zip(ids, texts, strict=True))
+    for name, text in zip(ids, texts, strict=True):
+        line = " ".join(text.split())
+        writer.writerow([name, f"{line} {NOTHING}".strip() if not line or _is_missing(line) else line])
     with written_whole(path) as temporary:
         temporary.write_text(out.getvalue(), encoding="utf-8")
 
@@ -85,9 +91,15 @@ def check_submission(path: Path, rows: Sequence[Row] | None = None) -> int:
             raise InputError(f'{where}: the id "{name}" is in line {places[name]} already; keep one of the two')
         if not text.strip():
             raise InputError(f'{where}: the text of "{name}" is empty; write "{NOTHING}" where nothing was heard')
+        if _is_missing(text):
+            raise InputError(f'{where}: pandas reads the text "{text}" as missing; write "{text.strip()} {NOTHING}"')
         places[name] = number
     if not places:
         raise InputError(f"{path}: no rows; write one for each clip")
     if rows is not None:
         match_ids(path, places, submission_ids(rows, "the annotation"), "the annotation")
     return len(places)
+
+
+def _is_missing(text: str) -> bool:
+    return text.strip() in READ_AS_MISSING

@@ -53,15 +53,18 @@ def main() -> None:
     parser.add_argument(
         "--protocol",
         choices=PROTOCOLS,
-        default=PROTOCOLS[0],
-        help="of captions: PTB tokens and all references, or the challenge's, on whitespace tokens",
+        help=f"of captions (default {PROTOCOLS[0]}): PTB tokens and all references, or the challenge's, on whitespace "
+        "tokens",
     )
-    parser.add_argument("--worst", type=int, default=0, metavar="N", help="also the N worst transcripts, aligned")
+    parser.add_argument("--worst", type=int, metavar="N", help="of transcripts: also the N worst, aligned")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
     if (arguments.hypotheses is None) != (arguments.annotation is None):
         raise InputError("--hypotheses and --annotation go together: texts by id, and the test set with those ids")
-    if arguments.worst < 0:
+    other = {"asr": "protocol", "aac": "worst"}[arguments.task]
+    if getattr(arguments, other) is not None:
+        raise InputError(f"--{other} is not for --task {arguments.task}; leave it out")
+    if arguments.worst is not None and arguments.worst < 0:
         raise InputError(f"--worst {arguments.worst}: give a number of clips, 0 or more")
     if arguments.pairs:
         refs, hyps = read_pairs(arguments.pairs)
@@ -74,10 +77,11 @@ def main() -> None:
             raise InputError(f"{arguments.pairs}: a clip of speech has one reference, a text")
         score = score_asr(refs, hyps)
         figures = score.summary()
-        worst = [alignment(refs[clip], hyps[clip]) for clip in score.worst(arguments.worst)]
+        worst = [alignment(refs[clip], hyps[clip]) for clip in score.worst(arguments.worst or 0)]
         figures |= {"worst": worst} if worst else {}
     else:
-        figures = caption_figures([ref if isinstance(ref, list) else [ref] for ref in refs], hyps, arguments.protocol)
+        references = [ref if isinstance(ref, list) else [ref] for ref in refs]
+        figures = caption_figures(references, hyps, arguments.protocol or PROTOCOLS[0])
     if arguments.json:
         print(json.dumps(figures, indent=2))
         return

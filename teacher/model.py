@@ -82,6 +82,11 @@ class SalmonnForConditionalGeneration(PreTrainedModel):
             except ValueError as error:
                 reason = str(error).splitlines()[0]
                 raise InputError(f"LoRA of the {part}: {reason}; name linear layers that it has") from error
+        if isinstance(self.llm.get_output_embeddings(), LoraLayer):
+            raise InputError(
+                "LoRA of the llm: its head is one with the loss and cannot have one; leave it out of target_modules, "
+                "and train it whole with student.train_embeddings where it has to change"
+            )
 
     def _init_weights(self, module: nn.Module) -> None:
         # Every part initialises itself as its own library does; SALMONN adds nothing of its own.

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from distill.report.leaderboard import Column, Entry, columns
-from distill.report.published import SYSTEMS, WHERE, same_test_set
+from distill.report.published import SYSTEMS, WHERE, same_speech
 from distill.report.runs import Run
 from distill.report.table import value
 
@@ -116,9 +116,8 @@ def _cost(axes: Axes, lines: Sequence[Entry], colours: dict, column: Column, key
 
 
 def _published_points(lines: Sequence[Entry], column: Column, key: str) -> tuple[list[float], list[float]] | None:
-    kind = "asr" if column.key == "asr.wer" else "aac"
-    if kind == "aac" or not any(same_test_set(line.block, kind) for line in lines):
-        return None  # their caption score is not ours under any name
+    if column.key != "asr.wer" or not any(same_speech(line.block) for line in lines):
+        return None
     name, unit = {"peak_memory_bytes": ("memory_gib", 2**-10)}.get(key, (key, 1e-3))
     found = [(getattr(of, name) / unit, 100 * of.wer) for of in SYSTEMS if getattr(of, name) is not None]
     return tuple(map(list, zip(*found, strict=True)))

@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -52,6 +53,8 @@ class Runner:
         self.commands.append((Path(script).stem, name))
         if Path(script).stem in self.fails.get(name, {}):
             return self.fails[name][Path(script).stem]
+        if script.endswith("train.py"):
+            (self.results.parent / "runs" / name / "model").mkdir(parents=True, exist_ok=True)
         if script.endswith("evaluate.py"):
             block = (TEACHER if command[-1] == "teacher" else student()) | {"recipe": name}
             if not (self.results / name / command[-1]).is_dir():
@@ -98,6 +101,9 @@ def test_a_grid_is_run_told_and_not_run_again(grid, tmp_path):
     changed = Runner(tmp_path / "results")
     Exploration(settings(grid | {"arms": grid["arms"] | {"kd": {"train.weight_decay": 0.5}}}), changed).explore()
     assert changed.names == [name for name in ARMS if "kd" in name]
+    more = Runner(tmp_path / "results")
+    Exploration(settings(grid | {"seeds": [3, 4, 5]}), more).explore()
+    assert more.names == ["grid/start_5", *(name for name in ARMS if "kd" in name), *(f"{a[:-1]}5" for a in ARMS[:4])]
 
 
 def test_what_fails_is_told_skipped_and_tried_again(grid, tmp_path):
@@ -126,6 +132,18 @@ def test_what_fails_is_told_skipped_and_tried_again(grid, tmp_path):
         "grid/ce_beta-0.5_4",
         "grid/ce_beta-0.25_4",
     ]
+
+
+def test_what_was_deleted_is_run_again_and_a_start_only_where_an_arm_waits_for_it(grid, tmp_path):
+    Exploration(settings(grid), Runner(tmp_path / "results")).explore()
+    for start in ("start_3", "start_4"):
+        shutil.rmtree(tmp_path / "runs" / "grid" / start)
+    again = Runner(tmp_path / "results")
+    assert Exploration(settings(grid), again).explore() and again.names == []
+    for lost in ("ce_beta-0.5_4", "kd_beta-0.5_3", "teacher"):
+        shutil.rmtree(tmp_path / "results" / "grid" / lost)
+    assert Exploration(settings(grid), again).explore()
+    assert again.names == ["grid/teacher", "grid/start_4", "grid/kd_beta-0.5_3", "grid/ce_beta-0.5_4"]
 
 
 def test_a_grid_in_which_all_fails_still_says_so(grid, tmp_path):

@@ -16,7 +16,7 @@ from data.errors import InputError
 from distill.report import print_table, write_report
 from distill.report.blocks import Table
 from distill.report.leaderboard import entries, rank_sums, ratios
-from distill.report.published import same_test_set
+from distill.report.published import same_speech
 from distill.report.runs import read_run, read_steps, read_validation
 from distill.report.table import markdown, value
 
@@ -242,10 +242,10 @@ def test_the_ranking_is_the_weighted_sum_of_ranks():
 
 def test_published_systems_share_the_axes_only_on_their_own_clips():
     of = {"clips": 2939, "by_corpus": {"LibriSpeech test-other": {}}}
-    assert same_test_set({"asr": of}, "asr")
-    assert not same_test_set({"asr": of | {"clips": 132}}, "asr")
-    assert not same_test_set({"asr": of | {"by_corpus": {"asterisk": {}}}}, "asr")
-    assert not same_test_set({}, "asr")
+    assert same_speech({"asr": of})
+    assert not same_speech({"asr": of | {"clips": 132}})
+    assert not same_speech({"asr": of | {"by_corpus": {"asterisk": {}}}})
+    assert not same_speech({})
 
 
 @pytest.mark.parametrize("cell", ["–", "1,024.0", "0.5 (0.50 x)", "-3.0 ± 4.3", "", "+0.1"])

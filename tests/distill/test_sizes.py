@@ -33,7 +33,9 @@ def test_the_student_stands_beside_the_teacher(tiny_recipe, tiny_teacher):
     own = SalmonnProcessor(processor.tokenizer, student.config)
     lines = beside({"teacher": (teacher, processor), "student": (student, own)}, "transcribe").splitlines()
     assert lines[0].split() == ["teacher", "student", "ratio"]
-    assert len(lines) == 9 and student.training
+    assert len(lines) == 14 and student.training
+    one, of = (next(line.split() for line in lines if line.startswith(f"llm, {unit}")) for unit in ("M ", "MB"))
+    assert float(of[-3]) == pytest.approx(2 * float(one[-3]), abs=0.2)
     ratio = float(next(line for line in lines if line.startswith("encoder, GFLOP")).split()[-2])
     assert 0.4 < ratio < 0.7  # one of two layers, and the convolutions
 

@@ -13,17 +13,19 @@ def row(number: int, name: str = "", tmp="x.wav") -> Row:
 
 def test_what_is_written_passes_the_check(tmp_path):
     path = tmp_path / "submission_aac.csv"
-    texts = ['a dog, "barking"', "", " two\nlines\u2028 ", "\u00e9t\u00e9"]
-    rows = [row(i) for i in range(4)]
+    texts = ['a dog, "barking"', "", " two\nlines\u2028 ", "\u00e9t\u00e9", "null", "none of them"]
+    rows = [row(i) for i in range(6)]
     ids = submission_ids(rows, "here")
     write_submission(path, ids, texts)
-    assert ids == ["test0000", "test0001", "test0002", "test0003"]
-    assert check_submission(path) == check_submission(path, rows) == 4
+    assert ids == ["test0000", "test0001", "test0002", "test0003", "test0004", "test0005"]
+    assert check_submission(path) == check_submission(path, rows) == 6
     assert path.read_text(encoding="utf-8").splitlines()[1:] == [
         'test0000,"a dog, ""barking"""',
         "test0001,.",
         "test0002,two lines",
         "test0003,\u00e9t\u00e9",
+        "test0004,null .",
+        "test0005,none of them",
     ]
 
 
@@ -54,6 +56,7 @@ def test_ids_are_the_annotations_own_all_or_none():
         ("testset_id,text\ntest0000,a\ntest0000,b\n", 'line 3: the id "test0000" is in line 2 already'),
         ("testset_id,text\ntest0000,\n", 'line 2: the text of "test0000" is empty'),
         ('testset_id,text\ntest0000," "\n', "is empty"),
+        ("testset_id,text\ntest0000,NaN\n", 'pandas reads the text "NaN" as missing; write "NaN ."'),
         ("testset_id,text\ntest000\u0661,a\n", "line 2: the id .* is not"),
         ('testset_id,text\ntest0000,"a\n', "cannot be read as CSV"),
         ("testset_id,text\ntest0000,a\n", "1 of 2 clips of the annotation are missing .*test0001"),

@@ -41,6 +41,9 @@ def test_words_and_captions(score):
     assert "REF: press   2 now" in out and out.count("REF") == 1
     status, _, err = score(SPEECH, "--task", "asr", "--worst", -1)
     assert status == 2 and "--worst -1: give a number of clips" in err
+    for kind, other in (("asr", ("--protocol", "literature")), ("aac", ("--worst", 1))):
+        status, _, err = score(SPEECH, "--task", kind, *other)
+        assert status == 2 and f"{other[0]} is not for --task {kind}" in err
 
 
 @pytest.fixture
@@ -52,7 +55,8 @@ def by_id(command, own_data):
             lines if isinstance(lines, str) else "\n".join(map(json.dumps, lines))
         )
         files = ["--hypotheses", own_data / "hypotheses.jsonl", "--annotation", own_data / f"test_{kind}.json"]
-        return command("scripts/score.py", "--task", kind, "--json", "--protocol", "nota-v1.0", *files)
+        protocol = ["--protocol", "nota-v1.0"] if kind == "aac" else []
+        return command("scripts/score.py", "--task", kind, "--json", *protocol, *files)
 
     return run
 

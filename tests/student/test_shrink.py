@@ -258,3 +258,5 @@ def test_every_part_may_have_lora(tiny_salmonn, waves, tmp_path):
         shrink(teacher, some(part_lora={"beats": lora}))
     with pytest.raises(InputError, match=r"LoRA of the connector: .*q_proj.*; name linear layers that it has"):
         shrink(teacher, some(part_lora={"connector": lora}))
+    with pytest.raises(InputError, match=r"LoRA of the llm: its head is one with the loss"):
+        shrink(teacher, some(lora=lora.model_copy(update={"target_modules": ("q_proj", "lm_head")})))
