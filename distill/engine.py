@@ -1,7 +1,13 @@
 """DeepSpeed's engine over the objective, as the recipe's `deepspeed` block has it."""
 
+import os
+from datetime import timedelta
+from pathlib import Path
+
 import deepspeed
 import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.config import DeepSpeedConfigError
 from deepspeed.runtime.zero.utils import ZeRORuntimeException
 from pydantic import ValidationError
@@ -13,6 +19,21 @@ from distill.optimizer import let_parts_rest, parameter_groups
 from distill.recipe import Recipe
 
 _JOB = "log"
+
+
+def join_ranks(timeout_s: float) -> None:
+    """Joins the processes of the run, each of which the launcher has given its number.
+
+    Args:
+        timeout_s: Seconds after which a process that is silent ends the run.
+    """
+    deepspeed.init_distributed(verbose=False, timeout=timedelta(seconds=timeout_s))
+    if get_accelerator().device_name() == "cpu":
+        # DeepSpeed's buffers between ranks on a CPU (66 MiB each) are files in memory that it never removes. Once all
+        # ranks have opened all of them they need no name, and are gone with the processes, however those end.
+        dist.barrier()
+        place = "_".join([str(os.getuid()), os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], str(dist.get_rank())])
+        Path(f"/dev/shm/deepspeed_allreduce_buffer_{place}").unlink(missing_ok=True)
 
 
 def start_engine(recipe: Recipe, objective: Objective) -> deepspeed.DeepSpeedEngine:

@@ -1,10 +1,8 @@
 """The training loop: stages over one DeepSpeed engine, exact resume, progress, checkpoints, validation."""
 
 import time
-from datetime import timedelta
 from pathlib import Path
 
-import deepspeed
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -15,7 +13,7 @@ from data.manifest import Manifest
 from distill.alignment import Alignment
 from distill.checkpoints import begin, best_step, load_best, require_same_run, resume, run_identity, save, was_validated
 from distill.ctc import CtcHead
-from distill.engine import start_engine
+from distill.engine import join_ranks, start_engine
 from distill.examples import Examples, read_rows
 from distill.export import save_model
 from distill.failures import told_in_one_line
@@ -66,7 +64,7 @@ class Trainer:
         theirs: SalmonnProcessor | None = None,
     ) -> None:
         self.recipe, self.student, self.processor = recipe, student, processor
-        deepspeed.init_distributed(verbose=False, timeout=timedelta(seconds=recipe.train.timeout_s))
+        join_ranks(recipe.train.timeout_s)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         stages = recipe.train.stages
         rows = read_rows(recipe, recipe.data.train)
