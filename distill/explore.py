@@ -145,6 +145,8 @@ class Exploration:
                 print("done already")
                 continue
             ran += 1
+            if self._done.pop(job.folder, None):
+                self._save()  # what it left is no longer all of the recipe that was noted
             failed = [s.folder for s in self.starts if s.folder in self._failed and self._begins_at(job, s)]
             reason = f"its start failed: {self._failed[failed[0]]}" if failed else self._one(job)
             if reason is None:

@@ -86,7 +86,7 @@ def fused_loss(
             then a distribution over the whole vocabulary, and treated as a dense signal.
         temperature: T; the distillation is multiplied by T^2, so that its gradient keeps its size (Hinton et al. 2015).
         chunk_rows: positions whose logits exist at a time (more, where a single span has more).
-        block_rows: as many of them exist in float32 too, where the products are of lower precision.
+        block_rows: positions that are worked on at a time between the products, in float32 (as `chunk_rows`).
 
     Returns:
         The sums; `loss` carries the gradient.
@@ -222,7 +222,7 @@ def _chunk_loss(
         block_signal = None if signal is None else signal.rows(start, end)
         block = _block_loss(block_NV, labels_N[start:end], block_signal, settings)
         totals.add(block, labels_N[start:end], block_signal)
-        if block.grad_NV.data_ptr() != rows_NV.data_ptr():
+        if block.grad_NV.data_ptr() != rows_NV.data_ptr():  # of another dtype, or made anew
             rows_NV.copy_(block.grad_NV)
 
 
@@ -242,7 +242,7 @@ class _Block:
 def _block_loss(
     logits_NV: torch.Tensor, labels_N: torch.Tensor, signal: TeacherSignal | None, settings: _Settings
 ) -> _Block:
-    """The loss of a block; the gradient takes the logits' buffer."""
+    """The loss of a block; the logits are overwritten, mostly by the gradient."""
     match signal:
         case None:
             return _label_block(logits_NV, labels_N, settings)

@@ -3,8 +3,10 @@
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import pandas
 
 from data.errors import InputError
 from data.manifest import Row
@@ -15,10 +17,6 @@ COLUMNS = ["testset_id", "text"]
 ID = re.compile(r"test[0-9]{4}")
 NOTHING = "."
 """Stands for an empty hypothesis: the form wants a text, and a full stop counts as no word in WER."""
-READ_AS_MISSING = frozenset(
-    {"NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None"}
-)
-"""Texts that pandas reads as no text; with a full stop behind them they are one."""
 
 
 def submission_ids(rows: Sequence[Row], where: str) -> list[str]:
@@ -48,14 +46,13 @@ def submission_ids(rows: Sequence[Row], where: str) -> list[str]:
 
 def write_submission(path: Path, ids: Sequence[str], texts: Sequence[str]) -> None:
     """Writes a board's CSV; a text is one line, an empty one a full stop, which also guards what is read as missing."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for name, text in zip(ids, texts, strict=True):
-        line = " ".join(text.split())
-        writer.writerow([name, f"{line} {NOTHING}".strip() if not line or _is_missing(line) else line])
+    lines = [" ".join(text.split()) for text in texts]
+    guarded = [
+        f"{line} {NOTHING}".strip() if missing else line
+        for line, missing in zip(lines, _read_as_missing(lines), strict=True)
+    ]
     with written_whole(path) as temporary:
-        temporary.write_text(out.getvalue(), encoding="utf-8")
+        temporary.write_text(_csv(COLUMNS, zip(ids, guarded, strict=True)), encoding="utf-8")
 
 
 def check_submission(path: Path, rows: Sequence[Row] | None = None) -> int:
@@ -91,15 +88,27 @@ def check_submission(path: Path, rows: Sequence[Row] | None = None) -> int:
             raise InputError(f'{where}: the id "{name}" is in line {places[name]} already; keep one of the two')
         if not text.strip():
             raise InputError(f'{where}: the text of "{name}" is empty; write "{NOTHING}" where nothing was heard')
-        if _is_missing(text):
-            raise InputError(f'{where}: pandas reads the text "{text}" as missing; write "{text.strip()} {NOTHING}"')
         places[name] = number
     if not places:
         raise InputError(f"{path}: no rows; write one for each clip")
+    texts = [text for _, (_, text) in lines[1:]]
+    for (number, _), text, missing in zip(lines[1:], texts, _read_as_missing(texts), strict=True):
+        if missing:
+            raise InputError(f'{path}, line {number}: pandas reads "{text}" as no text; write "{text} {NOTHING}"')
     if rows is not None:
         match_ids(path, places, submission_ids(rows, "the annotation"), "the annotation")
     return len(places)
 
 
-def _is_missing(text: str) -> bool:
-    return text.strip() in READ_AS_MISSING
+def _csv(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def _read_as_missing(texts: Sequence[str]) -> list[bool]:
+    """Which texts a reader by pandas takes for no text: the empty one, "null", "NaN" and the like."""
+    table = _csv(["number", "text"], ([str(number), text] for number, text in enumerate(texts)))
+    return pandas.read_csv(io.StringIO(table))["text"].isna().tolist()

@@ -1,6 +1,7 @@
 """Scores texts against references, whoever wrote them: the code that scores teacher and student.
 
-python scripts/score.py --task asr|aac --pairs FILE [--protocol literature|nota-v1.1|nota-v1.0] [--json]
+python scripts/score.py --task asr --pairs FILE [--worst N] [--json]
+python scripts/score.py --task aac --pairs FILE [--protocol literature|nota-v1.1|nota-v1.0] [--json]
 python scripts/score.py --task asr|aac --hypotheses FILE.jsonl --annotation FILE.json [...]
 
 A file of pairs is JSON: {"refs": [...], "hyps": [...]}, in the same order; a caption's references may be a list of

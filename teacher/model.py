@@ -84,8 +84,8 @@ class SalmonnForConditionalGeneration(PreTrainedModel):
                 raise InputError(f"LoRA of the {part}: {reason}; name linear layers that it has") from error
         if isinstance(self.llm.get_output_embeddings(), LoraLayer):
             raise InputError(
-                "LoRA of the llm: its head is one with the loss and cannot have one; leave it out of target_modules, "
-                "and train it whole with student.train_embeddings where it has to change"
+                "LoRA of the llm: its head is one with the loss and cannot have one; leave it out of target_modules (a "
+                "student's head is trained whole by train_embeddings)"
             )
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -146,6 +146,16 @@ def test_what_was_deleted_is_run_again_and_a_start_only_where_an_arm_waits_for_i
     assert again.names == ["grid/teacher", "grid/start_4", "grid/kd_beta-0.5_3", "grid/ce_beta-0.5_4"]
 
 
+def test_what_was_run_over_is_not_done_any_more(grid, tmp_path):
+    Exploration(settings(grid), Runner(tmp_path / "results")).explore()
+    changed = settings(grid | {"arms": grid["arms"] | {"kd": {"train.weight_decay": 0.5}}})
+    fails = {"grid/kd_beta-0.5_3": {"evaluate": (1, "no memory")}}
+    assert not Exploration(changed, Runner(tmp_path / "results", fails)).explore()
+    again = Runner(tmp_path / "results")
+    Exploration(settings(grid), again).explore()
+    assert "grid/kd_beta-0.5_3" in again.names  # its model is that of the changed recipe
+
+
 def test_a_grid_in_which_all_fails_still_says_so(grid, tmp_path):
     names = ["grid/teacher", "grid/start_3", "grid/start_4", *ARMS]
     whatever = {script: (1, "no disk") for script in ("train", "evaluate", "cache_teacher")}

@@ -7,7 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from distill.losses import fused_loss
-from distill.signals import DenseSignal, SparseSignal
+from distill.signals import DenseSignal, HeadSignal, SparseSignal
+from distill.universal import SpanSignal
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 DIVERGENCES = [("forward_kl", 0.5), ("reverse_kl", 0.5), ("js", 0.5), ("js", 0.1)]
@@ -225,23 +226,46 @@ def test_autocast_is_the_low_precision_product(device):
     torch.testing.assert_close(*results)
 
 
-@pytest.mark.parametrize("kind", ["none", "sparse", "dense"])
-def test_chunks_do_not_matter(kind):
-    hidden_ND, head_VD, labels_N, teacher_NV = problem(N=11)
-    signal = {"none": None, "sparse": cut(teacher_NV, 4), "dense": DenseSignal(teacher_NV)}[kind]
+ROWS = [(1, 1), (4, 3), (11, 2), (8, 8), (128, 5)]
+KINDS = ["none", "sparse", "even", "dense", "head", "spans"]
+
+
+def signal_of(kind, teacher_NV):
+    """A signal of 11 positions; a span of theirs is longer than most chunks and all but the longest blocks."""
+    N, V = teacher_NV.shape
+    spans = ((0, 2), (2, 3), (3, 10), (10, 11))
+    p_SK = teacher_NV.softmax(1).sort(1, descending=True).values[: len(spans), :4]
+    eye_VV = torch.eye(V, dtype=teacher_NV.dtype)
+    return {
+        "none": None,
+        "sparse": cut(teacher_NV, 4),
+        "even": cut(teacher_NV, 4),
+        "dense": DenseSignal(teacher_NV),
+        "head": HeadSignal(teacher_NV, eye_VV, V),
+        "spans": SpanSignal(p_SK, 1 - p_SK.sum(1), spans, N),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_chunks_and_blocks_do_not_matter(kind, dtype):
+    hidden_ND, head_VD, labels_N, teacher_NV = problem(N=11, dtype=dtype)
+    signal, tail = signal_of(kind, teacher_NV), "even" if kind == "even" else "bucket"
     results = []
-    for chunk_rows in (1, 4, 11, 128):
-        parts = fused_loss(hidden_ND, head_VD, labels_N, signal, ce_weight=1, kd_weight=1, chunk_rows=chunk_rows)
+    for chunk_rows, block_rows in [(128, 128), *ROWS]:
+        sizes = dict(chunk_rows=chunk_rows, block_rows=block_rows)
+        parts = fused_loss(hidden_ND, head_VD, labels_N, signal, ce_weight=1, kd_weight=1, tail=tail, **sizes)
         gradients = torch.autograd.grad(parts.loss, (hidden_ND, head_VD))
         results.append((parts.loss, parts.ce, parts.kd, parts.agreement, parts.correct, *gradients))
+    exact = {} if dtype == torch.float64 else dict(rtol=0.02, atol=0.02)  # products of other shapes round otherwise
     for result in results[1:]:
-        torch.testing.assert_close(result, results[0])
+        torch.testing.assert_close(result, results[0], **exact)
 
 
 class LargestTensor(TorchDispatchMode):
-    """Records the number of elements of the largest tensor made; views make none."""
+    """Records the number of elements of the largest tensor made, and of the largest in float32; views make none."""
 
-    elements = 0
+    elements, exact_elements = 0, 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
@@ -249,6 +273,8 @@ class LargestTensor(TorchDispatchMode):
         for x in result if isinstance(result, (tuple, list)) else [result]:
             if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in before:
                 self.elements = max(self.elements, x.numel())
+                if x.dtype == torch.float32:
+                    self.exact_elements = max(self.exact_elements, x.numel())
         return result
 
 
@@ -264,6 +290,17 @@ def test_a_frozen_head_costs_nothing_and_logits_exist_for_a_chunk_only(kind):
     trained_VD = head_VD.clone().requires_grad_()
     again = fused_loss(hidden_ND, trained_VD, labels_N, signal, ce_weight=1, kd_weight=1)
     torch.testing.assert_close(torch.autograd.grad(again.loss, hidden_ND)[0], hidden_ND.grad)
+
+
+@pytest.mark.parametrize("kind", ["none", "sparse", "dense"])
+def test_float32_logits_exist_for_a_block_only(kind):
+    hidden_ND, head_VD, labels_N, teacher_NV = problem(N=60, V=400, D=10, dtype=torch.bfloat16)
+    signal = {"none": None, "sparse": cut(teacher_NV, 4), "dense": DenseSignal(teacher_NV)}[kind]
+    with LargestTensor() as largest:
+        weights = dict(ce_weight=1, kd_weight=1)
+        parts = fused_loss(hidden_ND, head_VD.detach(), labels_N, signal, **weights, chunk_rows=20, block_rows=5)
+        parts.loss.backward()
+    assert largest.elements == 20 * 400 and largest.exact_elements == 5 * 400
 
 
 def test_without_gradients_none_are_computed():

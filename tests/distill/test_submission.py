@@ -1,6 +1,8 @@
 import json
 
+import pandas
 import pytest
+from pandas._libs.parsers import STR_NA_VALUES
 
 from data.errors import InputError
 from data.manifest import Row
@@ -27,6 +29,17 @@ def test_what_is_written_passes_the_check(tmp_path):
         "test0004,null .",
         "test0005,none of them",
     ]
+
+
+def test_pandas_reads_every_text_that_is_written(tmp_path):
+    texts = ["", " ", *sorted(STR_NA_VALUES), "a dog", "none"]
+    write_submission(tmp_path / "s.csv", submission_ids([row(i) for i in range(len(texts))], "here"), texts)
+    check_submission(tmp_path / "s.csv")
+    assert not pandas.read_csv(tmp_path / "s.csv")["text"].isna().any()
+    for text in STR_NA_VALUES - {""}:
+        (tmp_path / "bad.csv").write_text(f"testset_id,text\ntest0000,{text}\n")
+        with pytest.raises(InputError, match="as no text"):
+            check_submission(tmp_path / "bad.csv")
 
 
 def test_ids_are_the_annotations_own_all_or_none():
@@ -56,7 +69,7 @@ def test_ids_are_the_annotations_own_all_or_none():
         ("testset_id,text\ntest0000,a\ntest0000,b\n", 'line 3: the id "test0000" is in line 2 already'),
         ("testset_id,text\ntest0000,\n", 'line 2: the text of "test0000" is empty'),
         ('testset_id,text\ntest0000," "\n', "is empty"),
-        ("testset_id,text\ntest0000,NaN\n", 'pandas reads the text "NaN" as missing; write "NaN ."'),
+        ("testset_id,text\ntest0000,NaN\n", 'line 2: pandas reads "NaN" as no text; write "NaN ."'),
         ("testset_id,text\ntest000\u0661,a\n", "line 2: the id .* is not"),
         ('testset_id,text\ntest0000,"a\n', "cannot be read as CSV"),
         ("testset_id,text\ntest0000,a\n", "1 of 2 clips of the annotation are missing .*test0001"),
