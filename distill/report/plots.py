@@ -1,6 +1,8 @@
 """The pictures of a report: accuracy against cost, published systems, loss curves, WER by clip length."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +25,14 @@ def draw_pareto(lines: Sequence[Entry], path: Path) -> None:
 
     Published systems stand on the same axes where a model was scored on their clips.
     """
-    colours = _colours([line.label for line in lines])
+    styles = _styles(line.label for line in lines)
     wer, captions = columns(lines)[:2]
     shown = [column for column in (wer, captions) if any(value(line.block, column.key) is not None for line in lines)]
-    figure = Figure(figsize=(11, 0.6 + 3.2 * len(shown) + 0.22 * (len(lines) // 3)), layout="constrained")
+    figure = Figure(figsize=(11, 0.6 + 3.2 * len(shown) + _legend_height(styles)), layout="constrained")
     axes = figure.subplots(len(shown), len(COSTS), squeeze=False)
     for column, row in zip(shown, axes, strict=True):
         for (key, unit, label), place in zip(COSTS, row, strict=True):
-            _cost(place, lines, colours, column, key, unit)
+            _cost(place, lines, styles, column, key, unit)
             if (theirs := _published_points(lines, column, key)) is not None:
                 place.plot(*theirs, "*", ms=10, mfc="none", mec="#555", label=f"published ({WHERE})")
             _finish(place, label, f"{column.label} ({'higher' if column.higher_is_better else 'lower'} is better)")
@@ -40,7 +42,7 @@ def draw_pareto(lines: Sequence[Entry], path: Path) -> None:
 
 def draw_published(path: Path) -> None:
     """The published systems, on axes of their own."""
-    colours = _colours([system.name for system in SYSTEMS])
+    styles = _styles(system.name for system in SYSTEMS)
     figure = Figure(figsize=(11, 7.2), layout="constrained")
     axes = figure.subplots(2, len(PUBLISHED_COSTS))
     for row, (of, unit, label) in zip(axes, (("wer", 0.01, "WER, %"), ("aac", 1, "caption score")), strict=True):
@@ -48,8 +50,7 @@ def draw_published(path: Path) -> None:
             for system in SYSTEMS:
                 x, y = getattr(system, key), getattr(system, of)
                 if None not in (x, y):
-                    style = {"ms": 13, "mec": "white", "mew": 0.6}
-                    place.plot(x / cost_unit, y / unit, "*", color=colours[system.name], label=system.name, **style)
+                    place.plot(x / cost_unit, y / unit, "*", ms=13, mec="white", mew=0.6, **styles[system.name])
             _finish(place, cost_label, f"{label} ({'lower' if of == 'wer' else 'higher'} is better)")
     _legend(figure, columns=2)
     figure.savefig(path, format="png", dpi=130)
@@ -58,36 +59,35 @@ def draw_published(path: Path) -> None:
 def draw_losses(runs: Sequence[Run], path: Path) -> None:
     """Losses by step, and what validation saw; of a single run its parts, of several runs their whole losses."""
     looks = any(value(row, "wer") is not None for run in runs for row in run.validation)
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    axes = figure.subplots(1, 1 + looks, squeeze=False, width_ratios=[2, 1][: 1 + looks])[0]
     if len(runs) == 1:
         curves = {label: (runs[0], name) for name, label in LOSSES.items()}
     else:
         curves = {run.name: (run, "loss") for run in runs}
-    colours = _colours(curves)
+    styles = _styles(curves)
+    figure = Figure(figsize=(11, 4 + _legend_height(styles)), layout="constrained")
+    axes = figure.subplots(1, 1 + looks, squeeze=False, width_ratios=[2, 1][: 1 + looks])[0]
     for label, (run, name) in curves.items():
-        _curve(axes[0], run.steps, name, colours[label], label)
+        _curve(axes[0], run.steps, name, **styles[label])
     _finish(axes[0], "optimizer step", "loss (weighted sum; nats a token)" if len(runs) > 1 else "loss, nats a token")
-    axes[0].legend(frameon=False, fontsize=8)
     if looks:
         for run in runs:
-            _validation(axes[1], run, "" if len(runs) == 1 else f"{run.name}, ", colours.get(run.name))
+            _validation(axes[1], run, styles.get(run.name))
         _finish(axes[1], "optimizer step", "WER on validation clips, %")
-        axes[1].legend(frameon=False, fontsize=8)
+    _legend(figure)
     figure.savefig(path, format="png", dpi=130)
 
 
 def draw_durations(lines: Sequence[Entry], path: Path) -> None:
     """WER of each class of clip length."""
-    colours = _colours([line.label for line in lines])
+    styles = _styles(line.label for line in lines)
     classes = list(dict.fromkeys(name for line in lines for name in line.block["asr"]["by_duration"]))
     classes.sort(key=lambda name: int(name.removeprefix("over ").split()[0]) + 0.5 * name.startswith("over"))
-    figure = Figure(figsize=(11, 3.6 + 0.22 * (len(lines) // 3)), layout="constrained")
+    figure = Figure(figsize=(11, 3.6 + _legend_height(styles)), layout="constrained")
     axes = figure.subplots()
     for line in lines:
         found = {name: value(line.block["asr"]["by_duration"], f"{name}.wer") for name in classes}
         points = [(place, 100 * found[name]) for place, name in enumerate(classes) if found[name] is not None]
-        axes.plot(*zip(*points, strict=True), "o-", color=colours[line.label], label=line.label)
+        axes.plot(*zip(*points, strict=True), "o-", **styles[line.label])
     axes.set_xticks(range(len(classes)), classes)
     _finish(axes, "clip length", "WER, % (lower is better)", from_zero=False)
     axes.set_ylim(0)
@@ -95,7 +95,7 @@ def draw_durations(lines: Sequence[Entry], path: Path) -> None:
     figure.savefig(path, format="png", dpi=130)
 
 
-def _cost(axes: Axes, lines: Sequence[Entry], colours: dict, column: Column, key: str, unit: float) -> None:
+def _cost(axes: Axes, lines: Sequence[Entry], styles: dict, column: Column, key: str, unit: float) -> None:
     points = []
     for line in lines:
         cost, score = value(line.block, key), value(line.block, column.key)
@@ -105,9 +105,11 @@ def _cost(axes: Axes, lines: Sequence[Entry], colours: dict, column: Column, key
         bounds = [value(line.block, f"{column.key}_{end}") for end in ("low", "high")]
         if None not in bounds:
             low, high = (bound / column.unit for bound in bounds)
-            axes.errorbar(x, y, [[max(y - low, 0)], [max(high - y, 0)]], color=colours[line.label], capsize=3, lw=1)
+            axes.errorbar(
+                x, y, [[max(y - low, 0)], [max(high - y, 0)]], color=styles[line.label]["color"], capsize=3, lw=1
+            )
         marker = "s" if line.model.startswith("teacher") else "o"
-        axes.plot(x, y, marker, ms=8, color=colours[line.label], label=line.label, zorder=3)
+        axes.plot(x, y, marker, ms=8, zorder=3, **styles[line.label])
         points.append((x, -y if column.higher_is_better else y))
     front = [p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)]
     if len(front) > 1:
@@ -123,7 +125,7 @@ def _published_points(lines: Sequence[Entry], column: Column, key: str) -> tuple
     return tuple(map(list, zip(*found, strict=True)))
 
 
-def _curve(axes: Axes, steps: list[dict], name: str, colour: str, label: str) -> None:
+def _curve(axes: Axes, steps: list[dict], name: str, color: tuple, label: str) -> None:
     """A loss by step, pale, and its running mean over about a thirtieth of the run, stage by stage."""
     by_stage: dict[str, list[tuple[int, float]]] = {}
     for row in steps:
@@ -134,16 +136,17 @@ def _curve(axes: Axes, steps: list[dict], name: str, colour: str, label: str) ->
         window = np.ones(2 * (len(steps) // 60) + 1)
         # Dividing by the window's own sum at each place keeps the ends from sagging towards zero.
         smooth = np.convolve(y, window, "full") / np.convolve(np.ones_like(y), window, "full")
-        axes.plot(x, y, color=colour, alpha=0.2, lw=0.8)
-        axes.plot(x, smooth[len(window) // 2 :][: len(y)], color=colour, lw=1.8, label=label)
+        axes.plot(x, y, color=color, alpha=0.2, lw=0.8)
+        axes.plot(x, smooth[len(window) // 2 :][: len(y)], color=color, lw=1.8, label=label)
         label = None  # one entry in the legend for all stages
 
 
-def _validation(axes: Axes, run: Run, prefix: str, colour: str | None) -> None:
+def _validation(axes: Axes, run: Run, style: dict | None) -> None:
+    """WER on the validation clips: in the run's own style, or of a single run by the set's name."""
     rates = [row for row in run.validation if value(row, "wer") is not None]
-    for name in dict.fromkeys(row["set"] for row in rates):
+    for name, marker in zip(dict.fromkeys(row["set"] for row in rates), cycle("os^v")):
         points = [(row["step"], 100 * row["wer"]) for row in rates if row["set"] == name]
-        axes.plot(*zip(*points, strict=True), "o-", lw=1.4, ms=4, color=colour, label=f"{prefix}{name}")
+        axes.plot(*zip(*points, strict=True), f"{marker}-", lw=1.4, ms=4, **(style or {"label": name}))
 
 
 def _finish(axes: Axes, x_label: str, y_label: str, from_zero: bool = True) -> None:
@@ -166,6 +169,15 @@ def _legend(figure: Figure, columns: int = 3) -> None:
         figure.legend(handles.values(), handles.keys(), **placed)
 
 
-def _colours(labels: Sequence[str]) -> dict[str, str]:
-    table = colormaps["tab10" if len(labels) <= 10 else "tab20"]
-    return {label: table(place % table.N) for place, label in enumerate(labels)}
+def _styles(labels: Iterable[str]) -> dict[str, dict]:
+    """Colour and name of each; among more than ten, those that differ in their seed alone (`arm_0`, `arm_1`) share."""
+    labels = list(labels)
+    names = {label: re.sub(r"_[0-9]+$", "", label) if len(labels) > 10 else label for label in labels}
+    places = {name: place for place, name in enumerate(dict.fromkeys(names.values()))}
+    table = colormaps["tab10" if len(places) <= 10 else "tab20"]
+    return {label: {"color": table(places[name] % table.N), "label": name} for label, name in names.items()}
+
+
+def _legend_height(styles: dict[str, dict], columns: int = 3) -> float:
+    """Inches that the legend takes."""
+    return 0.22 * -(-len({style["label"] for style in styles.values()}) // columns)
