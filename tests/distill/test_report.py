@@ -16,6 +16,7 @@ from data.errors import InputError
 from distill.report import print_table, write_report
 from distill.report.blocks import Table
 from distill.report.leaderboard import entries, rank_sums, ratios
+from distill.report.plots import _legend_height, _styles
 from distill.report.published import same_speech
 from distill.report.runs import read_run, read_steps, read_validation
 from distill.report.table import markdown, value
@@ -246,6 +247,17 @@ def test_published_systems_share_the_axes_only_on_their_own_clips():
     assert not same_speech({"asr": of | {"clips": 132}})
     assert not same_speech({"asr": of | {"by_corpus": {"asterisk": {}}}})
     assert not same_speech({})
+
+
+def test_among_many_runs_the_seeds_of_an_arm_share_a_colour_and_a_place_in_the_legend():
+    arms = [f"grid/{arm}" for arm in ("ce", "kd", "int8", "beta-0.5")]
+    few, many = _styles(f"{arm}_0" for arm in arms), _styles(f"{arm}_{seed}" for seed in range(3) for arm in arms)
+    assert [style["label"] for style in few.values()] == [f"{arm}_0" for arm in arms]
+    assert len({style["color"] for style in few.values()}) == 4
+    for arm in arms:
+        assert many[f"{arm}_0"] == many[f"{arm}_1"] == many[f"{arm}_2"] and many[f"{arm}_0"]["label"] == arm
+    assert len({style["color"] for style in many.values()}) == 4
+    assert _legend_height(many) == _legend_height(few) > 0
 
 
 @pytest.mark.parametrize("cell", ["–", "1,024.0", "0.5 (0.50 x)", "-3.0 ± 4.3", "", "+0.1"])
