@@ -79,9 +79,8 @@ def _ctc_texts(objective: Objective, processor: SalmonnProcessor, rows: list[Row
         features = processor.features([load_clip(rows[i]) for i in batch])
         states = model.encode(features.to(model.device))
         audio_NH = model.connector(states)
-        with deepspeed.zero.GatheredParameters(
-            list(objective.ctc.parameters())
-        ):  # of the head's forward pass alone ZeRO 3 knows
+        # ZeRO 3 gathers a module's weights for its forward pass alone, and this is not it.
+        with deepspeed.zero.GatheredParameters(list(objective.ctc.parameters())):
             paths = objective.ctc.decode(audio_NH, model.connector.windows(states.frames_B))
         texts |= {i: processor.tokenizer.decode(ids) for i, ids in zip(batch, paths, strict=True)}
     return {rows[i].id: text for i, text in texts.items()}

@@ -1,6 +1,6 @@
 """A report's page, section by section, from the figures of its runs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from data.paths import REPOSITORY
@@ -59,8 +59,12 @@ def _measured(line: Entry) -> str:
 
 
 def _pareto(lines: Sequence[Entry], folder: Path) -> list[Block]:
-    if all(value(line.block, column.key) is None for line in lines for column in columns(lines)[:2]):
-        return []  # measured, but not scored
+    def has_any(line: Entry, keys: Iterable[str]) -> bool:
+        return any(value(line.block, key) is not None for key in keys)
+
+    scores, costs = [column.key for column in columns(lines)[:2]], [key for key, *_ in plots.COSTS]
+    if not any(has_any(line, scores) and has_any(line, costs) for line in lines):
+        return []  # measured, but not scored, or the other way round
     plots.draw_pareto(lines, folder / "report.png")
     about = "Bars: 95% bootstrap interval over clips. Squares: teachers. Dashed: not beaten in both."
     picture = Picture("report.png", "Accuracy against cost")

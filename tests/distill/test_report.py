@@ -171,6 +171,15 @@ def test_what_was_measured_and_not_scored_has_no_plot_of_accuracy(tmp_path):
     assert not (tmp_path / "report.png").exists()
 
 
+def test_what_was_scored_and_not_measured_has_no_plot_of_accuracy_either(tmp_path):
+    block = {key: what for key, what in student().items() if key not in ("peak_memory_bytes", "ttft_s", "tpot_s")}
+    put(tmp_path, block)
+    write_report([tmp_path])
+    page = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "## Speech" in page and "Accuracy against memory" not in page
+    assert not (tmp_path / "report.png").exists()
+
+
 def test_the_learning_curve_of_one_run_and_of_several(folder):
     put_log(folder)
     (folder / "recipe.json").write_text("{}", encoding="utf-8")
