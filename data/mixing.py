@@ -4,7 +4,7 @@ import numpy as np
 from pydantic import Field
 
 from data.errors import InputError
-from data.manifest import Manifest
+from data.rows.manifest import Manifest
 from data.settings import Settings
 
 

@@ -7,8 +7,8 @@ import numpy as np
 from pydantic import BeforeValidator
 
 from data.errors import InputError
-from data.manifest import Manifest
 from data.paths import resolve
+from data.rows.manifest import Manifest
 
 QUESTION = "{}"
 """Where a wording has this, the row's question comes in."""

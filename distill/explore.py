@@ -22,7 +22,8 @@ from data.errors import INTERRUPTED
 from data.paths import REPOSITORY, resolve, written_whole
 from data.progress import clock
 from data.settings import Settings
-from distill.recipe import Recipe, read_recipe
+from distill.recipe.reading import read_recipe
+from distill.recipe.recipe import Recipe
 
 Overrides = dict[str, Any]
 START = "{start}"

@@ -8,17 +8,17 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 
-from data.cache_reader import CacheReader
+from data.cache.reader import CacheReader
 from data.errors import INTERRUPTED, run_cli
 from data.paths import resolve
 from data.prompts import instruction
-from distill.examples import read_rows
-from distill.frozen import frozen_teacher
-from distill.inputs import require_inputs
-from distill.loop import Trainer
-from distill.recipe import recipe_of, recipe_parser
-from distill.sizes import beside
-from distill.students import processor_of, student_of
+from distill.models.frozen import frozen_teacher
+from distill.models.sizes import beside
+from distill.models.students import processor_of, student_of
+from distill.recipe.inputs import require_inputs
+from distill.recipe.reading import recipe_of, recipe_parser
+from distill.recipe.rows import read_rows
+from distill.training.loop import Trainer
 from teacher.build import build_teacher
 from teacher.cache import cache_identity
 from teacher.device import alone_without_launcher, prepare_process

@@ -1,24 +1,31 @@
-"""Measures what single operations of the training cost: `python scripts/bench.py loss --help`."""
+"""Measures what single operations cost: `python scripts/bench.py loss --help`."""
 
 import argparse
+import ast
 import sys
+from importlib import import_module
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.errors import run_cli
-from distill.bench import encoder, loss, step
+from data.paths import REPOSITORY
 
-BENCHES = {"encoder": encoder, "loss": loss, "step": step}
+BENCHES = ("caching", "encoder", "features", "fidelity", "loss", "manifest", "scan", "step")
+
+
+def about(name: str) -> str:
+    """What a bench measures; read, not imported: some need a library that the others do without."""
+    return ast.get_docstring(ast.parse((REPOSITORY / "distill/bench" / f"{name}.py").read_text())).splitlines()[0]
 
 
 def main() -> None:
-    about = "\n".join(f"{name}: {module.__doc__.splitlines()[0]}" for name, module in BENCHES.items())
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    lines = "\n".join(f"{name}: {about(name)}" for name in BENCHES)
+    parser = argparse.ArgumentParser(description=lines, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=BENCHES)
     parser.add_argument("options", nargs=argparse.REMAINDER, help="the bench's own; --help lists them")
     arguments = parser.parse_args()
-    BENCHES[arguments.what].main(arguments.options)
+    import_module(f"distill.bench.{arguments.what}").main(arguments.options)
 
 
 if __name__ == "__main__":

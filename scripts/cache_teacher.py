@@ -11,10 +11,11 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import os
 
+from distill.recipe.reading import recipe_of, recipe_parser
+
 from data.errors import InputError, run_cli
-from distill.inputs import require_inputs
-from distill.recipe import recipe_of, recipe_parser
-from distill.splits import files_of, read_split
+from distill.recipe.inputs import require_inputs
+from distill.recipe.splits import files_of, read_split
 from teacher.build import build_teacher
 from teacher.cache import cache_identity, fill_cache
 from teacher.device import pick_device, prepare_process

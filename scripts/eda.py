@@ -15,12 +15,12 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.errors import InputError, run_cli
-from data.look import Entry, gather
-from data.look_page import look_page
-from data.look_plots import pictures
+from data.look.gathering import Entry, gather
+from data.look.page import look_page
+from data.look.plots import pictures
 from data.paths import written_whole
-from data.scan import scan_sounds
-from data.scan_report import raw_rows, stretch_of
+from data.scan.report import raw_rows, stretch_of
+from data.scan.scanning import scan_sounds
 
 
 def entries_of(annotation: Path, root: Path | None) -> Iterator[Entry]:

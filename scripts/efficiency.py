@@ -22,10 +22,12 @@ from data.errors import InputError, run_cli
 from data.paths import written_whole
 
 with redirect_stdout(sys.stderr):  # DeepSpeed says which device it found, as it is imported
-    from distill.efficiency import REFERENCE, Measured, Protocol, measure, sound_of
-    from distill.inputs import require_inputs
-    from distill.models import student_folder
-    from distill.recipe import Recipe, recipe_of, recipe_parser
+    from distill.recipe.reading import recipe_of, recipe_parser
+
+    from distill.efficiency.measuring import REFERENCE, Measured, Protocol, measure, sound_of
+    from distill.models.loading import student_folder
+    from distill.recipe.inputs import require_inputs
+    from distill.recipe.recipe import Recipe
     from distill.report.efficiency import efficiency_page
     from teacher.device import pick_device
     from teacher.quantise import require_quantisation

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data.cache_reader import CacheReader
+from data.cache.reader import CacheReader
 from data.errors import run_cli
 
 _BAR = 40

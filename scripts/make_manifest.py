@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.errors import run_cli
-from data.manifest_writer import write_manifest
+from data.rows.manifest_writer import write_manifest
 
 
 def main() -> None:

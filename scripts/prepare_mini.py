@@ -15,13 +15,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import soundfile
+from data.rows.row import Row
 
-from data.annotation import write_annotation
-from data.audio import SAMPLE_RATE
 from data.errors import run_cli
-from data.manifest import Row
 from data.mini import AAC, ASR, Clip, corpora
 from data.paths import REPOSITORY, cache_dir, written_whole
+from data.rows.annotation import write_annotation
+from data.sound.audio import SAMPLE_RATE
 
 RENDERING = 1  # counted up when the same plan is to sound different
 SHORTEST, LONGEST = 0.25, 20.0  # seconds; synthesis sometimes fails on a sentence

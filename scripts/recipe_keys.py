@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from data.errors import InputError, run_cli
 from data.settings import section_of
-from distill.recipe import Recipe
+from distill.recipe.recipe import Recipe
 
 
 def keys(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, str]]:

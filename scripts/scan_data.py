@@ -16,9 +16,9 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.errors import run_cli
-from data.faults import Thresholds
 from data.paths import written_whole
-from data.scan_report import report_of, summary
+from data.rows.faults import Thresholds
+from data.scan.report import report_of, summary
 from data.settings import add_options, settings_of
 
 

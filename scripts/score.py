@@ -17,11 +17,11 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.errors import InputError, run_cli
-from data.manifest import read_manifest
-from distill.captions import PROTOCOLS, caption_figures
-from distill.hypothesis_file import hypotheses_for
-from distill.scoring import alignment, score_asr
-from distill.test_sets import grouped, of_kind
+from data.rows.manifest import read_manifest
+from distill.recipe.test_sets import grouped, of_kind
+from distill.scoring.captions import PROTOCOLS, caption_figures
+from distill.scoring.hypothesis_file import hypotheses_for
+from distill.scoring.transcripts import alignment, score_asr
 
 
 def read_pairs(path: Path) -> tuple[list, list[str]]:

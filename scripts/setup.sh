@@ -66,7 +66,7 @@ if [ "$(cat .venv/requirements.sha256 2>/dev/null)" != "$wanted" ]; then
 fi
 
 step "Java parts of the captioning metrics"
-.venv/bin/python -m distill.java_parts
+.venv/bin/python -m distill.scoring.java_parts
 step "weights"
 .venv/bin/python scripts/prepare_weights.py
 step "sounds"

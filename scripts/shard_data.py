@@ -13,8 +13,8 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.errors import InputError, run_cli
-from data.manifest import read_manifest
-from data.shard_writer import write_shards
+from data.rows.manifest import read_manifest
+from data.rows.shard_writer import write_shards
 
 
 def main() -> None:

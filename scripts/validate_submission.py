@@ -10,8 +10,8 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.errors import run_cli
-from data.manifest import read_manifest
-from distill.submission import check_submission
+from data.rows.manifest import read_manifest
+from distill.scoring.submission import check_submission
 
 
 def main() -> None:

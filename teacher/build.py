@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from data.hashing import hash_of
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
@@ -20,7 +21,6 @@ from transformers import (
     WhisperConfig,
 )
 
-from data.cache import hash_of
 from data.errors import InputError
 from data.paths import file_sha256, resolve
 from teacher.beats import BeatsSettings

@@ -9,21 +9,24 @@ from typing import Literal
 
 import numpy as np
 import torch
+from data.cache.row import CachedRow, CacheIdentity
+from data.hashing import hash_of
+from data.rows.row import Row
 from pydantic import Field
 from torch import Tensor
 
-from data.audio import SAMPLE_RATE, load_clip
 from data.batches import batches_by_length
-from data.cache import MAX_DRAWS, CachedRow, CacheIdentity, Feature, SparseTargets, Target, draw, hash_of, sparsify
-from data.cache_files import read_failed
-from data.cache_writer import CacheWriter
+from data.cache.files import read_failed
+from data.cache.targets import MAX_DRAWS, Feature, SparseTargets, Target, draw, sparsify
+from data.cache.writer import CacheWriter
 from data.errors import InputError
-from data.features import Features
-from data.manifest import Manifest, Row, fingerprint_of
 from data.paths import resolve
 from data.progress import Progress
 from data.prompts import Prompts, instruction
+from data.rows.manifest import Manifest, fingerprint_of
 from data.settings import Settings
+from data.sound.audio import SAMPLE_RATE, load_clip
+from data.sound.features import Features
 from data.words import word_error_rate
 from teacher.build import weights_hash
 from teacher.connector import AudioStates

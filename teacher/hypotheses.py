@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from time import monotonic
 
 import torch
+from data.rows.row import Row
 from pydantic import Field
 from torch import Tensor
 
-from data.audio import SAMPLE_RATE, load_clip
 from data.batches import batches_by_length
-from data.manifest import Row
 from data.progress import Progress
 from data.settings import Settings
+from data.sound.audio import SAMPLE_RATE, load_clip
 from teacher.model import Batch, SalmonnForConditionalGeneration
 from teacher.processor import Clip, SalmonnProcessor
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from data.errors import InputError
-from data.features import Features
+from data.sound.features import Features
 from teacher.beats import BeatsEncoder, BeatsSettings
 from teacher.config import SalmonnConfig
 from teacher.connector import AudioStates, Connector

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from data.audio import load_audio
 from data.errors import InputError
+from data.sound.audio import load_audio
 from teacher.build import build_teacher
 from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import Clip, SalmonnProcessor

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from data.rows.row import Row
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from data.features import HOP, WINDOW_S, Features, fbank, log_mel
-from data.manifest import Row, durations_of
+from data.rows.manifest import durations_of
+from data.sound.features import HOP, WINDOW_S, Features, fbank, log_mel
 from teacher.config import SalmonnConfig
 from teacher.connector import windows_of
 from teacher.encoder import encoder_frames

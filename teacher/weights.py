@@ -8,6 +8,7 @@ from collections.abc import Container
 from pathlib import Path
 
 import torch
+from data.hashing import hash_of
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
@@ -15,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from data.cache import hash_of
 from data.errors import InputError
 from data.paths import file_sha256, resolve, written_whole
 from teacher.released import read_checkpoint, salmonn_tensors

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.annotation import open_annotation
 from data.corpora.entry import Entry, found
+from data.rows.annotation import open_annotation
 
 NAME = "annotation"
 LAYOUT = 'JSON files of {"annotation": [{"path", "text", "task"}]}'

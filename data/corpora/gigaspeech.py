@@ -10,7 +10,7 @@ from typing import Any
 
 from data.corpora.entry import SOUNDS, Entry, found
 from data.errors import InputError
-from data.json_stream import stream_list
+from data.rows.json_stream import stream_list
 from data.text import normalise
 
 NAME = "gigaspeech"

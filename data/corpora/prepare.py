@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.annotation import annotation_writer
 from data.corpora.entry import Corpus, Entry
 from data.errors import InputError
 from data.paths import written_whole
 from data.progress import Progress
+from data.rows.annotation import annotation_writer
 
 
 @dataclass

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data.corpora.entry import Entry, SoundFiles, found
 from data.errors import InputError
-from data.json_stream import stream_list
+from data.rows.json_stream import stream_list
 
 NAME = "wavcaps"
 LAYOUT = (

@@ -11,9 +11,9 @@ from pathlib import Path
 import av
 import numpy as np
 
-from data.audio import SAMPLE_RATE, resample
 from data.fetch import check_contents, debian_package
 from data.mini.clips import ASR, Clip, Splits, silence
+from data.sound.audio import SAMPLE_RATE, resample
 from data.text import normalise
 
 NAME = "asterisk"

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
-from data.audio import SAMPLE_RATE
+from data.sound.audio import SAMPLE_RATE
 
 ASR = "asr"
 AAC = "audiocaption"

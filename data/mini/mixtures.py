@@ -7,10 +7,10 @@ from itertools import combinations
 
 import numpy as np
 
-from data.audio import SAMPLE_RATE, resample
 from data.mini import tuxpaint
 from data.mini.clips import AAC, Clip, Splits, at_level, silence
 from data.mini.tuxpaint import Take
+from data.sound.audio import SAMPLE_RATE, resample
 
 NAME = "mixtures"
 # Clips by how many are alone, in sequence, and at once.

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from data.audio import resample
 from data.errors import InputError
 from data.fetch import check_contents, debian_package, pypi_package
 from data.mini import asterisk
 from data.mini.clips import ASR, Clip, Splits, at_level, silence, trimmed
+from data.sound.audio import resample
 from data.text import normalise
 
 NAME = "synthetic"

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from data.audio import SAMPLE_RATE, resample
 from data.fetch import check_contents, debian_package
 from data.mini.clips import ASR, Clip, Splits, trimmed
+from data.sound.audio import SAMPLE_RATE, resample
 from data.text import normalise
 
 NAME = "tuxpaint"

@@ -19,11 +19,12 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from transformers import WhisperConfig
 
-from data.audio import SAMPLE_RATE
 from data.errors import InputError
-from data.features import WINDOW_S, log_mel
 from data.paths import written_whole
-from distill.recipe import Recipe, recipe_of, recipe_parser
+from data.sound.audio import SAMPLE_RATE
+from data.sound.features import WINDOW_S, log_mel
+from distill.recipe.reading import recipe_of, recipe_parser
+from distill.recipe.recipe import Recipe
 from distill.report.table import markdown
 from student.shrink import layers_kept
 from teacher.build import default_dtype, missing_error, missing_parts

@@ -20,16 +20,16 @@ from deepspeed.accelerator import get_accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.cache import SparseTargets
+from data.cache.targets import SparseTargets
 from data.errors import run_cli
 from data.paths import written_whole
-from distill.alignment import Span
 from distill.bench.apart import NOT_THERE, measured_apart
-from distill.losses import fused_loss
-from distill.memory import forget_peak, peak_bytes, present_bytes
+from distill.efficiency.memory import forget_peak, peak_bytes, present_bytes
+from distill.losses.alignment import Span
+from distill.losses.fused import fused_loss
+from distill.losses.signals import SparseSignal
+from distill.losses.universal import SpanSignal
 from distill.report.table import MISSING, markdown
-from distill.signals import SparseSignal
-from distill.universal import SpanSignal
 from teacher.device import DTYPES, pick_device
 
 

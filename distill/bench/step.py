@@ -21,22 +21,24 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from data.cache.row import CachedRow
 
-from data.audio import SAMPLE_RATE
-from data.cache import CachedRow, SparseTargets
-from data.cache_reader import CacheReader
-from data.cache_writer import CacheWriter
+from data.cache.reader import CacheReader
+from data.cache.targets import SparseTargets
+from data.cache.writer import CacheWriter
 from data.errors import InputError, run_cli
 from data.paths import resolve, written_whole
 from data.prompts import instruction
+from data.sound.audio import SAMPLE_RATE
 from distill.bench.apart import measured_apart
-from distill.examples import read_rows
-from distill.frozen import frozen_teacher
-from distill.loop import Trainer
-from distill.memory import forget_peak, peak_bytes
-from distill.recipe import Recipe, recipe_of, recipe_parser
+from distill.efficiency.memory import forget_peak, peak_bytes
+from distill.models.frozen import frozen_teacher
+from distill.models.students import processor_of, student_of, untrained_student
+from distill.recipe.reading import recipe_of, recipe_parser
+from distill.recipe.recipe import Recipe
+from distill.recipe.rows import read_rows
 from distill.report.table import MISSING, markdown
-from distill.students import processor_of, student_of, untrained_student
+from distill.training.loop import Trainer
 from teacher.build import build_teacher
 from teacher.cache import cache_identity
 from teacher.device import alone_without_launcher, prepare_process

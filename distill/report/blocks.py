@@ -7,8 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import Protocol
 
-from data import html
-from data.html import Html
+from data.look import html
+from data.look.html import Html
 from distill.report.table import markdown
 
 _NUMBER = re.compile(r"[–+-]?[\d.,]*(\s*±.*)?(\s*\(.*\))?")

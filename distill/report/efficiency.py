@@ -14,7 +14,7 @@ MODELS_ROWS = [
 
 
 def efficiency_page(found: dict) -> str:
-    """What `distill.efficiency.measure` found, in Markdown."""
+    """What `distill.efficiency.measuring.measure` found, in Markdown."""
     names = [name for name, block in found.items() if isinstance(block, dict) and "cells" in block]
     weights = " at random weights" if found["random_weights"] else ""
     parts = [

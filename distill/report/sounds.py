@@ -5,8 +5,8 @@ from pathlib import Path
 
 import soundfile
 
-from data.audio import SAMPLE_RATE, load_audio
 from data.errors import InputError
+from data.sound.audio import SAMPLE_RATE, load_audio
 
 LONGEST_S = 8
 

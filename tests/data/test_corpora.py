@@ -13,9 +13,9 @@ from data.corpora import CORPORA
 from data.corpora.gigaspeech import GARBAGE, plain
 from data.corpora.prepare import prepare
 from data.errors import InputError
-from data.manifest import read_manifest
-from data.manifest_writer import write_manifest
 from data.paths import REPOSITORY, cache_dir
+from data.rows.manifest import read_manifest
+from data.rows.manifest_writer import write_manifest
 
 RATE = 16_000
 RECORDINGS = cache_dir() / "mini" / "test_asr.json"

@@ -13,12 +13,12 @@ import soundfile
 pytest.importorskip("av", reason="av is not installed (bash scripts/setup.sh)")
 
 from data import mini
-from data.audio import SAMPLE_RATE
-from data.manifest import read_manifest
 from data.mini import asterisk, mixtures, synthetic, tuxpaint
 from data.mini.clips import AAC, ASR, Clip, Splits, at_level, trimmed
 from data.mini.tuxpaint import Take
 from data.paths import REPOSITORY, cache_dir
+from data.rows.manifest import read_manifest
+from data.sound.audio import SAMPLE_RATE
 
 FETCHED = (cache_dir() / "packages" / "tuxpaint-stamps-default").is_dir()
 needs_packages = pytest.mark.skipif(not FETCHED, reason="the corpora are not fetched (bash scripts/setup.sh)")

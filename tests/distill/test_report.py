@@ -36,7 +36,7 @@ TEACHER = {
     },
     "aac": {
         **{"cider_d": 4.0, "shuffled_cider_d": 0.1, "meteor": 0.4, "rouge_l": 0.5, "bleu_4": 0.3, "clips": 8},
-        **{"spice": None, "spider": None, "not_computed": {"spice": "python -m distill.caption_parts spice"}},
+        **{"spice": None, "spider": None, "not_computed": {"spice": "python -m distill.scoring.caption_parts spice"}},
     },
     "parameters": 160_000_000,
     "parameters_without_embeddings": 130_000_000,
@@ -113,7 +113,7 @@ def test_one_run_stands_in_all_forms(folder, pictures):
     assert "…" not in screen and max(map(len, screen.splitlines())) <= 80
     for text in ("15.0 to 26.0", "| asr | press \\| one | press one | press one |", "160.0", "REF: press <one>"):
         assert text in page
-    assert "- spice: not computed; for its parts: `python -m distill.caption_parts spice`" in page
+    assert "- spice: not computed; for its parts: `python -m distill.scoring.caption_parts spice`" in page
     assert "| 0 to 2 s | 6 | 30 | 50.0 | 50.0 |" in page and imread(folder / "durations.png").std() > 0
     assert "SALMONN-3B, as first published" in page and (folder / "published.png").is_file()
     assert "heard by the teacher alone" not in page

@@ -11,7 +11,7 @@ import pytest
 import torch
 from deepspeed.accelerator import get_accelerator
 
-from data.cache_reader import CacheReader
+from data.cache.reader import CacheReader
 from tests.conftest import SENTENCES, write_annotation_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -1,7 +1,6 @@
 import json
 
 import pytest
-
 from tests.distill.test_scoring import PAIRS
 
 SPEECH = {"refs": ["press one", "press two now"], "hyps": ["press one", "press too"]}

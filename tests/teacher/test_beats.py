@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from data.features import fbank
+from data.sound.features import fbank
 from teacher.beats import BeatsEncoder, BeatsSettings, relative_buckets
 from tests.released import SIZES
 

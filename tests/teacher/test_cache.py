@@ -5,15 +5,15 @@ import json
 import numpy as np
 import pytest
 import soundfile
+from distill.recipe.reading import read_recipe
 
 import teacher.cache
-from data.cache import sparsify
-from data.cache_reader import CacheReader
-from data.cache_writer import CacheWriter
+from data.cache.reader import CacheReader
+from data.cache.targets import sparsify
+from data.cache.writer import CacheWriter
 from data.errors import InputError
-from data.manifest import read_manifest
+from data.rows.manifest import read_manifest
 from data.words import word_error_rate
-from distill.recipe import read_recipe
 from teacher.cache import cache_identity
 from teacher.processor import Clip
 

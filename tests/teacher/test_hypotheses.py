@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from data.manifest import read_manifest
+from data.rows.manifest import read_manifest
 from teacher.hypotheses import GenerationSettings, generate_texts, write_hypotheses
 from teacher.processor import Clip
 

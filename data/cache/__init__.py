@@ -1,0 +1,1 @@
+"""The teacher cache: what it holds, its files, writing and reading them."""

@@ -1,0 +1,176 @@
+"""Reads a teacher cache row by row."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.cache.files import (
+    GROUP_ROWS,
+    batch_of,
+    check_identity,
+    features_of,
+    ids_of,
+    named,
+    open_shard,
+    read_failed,
+    row_of,
+    shards_of,
+)
+from data.cache.row import CachedRow, CacheIdentity
+from data.cache.targets import Feature
+from data.errors import InputError
+
+_OPEN_SHARDS, _HELD_GROUPS = 64, 64
+
+
+@dataclass(frozen=True)
+class CacheStats:
+    """What a cache holds.
+
+    Attributes:
+        rows: Clips.
+        tokens: Supervised positions, of all texts.
+        bytes: Of all shards, texts included.
+        feature_bytes: Of the features beside them.
+        bytes_per_token: On disk.
+        kept_mass_mean: Probability kept at a position; the rest is its tail.
+        kept_mass_p01: Its 1st percentile.
+        ids_per_token: Ids kept at a position.
+        ids_histogram: Positions by ids kept: at most 1, 2, 4, 8, ... (and more than half of that).
+        content_sha256: A hash over the rows in id order: independent of shards, ranks and interruptions.
+    """
+
+    rows: int
+    tokens: int
+    bytes: int
+    feature_bytes: int
+    bytes_per_token: float
+    kept_mass_mean: float
+    kept_mass_p01: float
+    ids_per_token: float
+    ids_histogram: dict[int, int]
+    content_sha256: str
+
+
+class CacheReader:
+    """A finished or growing cache, read row by row; opening it reads ids only.
+
+    May be handed to data loader workers: open files stay with the process that opened them.
+    """
+
+    def __init__(self, folder: Path, identity: CacheIdentity | None = None):
+        """Opens `folder`.
+
+        Args:
+            folder: the cache folder.
+            identity: what the rows must have been made from; None takes any.
+
+        Raises:
+            InputError: no cache there, one of another identity, or a broken shard.
+        """
+        self._folder = Path(folder)
+        self.identity = check_identity(self._folder, identity)
+        self._shards = shards_of(self._folder)
+        self._where: dict[str, tuple[int, int]] = {}
+        for number, shard in enumerate(self._shards):
+            for position, row_id in enumerate(ids_of(shard, self.identity)):
+                if row_id in self._where:
+                    other = self._shards[self._where[row_id][0]]
+                    raise InputError(f"{shard}: row {row_id!r} is also in {other.name}; delete one, cache again")
+                self._where[row_id] = (number, position)
+        self._forget()
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __contains__(self, row_id: str) -> bool:
+        return row_id in self._where
+
+    def ids(self) -> list[str]:
+        """All ids, sorted."""
+        return sorted(self._where)
+
+    def __getitem__(self, row_id: str) -> CachedRow:
+        if row_id not in self._where:
+            raise KeyError(row_id)
+        shard, position = self._where[row_id]
+        group, within = divmod(position, GROUP_ROWS)
+        return row_of(self._group(shard, group), within)
+
+    def features(self, row_id: str) -> dict[Feature, np.ndarray]:
+        """What the teacher's encoder and connector made of the clip, where the cache has it; float16 [T, D]."""
+        return features_of(self._shards[self._where[row_id][0]], row_id)
+
+    def rows(self) -> Iterator[CachedRow]:
+        """All rows without their features, shard by shard, with no more than a row group in memory."""
+        for path in self._shards:
+            with named(path), open_shard(path) as shard:
+                for group in range(shard.num_row_groups):
+                    batch = batch_of(shard, group)
+                    yield from (row_of(batch, position) for position in range(len(batch)))
+
+    def failed(self) -> dict[str, str]:
+        """Reason by id, of the rows that could not be decoded and still are not there."""
+        return {row_id: reason for row_id, reason in read_failed(self._folder).items() if row_id not in self._where}
+
+    def content_sha256(self) -> str:
+        """A hash over the rows in id order: independent of shards, ranks and interruptions."""
+        return self.stats().content_sha256
+
+    def stats(self) -> CacheStats:
+        """What the cache holds, in one pass over it."""
+        tails, counts, digests = [np.zeros(0, np.float32)], [np.zeros(0, np.int32)], {}
+        for row in self.rows():
+            digests[row.id] = replace(row, features=self.features(row.id)).sha256()
+            for targets in row.targets.values():
+                tails.append(targets.tail)
+                counts.append(targets.counts)
+        kept_mass_N, counts_N = 1 - np.concatenate(tails), np.concatenate(counts)
+        tokens = len(kept_mass_N)
+        size = sum(shard.stat().st_size for shard in self._shards)
+        edges = [1, *(2**power + 1 for power in range(16))]
+        histogram = np.histogram(counts_N, bins=[*edges, np.iinfo(np.int32).max])[0]
+        return CacheStats(
+            rows=len(self),
+            tokens=tokens,
+            bytes=size,
+            feature_bytes=sum(path.stat().st_size for path in self._folder.glob("shard-*.safetensors")),
+            bytes_per_token=size / max(tokens, 1),
+            kept_mass_mean=float(kept_mass_N.mean(dtype=np.float64)) if tokens else 0.0,
+            kept_mass_p01=float(np.percentile(kept_mass_N, 1)) if tokens else 0.0,
+            ids_per_token=float(counts_N.mean()) if tokens else 0.0,
+            ids_histogram={2**power: int(count) for power, count in enumerate(histogram) if count},
+            content_sha256=hashlib.sha256(b"".join(digests[row_id] for row_id in sorted(digests))).hexdigest(),
+        )
+
+    def _group(self, shard: int, group: int) -> pa.RecordBatch:
+        """A decoded row group, the latest ones held."""
+        if (shard, group) not in self._groups:
+            path = self._shards[shard]
+            with named(path):
+                if shard not in self._files:
+                    self._files[shard] = open_shard(path)
+                self._groups[shard, group] = batch_of(self._files[shard], group)
+            if len(self._files) > _OPEN_SHARDS:
+                self._files.popitem(last=False)[1].close()
+            if len(self._groups) > _HELD_GROUPS:
+                self._groups.popitem(last=False)
+        self._groups.move_to_end((shard, group))
+        return self._groups[shard, group]
+
+    def _forget(self) -> None:
+        self._files: OrderedDict[int, pq.ParquetFile] = OrderedDict()
+        self._groups: OrderedDict[tuple[int, int], pa.RecordBatch] = OrderedDict()
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_files", "_groups")}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._forget()

@@ -1,0 +1,312 @@
+"""Manifests: which clips there are, what is said or heard in them, and what is asked, as one table.
+
+`read_manifest` is the one door: it takes an annotation file (JSON, `data/rows/annotation.py`), read into memory, or
+what `write_manifest` made of some: an Arrow file that is mapped into memory, so that opening it takes no time and no
+memory whatever its size. Both give a `Manifest`.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data.errors import InputError
+from data.progress import Progress
+from data.rows.annotation import open_annotation
+from data.rows.identity import Ids, RowsDigest
+from data.rows.row import Mono, Row
+from data.sound.headers import read_headers
+
+FORMAT = "salmonn-distill manifest 1"
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("path", pa.string()),  # relative to the root
+        ("text", pa.string()),
+        ("task", pa.string()),
+        ("corpus", pa.string()),
+        ("duration_s", pa.float64()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("references", pa.list_(pa.string())),
+        ("question", pa.string()),
+        ("testset_id", pa.string()),
+        ("sample_rate", pa.int32()),  # Hz; 0 where no header was read
+        ("channels", pa.int32()),
+        ("fingerprint", pa.string()),  # of the sound file (data/sound/headers.py)
+    ],
+    metadata={"format": FORMAT},
+)
+BATCH_ROWS = 16_384
+
+_STORED = [name for name in Row.__slots__ if name != "mono"]
+
+
+class Manifest(Sequence[Row]):
+    """Rows of a table, or some of them in its order. A row is made when it is asked for, and not kept.
+
+    What is asked of many rows is asked by column (`durations_s`, `values`, `where`): that takes no rows.
+
+    Args:
+        table: Columns as in `SCHEMA`.
+        root: What paths are relative to.
+        indices: Which rows of the table, ascending; all if not given.
+        mono: What is heard of files with several channels, in every row.
+        fingerprint: Of all these rows, where it is known.
+    """
+
+    def __init__(
+        self,
+        table: pa.Table,
+        root: Path,
+        indices: np.ndarray | None = None,
+        mono: Mono = "first",
+        fingerprint: str | None = None,
+    ) -> None:
+        self.table, self.root, self.indices, self.mono = table, Path(root), indices, mono
+        self._fingerprint = fingerprint
+
+    def __len__(self) -> int:
+        return self.table.num_rows if self.indices is None else len(self.indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Manifest": ...
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return self._chosen(np.arange(len(self))[index])
+        at = range(len(self))[index]
+        at = at if self.indices is None else int(self.indices[at])
+        values = {name: self.table.column(name)[at].as_py() for name in _STORED}
+        values |= {"path": self.root / values["path"], "references": tuple(values["references"])}
+        return Row(**values, mono=self.mono)
+
+    @property
+    def durations_s(self) -> np.ndarray:
+        """Seconds of every row: float64 [rows]."""
+        durations = self.table.column("duration_s").to_numpy()
+        return durations if self.indices is None else durations[self.indices]
+
+    def values(self, name: str) -> Iterator[Any]:
+        """A column's values, row after row, with no more than a batch of them in memory."""
+        start = 0
+        for chunk in self.table.column(name).chunks:
+            end = start + len(chunk)
+            if self.indices is not None:
+                first, last = np.searchsorted(self.indices, (start, end))
+                chunk = chunk.take(pa.array(self.indices[first:last] - start))
+            for at in range(0, len(chunk), BATCH_ROWS):
+                yield from chunk.slice(at, BATCH_ROWS).to_pylist()
+            start = end
+
+    def heard(self, mono: Mono) -> "Manifest":
+        """The same rows, with this heard of several channels."""
+        return self if mono == self.mono else Manifest(self.table, self.root, self.indices, mono)
+
+    def where(self, mask: np.ndarray) -> "Manifest":
+        """The rows at which a mask (bool [rows]) is true."""
+        return self if mask.all() else self._chosen(np.flatnonzero(mask))
+
+    def among(self, name: str, wanted: Iterable[str]) -> np.ndarray:
+        """A mask of the rows whose column has one of these values: bool [rows]."""
+        mask = pc.is_in(self.table.column(name), pa.array(list(wanted), pa.string())).to_numpy()
+        return mask if self.indices is None else mask[self.indices]
+
+    @property
+    def with_text(self) -> np.ndarray:
+        """A mask of the rows that have a text: bool [rows]."""
+        # Chunk by chunk: trimmed, all texts would be in memory at once.
+        chunks = self.table.column("text").chunks
+        masks = [pc.not_equal(pc.utf8_trim_whitespace(chunk), "").to_numpy(zero_copy_only=False) for chunk in chunks]
+        mask = np.concatenate([np.zeros(0, bool), *masks])
+        return mask if self.indices is None else mask[self.indices]
+
+    def longest_first(self) -> np.ndarray:
+        """Row numbers by falling length, those of one length by id."""
+        part = self.table.select(["duration_s", "id"])
+        part = part if self.indices is None else part.take(pa.array(self.indices))
+        return pc.sort_indices(part, [("duration_s", "descending"), ("id", "ascending")]).to_numpy()
+
+    def fingerprint(self) -> str:
+        """A SHA-256 over what is heard, asked and said in all rows: id, file name, task, text, length, and so on."""
+        if self._fingerprint is None:
+            digest = RowsDigest()
+            for row in zip(*map(self.values, RowsDigest.COLUMNS), strict=True):
+                digest.add(*row, self.mono)
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    def _chosen(self, at: np.ndarray) -> "Manifest":
+        if len(at) == len(self) and (at[:1] == 0).all() and (np.diff(at) == 1).all():
+            return self
+        if (np.diff(at) < 0).any():
+            raise ValueError("the rows of a manifest stay in their order")
+        return Manifest(self.table, self.root, at if self.indices is None else self.indices[at], self.mono)
+
+
+def durations_of(rows: Sequence[Row]) -> np.ndarray:
+    """Seconds of every row: float64 [rows]."""
+    return rows.durations_s if isinstance(rows, Manifest) else np.array([row.duration_s for row in rows], np.float64)
+
+
+def fingerprint_of(rows: Sequence[Row]) -> str:
+    """`Manifest.fingerprint` of any rows."""
+    if isinstance(rows, Manifest):
+        return rows.fingerprint()
+    digest = RowsDigest()
+    for row in rows:
+        values = (getattr(row, name) for name in RowsDigest.COLUMNS[2:])
+        digest.add(row.id, row.path.name, *values, row.mono)
+    return digest.hexdigest()
+
+
+def joined(manifests: Sequence[Manifest]) -> Manifest:
+    """The rows of several manifests, one after the other.
+
+    Raises:
+        InputError: An id is in two of them.
+    """
+    if len(manifests) == 1:
+        return manifests[0]
+    tables = []
+    for manifest in manifests:
+        table = manifest.table if manifest.indices is None else manifest.table.take(pa.array(manifest.indices))
+        paths = pc.binary_join_element_wise(str(manifest.root), table.column("path"), "/")
+        tables.append(table.set_column(SCHEMA.get_field_index("path"), "path", paths))
+    whole = Manifest(pa.concat_tables(tables), Path("/"), mono=manifests[0].mono)
+    ids = set()
+    for row_id in whole.values("id"):
+        if row_id in ids:
+            raise InputError(
+                f'annotation files: id "{row_id}" is in two of them; a clip of its own has an id of its own'
+            )
+        ids.add(row_id)
+    return whole
+
+
+def read_manifest(
+    path: Path,
+    root: Path | None = None,
+    *,
+    texts: bool = True,
+    sounds: bool = True,
+    left_out: dict[str, list[str]] | None = None,
+) -> Manifest:
+    """Reads an annotation file, or maps the Arrow file that `write_manifest` made of some.
+
+    Args:
+        path: The file: `.arrow`, or anything else for JSON.
+        root: What the rows' paths are relative to, instead of what the file says.
+        texts: Whether every row of an annotation file must have a text; a test set without its answers has none.
+        sounds: Whether the sound files of an annotation file are needed; without, a duration not stated is 0.
+        left_out: Faults for which a row is left out instead of refused (of missing_file, unreadable, duplicate_id):
+            the ids of those rows are put there.
+
+    Returns:
+        The rows in the file's order. A missing id is made of path and task; a missing duration is read from the
+        sound file's header. That the sound files of an Arrow file are there is not looked at: they were when it was
+        made.
+
+    Raises:
+        InputError: The file or a row of it is not as it should be; names file, row, key and the mend.
+    """
+    path = Path(path)
+    return _mapped(path, root) if path.suffix == ".arrow" else _in_memory(path, root, texts, sounds, left_out or {})
+
+
+def _mapped(path: Path, root: Path | None) -> Manifest:
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        # What is known of all rows only when they are written stands with the last batch, which has no rows.
+        about = reader.get_batch_with_custom_metadata(reader.num_record_batches - 1).custom_metadata
+        table = reader.read_all()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such manifest; check the path in the recipe") from None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).split("\n")[0][:100]
+        raise InputError(f"{path}: not a whole Arrow file ({reason}); make it again") from None
+    if (table.schema.metadata or {}).get(b"format") != FORMAT.encode() or about is None or table.schema != SCHEMA:
+        raise InputError(f"{path}: not a manifest of this version; make it again with scripts/make_manifest.py")
+    own = path.parent / about[b"root"].decode()
+    return Manifest(table, Path(root or own).resolve(), fingerprint=about[b"fingerprint"].decode())
+
+
+def _in_memory(path: Path, root: Path | None, texts: bool, sounds: bool, left_out: dict[str, list[str]]) -> Manifest:
+    try:
+        root, entries = open_annotation(path, root, texts=texts)
+    except InputError as error:
+        if not path.exists():
+            raise InputError(f"{path}: no such annotation file; check the path in the recipe") from None
+        raise error
+    ids, batches, unknown = Ids(), [], []
+    columns: dict[str, list] = {name: [] for name in SCHEMA.names}
+    count = 0
+    for number, entry in enumerate(entries):
+        sound = root / entry["path"]
+        if "duplicate_id" in left_out and ids.has(entry["id"]):
+            left_out["duplicate_id"].append(entry["id"])
+            continue
+        name = ids.take(f"{path}, row {number}", entry)
+        if sounds and not sound.is_file():
+            if "missing_file" in left_out:
+                left_out["missing_file"].append(name)
+                continue
+            raise InputError(
+                f'{path}, row {number}: "path" names {sound}, which does not exist; mend it, or give the right root'
+            )
+        if np.isnan(entry["duration_s"]):
+            unknown.append(count)
+            entry["duration_s"] = 0.0
+        append_row(columns, entry | {"id": name})
+        count += 1
+        if len(columns["id"]) == BATCH_ROWS:
+            batches.append(batch_of(columns))
+    table = pa.Table.from_batches([*batches, batch_of(columns)], SCHEMA)
+    if not sounds or not unknown:
+        return Manifest(table, root)
+    table, unreadable = _with_durations(path, table, root, unknown, raising="unreadable" not in left_out)
+    if not unreadable:
+        return Manifest(table, root)
+    left_out["unreadable"] += table.column("id").take(pa.array(unreadable)).to_pylist()
+    return Manifest(table, root, np.delete(np.arange(table.num_rows), unreadable))
+
+
+def _with_durations(
+    path: Path, table: pa.Table, root: Path, unknown: list[int], *, raising: bool
+) -> tuple[pa.Table, list[int]]:
+    """The table with the missing durations read from the sound files' headers, and the rows whose header is none."""
+    unreadable = []
+    durations = table.column("duration_s").to_numpy().copy()
+    progress = Progress("headers", len(unknown), unit="files", quiet=len(unknown) < 10_000)
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(unknown), BATCH_ROWS):
+            part = unknown[start : start + BATCH_ROWS]
+            sounds = [root / table.column("path")[number].as_py() for number in part]
+            for number, sound, header in zip(part, sounds, read_headers(sounds, pool), strict=True):
+                if header.fault and raising:
+                    raise InputError(f'{path}, row {number}: "path" names {sound}: {header.fault}; fetch it again')
+                if header.fault:
+                    unreadable.append(number)
+                durations[number] = header.duration_s - table.column("start_s")[number].as_py()
+            progress.add(len(part))
+    column = SCHEMA.get_field_index("duration_s")
+    return table.set_column(column, SCHEMA.field("duration_s"), pa.array(durations)), unreadable
+
+
+def append_row(columns: dict[str, list], entry: dict[str, Any]) -> None:
+    """Adds a row, as `open_annotation` gives it, to columns as in `SCHEMA`."""
+    for name, values in columns.items():
+        values.append(entry.get(name, "" if name == "fingerprint" else 0))
+
+
+def batch_of(columns: dict[str, list]) -> pa.RecordBatch:
+    """The columns as a batch; they are empty then."""
+    arrays = [pa.array(columns[name], SCHEMA.field(name).type) for name in SCHEMA.names]
+    for values in columns.values():
+        values.clear()
+    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)

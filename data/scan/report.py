@@ -1,0 +1,169 @@
+"""What a scan found in an annotation file, as it is printed and as a recipe reads it back."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from data.errors import InputError
+from data.paths import file_sha256
+from data.rows.faults import FAULTS, Thresholds
+from data.rows.json_stream import stream_list
+from data.rows.manifest import Manifest, read_manifest
+from data.scan.scanning import CLASSES, Annotated, classify, copies, scan_sounds
+
+_OF_SAMPLES = ("silent", "clipped", "nan")
+
+
+@dataclass(frozen=True)
+class ScanReport:
+    """The classes of an annotation file's rows.
+
+    Attributes:
+        annotation: The file.
+        sha256: Of its content: a report is about no other.
+        rows: How many rows it has.
+        files: How many sound files they name.
+        decoded: How many of them were decoded, in this scan or an earlier one.
+        hours: Of all files, each counted once.
+        thresholds: From where on a row is at fault.
+        classes: Ids by class, in the order of the rows.
+    """
+
+    annotation: str
+    sha256: str
+    rows: int
+    files: int
+    decoded: int
+    hours: float
+    thresholds: Thresholds
+    classes: dict[str, list[str]]
+
+    def as_json(self) -> dict[str, Any]:
+        """Count and ids of each class, and under "scan" what was looked at."""
+        about = {name: getattr(self, name) for name in ("annotation", "sha256", "rows", "files", "decoded", "hours")}
+        classes = {name: {"count": len(ids), "ids": ids} for name, ids in self.classes.items()}
+        return classes | {"scan": about | {"thresholds": self.thresholds.model_dump()}}
+
+
+def report_of(
+    annotation: Path,
+    root: Path | None,
+    thresholds: Thresholds,
+    *,
+    decode: bool,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> ScanReport:
+    """Scans an annotation file (see `scan_sounds` and `classify`).
+
+    Raises:
+        InputError: It is no annotation file. Rows at fault do not raise: they are what is looked for.
+    """
+    root, entries = raw_rows(annotation, root)
+    rows = [_annotated(name, path, entry, thresholds) for name, path, entry in entries]
+    found = scan_sounds(root, (row.path for row in rows), decode=decode, workers=workers, quiet=quiet)
+    return ScanReport(
+        annotation=str(annotation),
+        sha256=file_sha256(annotation),
+        rows=len(rows),
+        files=len(found),
+        decoded=sum(check.decoded for check in found.values()),
+        hours=round(sum(check.duration_s for check in found.values()) / 3600, 4),
+        thresholds=thresholds,
+        classes=classify(rows, found, copies(root, found, workers), thresholds),
+    )
+
+
+def _annotated(name: str, path: str, entry: dict[str, Any], thresholds: Thresholds) -> Annotated:
+    return Annotated(name, path, thresholds.fault_of_text(entry.get("text")), *stretch_of(entry))
+
+
+def stretch_of(entry: dict[str, Any]) -> tuple[float, float]:
+    """Where a row's clip begins and ends in its file, seconds; an end of 0 is the file's."""
+    start_s, end_s = (entry.get(key) for key in ("start", "end"))
+    return tuple(float(value) if isinstance(value, int | float) else 0.0 for value in (start_s, end_s))
+
+
+def raw_rows(annotation: Path, root: Path | None) -> tuple[Path, Iterator[tuple[str, str, dict[str, Any]]]]:
+    """An annotation file whatever is wrong with its rows, or a manifest.
+
+    Returns:
+        What paths are relative to, and each row: its id, which where it has none is made as for reading it, its path,
+        and the row as it stands there.
+
+    Raises:
+        InputError: It is no annotation file, or a row names no path.
+    """
+    if annotation.suffix == ".arrow":
+        return _rows_of_manifest(read_manifest(annotation, root))
+    before: dict[str, Any] = {}
+    entries = stream_list(annotation, "annotation", before=before)
+    first = list(islice(entries, 1))  # what stands before the list is known from here on
+    own = before.get("root", ".")
+    root = Path(root or annotation.parent / (own if isinstance(own, str) else ".")).resolve()
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give the one that the annotation's paths start from as --root")
+    return root, _named(annotation, chain(first, entries))
+
+
+def _rows_of_manifest(manifest: Manifest) -> tuple[Path, Iterator[tuple[str, str, dict[str, Any]]]]:
+    names = {"text": "text", "task": "task", "corpus": "corpus", "start": "start_s", "end": "end_s"}
+    columns = map(manifest.values, ("id", "path", "duration_s", *names.values()))
+    rows = zip(*columns, strict=True)
+    return manifest.root, (
+        (name, path, {"duration": seconds} | dict(zip(names, values, strict=True)))
+        for name, path, seconds, *values in rows
+    )
+
+
+def _named(annotation: Path, entries: Iterable[Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    made: set[str] = set()
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+            raise InputError(f'{annotation}, row {index}: must be an object with a "path"; mend it, or drop the row')
+        path, given = entry["path"].lstrip("/"), entry.get("id")
+        own = given not in (None, "")
+        name = first = str(given) if own else f"{path}#{entry.get('task', '')}"
+        number = 1
+        while name in made and not own:
+            number += 1
+            name = f"{first}#{number}"
+        made.add(name)
+        yield name, path, entry
+
+
+def summary(report: ScanReport, most_ids: int) -> str:
+    """The report for a person: a line for each class, and its first ids."""
+    lines = [f"{report.rows:,} rows, {report.files:,} files, {report.hours:,.2f} hours"]
+    for name in CLASSES:
+        ids = report.classes[name]
+        unknown = name in _OF_SAMPLES and report.decoded < report.files
+        lines.append(f"{name:<16} {len(ids):>12,}" + ("  (only of decoded files; see --decode)" if unknown else ""))
+        lines += [f"    {row}" for row in ids[:most_ids]]
+        if len(ids) > most_ids:
+            lines.append(f"    and {len(ids) - most_ids:,} more (--json has all)")
+    return "\n".join(lines)
+
+
+def read_report(path: Path, annotation: Path) -> dict[str, list[str]]:
+    """The ids of each fault, of a report that `scan_data.py --out` wrote.
+
+    Raises:
+        InputError: It is no such report, or one of another annotation file, or of one that changed since.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        sha256, classes = content["scan"]["sha256"], {name: content[name]["ids"] for name in FAULTS}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: not the report of a scan ({error}); write it: scripts/scan_data.py {annotation} --out {path}"
+        ) from None
+    if sha256 != file_sha256(annotation):
+        raise InputError(
+            f"{path}: the scan of another annotation file, or {annotation} changed since; make it again: "
+            f"scripts/scan_data.py {annotation} --out {path}"
+        )
+    return classes

@@ -1,0 +1,66 @@
+"""A clip as the models hear it: float32 mono at 16 kHz, between 1 and 30 seconds."""
+
+from pathlib import Path
+
+import numpy as np
+import soxr
+
+from data.errors import InputError
+from data.rows.row import Mono, Row
+from data.rows.shards import read_member
+from data.sound.decode import Sound, blocks
+
+SAMPLE_RATE = 16_000
+MIN_SECONDS = 1
+MAX_SECONDS = 30
+
+
+def resample(samples: np.ndarray, rate: int) -> np.ndarray:
+    """From `rate` to 16 kHz, as librosa does with `soxr_hq` (without its slow import)."""
+    if rate == SAMPLE_RATE:
+        return samples
+    length = int(np.ceil(len(samples) * SAMPLE_RATE / rate))
+    out = soxr.resample(samples, rate, SAMPLE_RATE, quality="soxr_hq")[:length]
+    return np.pad(out, (0, length - len(out)))
+
+
+def to_mono(samples: np.ndarray, mono: Mono) -> np.ndarray:
+    """One channel, shape [frames], of samples [frames, channels]."""
+    return samples[:, 0] if mono == "first" or samples.shape[1] == 1 else samples.mean(1)
+
+
+def load_clip(row: Row) -> np.ndarray:
+    """The clip of an annotation row, as the row says that it is heard (see `load_audio`)."""
+    sound = read_member(row.path) or row.path
+    return load_audio(sound, start_s=row.start_s, end_s=row.end_s, mono=row.mono)
+
+
+def load_audio(sound: Sound | str, *, start_s: float = 0.0, end_s: float = 0.0, mono: Mono = "first") -> np.ndarray:
+    """Reads a sound file as the models hear it.
+
+    Made mono, resampled to 16 kHz, cut to 30 s, padded with zeros to 1 s.
+
+    Args:
+        sound: A file (wav, flac, ogg, mp3, m4a, ...).
+        start_s: Where the clip begins in it, seconds.
+        end_s: Where the clip ends in it, seconds; 0: at its end.
+        mono: What is heard of several channels.
+
+    Returns:
+        float32 samples, shape [samples], between 16,000 and 480,000 of them.
+
+    Raises:
+        InputError: The file is missing, empty, truncated, not sound, not finite, or silent.
+    """
+    sound = Path(sound) if isinstance(sound, str) else sound
+    seconds = min(end_s - start_s, MAX_SECONDS) if end_s else MAX_SECONDS
+    parts = list(blocks(sound, start_s=start_s, seconds=seconds))
+    if not parts:
+        raise InputError(f"{sound}: holds no samples; fetch or record it again, or drop its row")
+    samples, rate = np.concatenate([to_mono(part, mono) for part, _ in parts]), parts[0][1]
+    if not np.isfinite(samples).all():
+        raise InputError(f"{sound}: holds NaN or infinite samples; write it again from its source, or drop its row")
+    if not samples.any():
+        raise InputError(f"{sound}: silent, every sample is zero; record it again, or drop its row")
+    samples = resample(samples, rate)[: MAX_SECONDS * SAMPLE_RATE].astype(np.float32, copy=False)
+    return np.pad(samples, (0, max(0, MIN_SECONDS * SAMPLE_RATE - len(samples))))

@@ -1,0 +1,120 @@
+"""What the encoders hear of a clip's real length: Whisper's log-mel spectrogram, and BEATs' Kaldi filter banks.
+
+Letters: B clips, M mel bins, T frames (10 ms), F filter banks.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchaudio.compliance import kaldi
+from transformers.audio_utils import mel_filter_bank
+
+from data.sound.audio import SAMPLE_RATE
+
+_FFT, HOP = 400, 160
+WINDOW_S = 30
+FBANK_BINS = 128
+_FBANK_MEAN, _FBANK_STD = 15.41663, 6.55582  # of AudioSet, as BEATs was trained
+
+
+@dataclass
+class Features:
+    """The features of a batch of clips.
+
+    Args:
+        mel_BMT: Log-mel features, zeros past each clip's end and margin.
+        mel_frames_B: Frames of each clip that become audio tokens.
+        fbank_BTF: Normalised filter banks, where the model has BEATs; zeros past each clip's end.
+        fbank_frames_B: Real frames of them.
+    """
+
+    mel_BMT: Tensor
+    mel_frames_B: Tensor
+    fbank_BTF: Tensor | None = None
+    fbank_frames_B: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> "Features":
+        """The same features on another device."""
+        return Features(*[None if x is None else x.to(device, non_blocking=True) for x in vars(self).values()])
+
+
+@cache
+def _filters(mel_bins: int) -> Tensor:
+    bank = mel_filter_bank(
+        num_frequency_bins=1 + _FFT // 2,
+        num_mel_filters=mel_bins,
+        min_frequency=0.0,
+        max_frequency=8_000.0,
+        sampling_rate=SAMPLE_RATE,
+        norm="slaney",
+        mel_scale="slaney",
+    )
+    # Copied into memory of torch's own alignment: products with it then round the same in every process.
+    return torch.from_numpy(bank.T.astype(np.float32)).clone()
+
+
+def log_mel(waves: list[np.ndarray], *, mel_bins: int, margin_s: float | None) -> tuple[Tensor, Tensor]:
+    """Whisper's features: log10 mel power, floored at 8 below the clip's maximum, scaled to about [-1, 1].
+
+    Args:
+        waves: Mono 16 kHz clips, float32.
+        mel_bins: 80, or 128 for Whisper large-v3.
+        margin_s: Silence appended to each clip, seconds; None pads to 30 s, as Whisper was trained.
+
+    Returns:
+        mel_BMT, zeros after each clip's end (with the margin), and its frames mel_frames_B (int64).
+    """
+    window = torch.hann_window(_FFT)
+    limit = WINDOW_S * SAMPLE_RATE
+    mels = []
+    for wave in waves:
+        padded = limit if margin_s is None else min(len(wave) + round(margin_s * SAMPLE_RATE), limit)
+        samples = torch.zeros(max(padded // (2 * HOP), 1) * 2 * HOP)  # whole encoder frames
+        kept = min(len(wave), len(samples))
+        samples[:kept] = torch.from_numpy(wave[:kept])
+        bins = torch.stft(samples, _FFT, HOP, window=window, return_complex=True)[:, :-1]
+        power = bins.real.square().addcmul_(bins.imag, bins.imag)  # half the time of abs() ** 2
+        spectrum = (_filters(mel_bins) @ power).clamp_(min=1e-10).log10_()
+        mels.append((spectrum.maximum(spectrum.max() - 8.0) + 4.0) / 4.0)
+    frames_B = torch.tensor([mel.shape[1] for mel in mels])
+    mel_BMT = torch.zeros(len(mels), mel_bins, int(frames_B.max()))
+    for row, mel in zip(mel_BMT, mels, strict=True):
+        row[:, : mel.shape[1]] = mel
+    return mel_BMT, frames_B
+
+
+def fbank(waves: list[np.ndarray], *, bins: int = FBANK_BINS, reference_padding: bool = False) -> tuple[Tensor, Tensor]:
+    """Kaldi's log filter banks (25 ms windows, 10 ms hop), normalised as BEATs expects them.
+
+    Args:
+        waves: Mono 16 kHz clips, float32, of at least 25 ms.
+        bins: Filter banks.
+        reference_padding: Of the waves padded to the longest one, counted as the released BEATs counts them; else of
+            each clip alone.
+
+    Returns:
+        fbank_BTF, zeros after each clip's end (not with `reference_padding`), and its frames (int64).
+    """
+    lengths = [len(wave) for wave in waves]
+    if reference_padding:
+        waves = [np.pad(wave, (0, max(lengths) - len(wave))) for wave in waves]
+    banks = [
+        kaldi.fbank(
+            torch.from_numpy(wave)[None] * 2**15,
+            num_mel_bins=bins,
+            sample_frequency=SAMPLE_RATE,
+            frame_length=25,
+            frame_shift=10,
+        )
+        for wave in waves
+    ]
+    banks = [(bank - _FBANK_MEAN) / (2 * _FBANK_STD) for bank in banks]
+    frames_B = torch.tensor([len(bank) for bank in banks])
+    if reference_padding:
+        # The released BEATs cuts the wave into as many equal parts as there are frames.
+        part = max(lengths) // len(banks[0])
+        frames_B = ((torch.tensor(lengths) + part - 1) // part).minimum(frames_B)
+    return torch.nn.utils.rnn.pad_sequence(banks, batch_first=True), frames_B

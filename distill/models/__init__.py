@@ -1,0 +1,1 @@
+"""A recipe's models: the teacher and the student, built, loaded, frozen, sized."""

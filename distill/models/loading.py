@@ -1,0 +1,134 @@
+"""The two models of a recipe as they are scored: built or loaded, adapters folded in, on their device."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from data.errors import InputError
+from distill.models.students import untrained_student
+from distill.recipe.recipe import Recipe
+from teacher.build import build_teacher
+from teacher.device import DTYPES, pick_device
+from teacher.model import SalmonnForConditionalGeneration, merge_lora
+from teacher.processor import SalmonnProcessor
+from teacher.quantise import quantise_llm, require_quantisation, stored_bytes
+from teacher.settings import Quantisation
+from teacher.weights import load_pretrained
+
+
+def student_folder(recipe: Recipe, folder: Path | None = None) -> Path:
+    """Where the trained student lies: the given folder, or the run's own.
+
+    Raises:
+        InputError: There is no model.
+    """
+    folder = folder or recipe.run_dir / "model"
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"{folder}: no trained model there; run 'deepspeed distill/train.py' with this recipe first, "
+            "or name its folder with --checkpoint"
+        )
+    return folder
+
+
+def load_for_scoring(
+    recipe: Recipe, which: str, folder: Path | None = None, quantise: Quantisation | None = None
+) -> tuple[SalmonnForConditionalGeneration, SalmonnProcessor]:
+    """Teacher or student in the recipe's precision, in evaluation mode; at random weights, the student's shape alone.
+
+    Args:
+        recipe: The recipe.
+        which: "teacher" or "student".
+        folder: A model folder instead of the run's own.
+        quantise: Of its LLM (see `quantise_llm`); None: as the recipe says.
+
+    Raises:
+        InputError: Weights are missing, or the folder's model is not one of this recipe.
+    """
+    dtype, device = DTYPES[recipe.teacher.dtype], pick_device()
+    if quantise:
+        require_quantisation(quantise, device)
+    if which == "teacher" and folder is None:
+        model, processor = build_teacher(recipe.teacher)
+    elif which == "student" and folder is None and recipe.teacher.random_weights and recipe.student:
+        model, processor = untrained_student(recipe)
+    else:
+        folder = student_folder(recipe, folder)
+        _require_same_recipe(recipe, folder)
+        model = load_pretrained(SalmonnForConditionalGeneration, folder, dtype)
+        try:
+            processor = SalmonnProcessor.from_pretrained(folder)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"{folder}: no tokenizer that can be read ({reason}); make the model again") from error
+        if recipe.student is not None and which == "student":
+            kept = model.config.encoder_config.encoder_layers, model.config.llm_config.num_hidden_layers
+            encoder, llm = recipe.student.encoder_layers, recipe.student.llm_layers
+            # A number of layers, or their list; null keeps all there are.
+            wanted = tuple(
+                had if of is None else of if isinstance(of, int) else len(of)
+                for of, had in zip((encoder, llm), kept, strict=True)
+            )
+            if kept != wanted:
+                raise InputError(
+                    f"{folder}: a checkpoint of another recipe, with {kept[0]} encoder and {kept[1]} LLM layers; "
+                    f"this one has {wanted[0]} and {wanted[1]}; give its own --config"
+                )
+    merge_lora(model)
+    if quantise:
+        quantise_llm(model, quantise, device)
+    return model.eval().to(device), processor
+
+
+def _require_same_recipe(recipe: Recipe, folder: Path) -> None:
+    """Refuses a run's model where the recipe that made it has another teacher or student than this one."""
+    made_by = folder.parent / "recipe.json"
+    if not made_by.is_file():
+        return
+    try:
+        then = Recipe.model_validate_json(made_by.read_text())  # keys that came later have their defaults
+    except ValidationError as error:
+        raise InputError(f"{made_by}: cannot be read ({error.error_count()} faults); train the model again") from error
+    then, now = (json.loads(of.model_dump_json()) for of in (then, recipe))
+    # Where training starts, and in what precision a model is scored, do not change what it is.
+    passing = {"teacher": ("dtype", "precision", "weights", "shapes"), "student": ("weights", "llm_shapes")}
+    for section, keys in passing.items():
+        sides = [dict(tree[section] or {}) for tree in (then, now)]
+        for side in sides:
+            for key in keys:
+                side.pop(key, None)
+        differs = [key for key in sides[0].keys() | sides[1].keys() if sides[0].get(key) != sides[1].get(key)]
+        if differs:
+            key = sorted(differs)[0]
+            raise InputError(f"{folder}: a checkpoint of another recipe (other {section}.{key}); give its own --config")
+
+
+def parameter_counts(model: torch.nn.Module) -> dict[str, int]:
+    """Parameters of each part; the token embeddings (and the head that shares them) stand alone."""
+
+    def number(parameter: Tensor) -> int:
+        # Four-bit weights of bitsandbytes are packed two to a byte; their shape stands beside them.
+        packed = getattr(parameter, "quant_state", None)
+        return parameter.numel() if packed is None else packed.shape.numel()
+
+    return _sums_by_part(model, number)
+
+
+def part_bytes(model: torch.nn.Module) -> dict[str, int]:
+    """Bytes of each part's weights as they are stored, split as `parameter_counts`."""
+    return _sums_by_part(model, stored_bytes)
+
+
+def _sums_by_part(model: torch.nn.Module, measure: Callable[[Tensor], int]) -> dict[str, int]:
+    embeddings = {
+        id(p) for m in (model.get_input_embeddings(), model.llm.get_output_embeddings()) for p in m.parameters()
+    }
+    sums = {name: 0 for name, part in model.named_children() if any(True for _ in part.parameters())}
+    sums["embeddings"] = 0
+    for name, parameter in model.named_parameters():
+        sums["embeddings" if id(parameter) in embeddings else name.split(".")[0]] += measure(parameter)
+    return sums

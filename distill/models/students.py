@@ -1,0 +1,142 @@
+"""A recipe's student as training starts from it; where its layers are ranked, on clips of the training set."""
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import suppress
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from data.batches import batches_by_length
+from data.errors import InputError
+from data.paths import resolve
+from data.prompts import instruction
+from data.sound.audio import SAMPLE_RATE, load_clip
+from data.sound.features import HOP
+from distill.recipe.recipe import Recipe
+from distill.recipe.rows import read_rows
+from student.llm import other_llm, own_tokenizer
+from student.ranking import block_distances, least_needed, neuron_norms
+from student.shrink import StudentSettings, layers_kept, shrink
+from teacher.build import build_teacher, default_dtype, load_tokenizer
+from teacher.device import DTYPES
+from teacher.encoder import encoder_frames
+from teacher.model import Batch, SalmonnForConditionalGeneration
+from teacher.processor import Clip, SalmonnProcessor
+
+
+def student_of(
+    recipe: Recipe, teacher: SalmonnForConditionalGeneration, processor: SalmonnProcessor
+) -> SalmonnForConditionalGeneration:
+    """The recipe's student as training starts from it, in the teacher's precision."""
+    settings = _with_layers_named(recipe, teacher, processor)
+    tokenizer, rows = _tokenizer(recipe, processor), teacher.config.llm_config.vocab_size
+    if own := tokenizer is not processor.tokenizer:
+        _require_vocabulary(settings, tokenizer)
+        rows = max(len(tokenizer), tokenizer.pad_token_id + 1)
+    llm = other_llm(settings, tokenizer, rows, teacher.dtype, random_weights=recipe.teacher.random_weights)
+    student = shrink(teacher, settings, recipe.seed, llm, _neurons(recipe, teacher, processor))
+    if own:
+        student.config.pad_token_id, student.config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+    return student
+
+
+def processor_of(
+    recipe: Recipe, student: SalmonnForConditionalGeneration, processor: SalmonnProcessor
+) -> SalmonnProcessor:
+    """The student's processor; its tokenizer is the teacher's, or its own (`train.kd.vocabulary`)."""
+    return SalmonnProcessor(_tokenizer(recipe, processor), student.config)
+
+
+def _tokenizer(recipe: Recipe, processor: SalmonnProcessor) -> PreTrainedTokenizerBase:
+    universal = recipe.train.kd.vocabulary == "universal"
+    untrained = recipe.teacher.random_weights
+    return own_tokenizer(recipe.student, processor.tokenizer, universal=universal, random_weights=untrained)
+
+
+def _require_vocabulary(settings: StudentSettings, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuses to start from a student of another vocabulary, which may be of the same size."""
+    start = resolve(settings.weights) if settings.weights else None
+    if not start or not (start / "config.json").is_file():
+        return
+    if load_tokenizer(str(start)).get_vocab() != tokenizer.get_vocab():
+        raise InputError(f"student.weights: {start} has another vocabulary than student.llm; name a student of its own")
+
+
+def untrained_student(recipe: Recipe) -> tuple[SalmonnForConditionalGeneration, SalmonnProcessor]:
+    """A model of the student's shape at random weights, to try memory and speed; the teacher takes no memory.
+
+    Of what is ranked only the number is true: what ranks it are weights.
+    """
+    recipe = recipe.model_copy(update={"student": recipe.student.model_copy(update={"weights": None})})
+    dtype = DTYPES[recipe.teacher.dtype]
+    with torch.device("meta"):  # sizes alone
+        teacher, processor = build_teacher(recipe.teacher, dtype)
+        shaped = student_of(recipe, teacher, processor)
+    with torch.random.fork_rng(devices=[]), default_dtype(dtype):
+        torch.manual_seed(recipe.seed)
+        student = SalmonnForConditionalGeneration(shaped.config)
+    return student.eval(), processor_of(recipe, student, processor)
+
+
+def _with_layers_named(
+    recipe: Recipe, teacher: SalmonnForConditionalGeneration, processor: SalmonnProcessor
+) -> StudentSettings:
+    """The student's settings, where layers are ranked with their numbers."""
+    settings = recipe.student
+    there = {"encoder": len(teacher.encoder.layers), "llm": teacher.config.llm_config.num_hidden_layers}
+    wanted = {"encoder": settings.encoder_layers, "llm": settings.llm_layers}
+    counts = {part: number for part, number in wanted.items() if isinstance(number, int)}
+    if settings.layer_choice != "ranked" or not counts:
+        return settings
+    if settings.llm and "llm" in counts:
+        raise InputError(
+            "student.layer_choice 'ranked': layers of another LLM cannot be ranked; list student.llm_layers"
+        )
+    for part, number in counts.items():
+        layers_kept(number, there[part], f"{part}_layers")  # refuses what cannot be
+    if teacher.device.type == "meta":
+        return settings.model_copy(update={"layer_choice": "even"})
+    lengths = {part: there[part] - number for part, number in counts.items() if number < there[part]}
+    distances = block_distances(teacher.eval(), _calibration(recipe, processor), lengths)
+    named = {f"{part}_layers": least_needed(of, there[part]) for part, of in distances.items()}
+    if int(os.environ.get("RANK", 0)) == 0:
+        for name, layers in named.items():
+            print(f"ranked: student.{name}={list(layers)}", flush=True)
+    return settings.model_copy(update=named)
+
+
+def _neurons(
+    recipe: Recipe, teacher: SalmonnForConditionalGeneration, processor: SalmonnProcessor
+) -> list[Tensor] | None:
+    """The feed-forward neurons of each of the teacher's encoder layers that the student keeps; None: all."""
+    width, there = recipe.student.encoder_ffn, teacher.config.encoder_config.encoder_ffn_dim
+    if width is None or width == there:
+        return None
+    if width > there:
+        raise InputError(f"student.encoder_ffn: {width} neurons of {there} cannot be kept; name fewer")
+    if teacher.device.type == "meta":
+        return [torch.arange(width) for _ in teacher.encoder.layers]
+    norms = neuron_norms(teacher.eval(), _calibration(recipe, processor))
+    return [kept.sort().values for kept in norms.topk(width).indices]
+
+
+def _calibration(recipe: Recipe, processor: SalmonnProcessor) -> Iterator[tuple[Batch, Tensor]]:
+    """Batches of some training clips that can be read and have a text, with the encoder frames of each clip."""
+    rows = read_rows(recipe, recipe.data.train)
+    rows = rows.where(rows.with_text)
+    order = list(range(len(rows)))
+    random.Random(recipe.seed).shuffle(order)
+    clips = []
+    for row in map(rows.__getitem__, order):
+        if len(clips) == recipe.student.calibration_clips:
+            break
+        with suppress(InputError):  # named where it is cached or trained on
+            wording = instruction(recipe.data.prompts, row.task, row.id, row.question)
+            clips.append(Clip(load_clip(row), wording, row.text))
+    for indices in batches_by_length([len(clip.wave) / SAMPLE_RATE for clip in clips], 60):
+        batch = [clips[i] for i in indices]
+        frames = [encoder_frames(-(-len(clip.wave) // HOP)) for clip in batch]
+        yield processor(batch), torch.tensor(frames)

@@ -1,0 +1,1 @@
+"""A recipe: all settings of a run, how one is read, and the rows it names."""

@@ -1,0 +1,107 @@
+"""What settings of a recipe go together: what one section asks of another."""
+
+from pathlib import Path
+
+from distill.recipe.recipe import Recipe
+from distill.recipe.stages import PARTS, StageSettings
+
+
+def require_consistent(recipe: Recipe) -> None:
+    """Refuses a recipe whose sections contradict each other.
+
+    Raises:
+        ValueError: Names the keys and the mend.
+    """
+    if len({Path(path).stem for path in recipe.data.valid}) < len(recipe.data.valid):
+        raise ValueError("data.valid: two files of one name; they are told apart by it in the logs")
+    for stage in recipe.train.stages:
+        _require_stage(recipe, stage)
+    _require_cache(recipe)
+    _require_teacher(recipe)
+    if recipe.train.kd.vocabulary == "universal":
+        _require_universal_possible(recipe)
+
+
+def _require_stage(recipe: Recipe, stage: StageSettings) -> None:
+    """A stage trains something, and what its losses need is there."""
+    if not any(stage.used.model_dump().values()) or not any(map(stage.peak_lr, PARTS)):
+        raise ValueError(f"stage '{stage.name}' trains nothing: give it a loss and a learning rate")
+    if stage.used.kd and not (recipe.student and (recipe.cache or recipe.train.teacher == "memory")):
+        raise ValueError(
+            f"stage '{stage.name}' has a kd weight; that takes a cache and a student section "
+            "(or, without a cache, train.teacher 'memory')"
+        )
+    if stage.used.ctc and recipe.train.hypotheses.share:
+        raise ValueError(f"stage '{stage.name}' has a ctc weight, which goes with train.hypotheses.share 0")
+    if recipe.train.keep_encoded and (stage.lr.encoder or stage.lr.beats or stage.matched):
+        raise ValueError(f"train.keep_encoded: stage '{stage.name}' trains the encoder or matches its features")
+    if stage.lr.beats and not (recipe.student.beats if recipe.student else recipe.teacher.beats):
+        raise ValueError(f"stage '{stage.name}' trains a BEATs (lr.beats) that the model does not have")
+    if stage.matched and not recipe.student:
+        raise ValueError(f"stage '{stage.name}' matches the teacher's features, but there is no student section")
+    if stage.used.beats and (recipe.student.beats or not recipe.teacher.beats):
+        raise ValueError(
+            f"stage '{stage.name}' has a beats weight; that takes a teacher with BEATs and a student without"
+        )
+    if stage.matched and _hears_longer(recipe):
+        raise ValueError(
+            f"student.margin_s {recipe.student.margin_s} is longer than teacher.margin_s {recipe.teacher.margin_s}"
+            f", but stage '{stage.name}' matches features; set student.margin_s to at most that"
+        )
+
+
+def _require_cache(recipe: Recipe) -> None:
+    """What is trained on is cached."""
+    if (
+        recipe.cache
+        and recipe.cache.features
+        and recipe.teacher.margin_s is None
+        and not recipe.teacher.reference_padding
+    ):
+        raise ValueError("cache.features: set teacher.margin_s or teacher.reference_padding, which say what is kept")
+    if recipe.cache and "beats" in recipe.cache.features and not recipe.teacher.beats:
+        raise ValueError("cache.features: the teacher has no BEATs whose states could be kept")
+    if recipe.train.hypotheses.share and not (recipe.cache and recipe.student):
+        raise ValueError("train.hypotheses.share: the teacher's texts take a cache and a student section")
+    if recipe.distils and not recipe.asks_teacher:
+        if recipe.cache.method == "sampled" and (recipe.train.kd.temperature, recipe.train.kd.divergence) != (
+            1,
+            "forward_kl",
+        ):
+            raise ValueError("cache.method 'sampled': draws stand for forward_kl at temperature 1, not for others")
+        trained_on = ["reference", "hypothesis"] if recipe.train.hypotheses.share else ["reference"]
+        for text in trained_on:
+            if text not in recipe.cache.targets:
+                raise ValueError(f"cache.targets lacks '{text}', which a kd weight distils on here")
+
+
+def _require_teacher(recipe: Recipe) -> None:
+    """What asks a teacher in memory has one."""
+    if recipe.train.on_policy.fraction and not recipe.asks_teacher:
+        raise ValueError(
+            "train.on_policy: only a teacher in memory can judge the student's own texts; set train.teacher to "
+            "'memory', and a kd weight"
+        )
+    if recipe.train.keep_encoded and recipe.asks_teacher:
+        raise ValueError("train.keep_encoded: a teacher in memory hears the clips at every step; leave one out")
+
+
+def _require_universal_possible(recipe: Recipe) -> None:
+    """Sorted distances need two vocabularies, and cached distributions."""
+    key, kd = "train.kd.vocabulary 'universal'", recipe.train.kd
+    if recipe.student is None or recipe.student.llm is None:
+        raise ValueError(f"{key}: the student has the teacher's LLM, and so its vocabulary; leave the key out")
+    if (kd.divergence, kd.tail, kd.temperature) != ("forward_kl", "bucket", 1):
+        raise ValueError(f"{key}: has a distance of its own; leave out train.kd.divergence, tail and temperature")
+    if recipe.asks_teacher:
+        raise ValueError(f"{key}: the teacher's distributions come from its cache; set train.teacher to 'cache'")
+    if "hidden" in recipe.matched:
+        raise ValueError(f"{key}: the LLMs' tokens are not the same, so no hidden weight can match their states")
+    if recipe.cache and recipe.cache.method == "sampled":
+        raise ValueError(f"{key}: few draws say little of sorted probabilities; set cache.method 'topk'")
+
+
+def _hears_longer(recipe: Recipe) -> bool:
+    """Whether the student hears more of a clip's end than the teacher; a margin of None is all of 30 s."""
+    own, heard = recipe.student.margin_s, recipe.teacher.margin_s
+    return heard is not None and (own is None or own > heard)

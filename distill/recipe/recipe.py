@@ -1,0 +1,187 @@
+"""One JSON file holds everything about a run. Its sections are described here; each field says its unit."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from data.mixing import Mix
+from data.paths import resolve
+from data.prompts import Prompts
+from data.rows.faults import FaultPolicies, Lengths
+from data.rows.row import Mono
+from data.settings import Settings
+from distill.losses.settings import LAST, KdSettings, MatchSettings
+from distill.recipe.deepspeed_block import require_known
+from distill.recipe.stages import StageSettings
+from student.shrink import StudentSettings
+from teacher.cache import CacheSettings
+from teacher.hypotheses import GenerationSettings, LengthCap
+from teacher.settings import ModelSettings
+
+
+class DataSettings(Settings):
+    """Annotation files; `{cache}` is the cache folder, relative paths start at the repository."""
+
+    train: str = Field(description="rows to train on (and to cache); of shards their folder, or its address")
+    source: Literal["files", "shards"] = Field(
+        "files", description="where the training rows' sounds lie: in loose files, or in shards (scripts/shard_data.py)"
+    )
+    buffer_rows: int = Field(
+        20_000, ge=1, description="shards: rows that are shuffled and batched among each other, at least"
+    )
+    valid: tuple[str, ...] = Field((), description="rows watched during training")
+    test: dict[Literal["asr", "aac"], str] = Field(description="held-out annotation by kind of score: asr, aac")
+    prompts: Prompts = Field(
+        description="each task's instructions, or a JSON file of them (data/prompts.json); the first in tests"
+    )
+    mix: Mix = Field((), description="how often rows of a corpus or a task are seen in an epoch; empty: all once")
+    mono: Mono = Field("first", description="what is heard of several channels: the first, or their mean (mix)")
+    lengths: Lengths = Lengths()
+    faults: FaultPolicies = FaultPolicies()
+    scan: str | None = Field(None, description="what scan_data.py --out wrote of the training rows")
+    limit: int | None = Field(None, ge=1, description="use only the first rows of each file (trials and tests)")
+
+
+class HypothesisSettings(Settings):
+    """Sequence-level distillation (Kim and Rush 2016): rows trained on what the teacher wrote of the clip.
+
+    A row whose hypothesis is not good enough, is empty, or was cut at the cap keeps the annotation's text.
+    """
+
+    share: float = Field(0.0, ge=0, le=1, description="share of the rows that get the teacher's cached hypothesis")
+    max_wer: float = Field(0.1, ge=0, description="where it has a WER (asr): the highest")
+    min_logp: float = Field(-0.5, le=0, description="where it has none: the lowest mean log-probability of its tokens")
+
+
+class OnPolicySettings(LengthCap):
+    """On-policy distillation (GKD, Agarwal et al. 2024): steps whose texts the student writes and the teacher judges.
+
+    There is no cross-entropy (nor CTC) on the student's own texts, only the divergence of `train.kd`.
+    """
+
+    fraction: float = Field(0.0, ge=0, le=1, description="share of the steps with a kd weight (GKD's lambda)")
+    temperature: float = Field(1.0, gt=0, description="at which the student's texts are drawn")
+    max_new_tokens: int = Field(100, ge=1, description="most tokens of a text")
+
+
+class TrainSettings(Settings):
+    """The loop."""
+
+    stages: tuple[StageSettings, ...] = Field(min_length=1)
+    kd: KdSettings = KdSettings()
+    match: MatchSettings = MatchSettings()
+    teacher: Literal["cache", "memory"] = Field(
+        "cache", description="whence a kd weight has the teacher's distributions; in memory it is asked at every step"
+    )
+    hypotheses: HypothesisSettings = HypothesisSettings()
+    on_policy: OnPolicySettings = OnPolicySettings()
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's, not on biases and norms")
+    betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's")
+    keep_encoded: bool = Field(False, description="compute a frozen encoder's states once and keep them in memory")
+    prefetch: int = Field(1, ge=0, description="steps whose batches are made ahead, in as many threads")
+    save_every: int = Field(200, ge=1, description="steps between checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept; the best one is kept beside them")
+    best_by: Literal["wer", "cider_d", "ce"] | None = Field(
+        None,
+        description="figure of the validation, mean over its sets, that the best checkpoint has; null: wer where there "
+        "is speech, else cider_d where there are captions, else ce",
+    )
+    export: Literal["last", "best"] = Field(
+        "last",
+        description="checkpoint that the trained model is taken from; the last one by default: the rate has fallen by "
+        "then, and validate_clips are few to choose by",
+    )
+    validate_every: int = Field(200, ge=1, description="steps between validations")
+    validate_clips: int = Field(40, ge=0, description="clips of each validation file that are decoded")
+    validate_shown: int = Field(8, ge=0, description="of these, how many are shown with their texts and sound")
+    timeout_s: float = Field(1800, gt=0, description="how long a process waits for another one before it ends, seconds")
+
+
+class EvaluationSettings(Settings):
+    """Memory and speed, of `scripts/evaluate.py` and `scripts/efficiency.py`."""
+
+    warmup_runs: int = Field(2, ge=0, description="timed runs of each length not counted")
+    measured_runs: int = Field(10, ge=1, description="timed runs of each length counted")
+
+
+class Recipe(Settings):
+    """A whole recipe. Without a student section the teacher itself is trained."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$", description="names the folders of the run and of its results"
+    )
+    description: str = Field("", description="what the recipe is for and why it is so, for people")
+    runs: str = Field("runs", description="folder that holds runs; relative paths start at the repository")
+    results: str = Field("results", description="folder that holds results; relative paths start at the repository")
+    seed: int = Field(0, description="seed of data order, dropout and initialisation")
+    data: DataSettings
+    teacher: ModelSettings
+    student: StudentSettings | None = None
+    cache: CacheSettings | None = None
+    train: TrainSettings
+    generation: GenerationSettings = GenerationSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    deepspeed: dict[str, Any] = Field(description="DeepSpeed's own configuration, passed on untouched")
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _known_to_deepspeed(cls, block: dict[str, Any]) -> dict[str, Any]:
+        require_known(block)
+        return block
+
+    @property
+    def distils(self) -> bool:
+        """Whether a stage holds the student against the teacher's distributions."""
+        return any(stage.used.kd for stage in self.train.stages)
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether these distributions come from a teacher in memory."""
+        return self.distils and self.train.teacher == "memory"
+
+    @property
+    def trains_from_cache(self) -> bool:
+        """Whether training reads the teacher's cache: its distributions, texts or features."""
+        from_cache = self.distils and not self.asks_teacher
+        return bool(from_cache or self.train.hypotheses.share or self.matches_from_cache)
+
+    @property
+    def matched(self) -> set[str]:
+        """The teacher's features that a stage matches."""
+        return {name for stage in self.train.stages for name in stage.matched}
+
+    @property
+    def matches_from_cache(self) -> bool:
+        """Whether the cache has all features that are matched, so that training needs no teacher in memory."""
+        if not (self.cache and self.matched and self.matched <= set(self.cache.features)):
+            return False
+        return "encoder" not in self.matched or all(layer == LAST for _, layer in self.train.match.encoder_layers)
+
+    @property
+    def teacher_in_memory(self) -> bool:
+        """Whether training keeps the teacher beside the student, for distributions or for features."""
+        return self.asks_teacher or bool(self.matched and not self.matches_from_cache)
+
+    @property
+    def run_dir(self) -> Path:
+        """Checkpoints, logs and the trained model."""
+        return resolve(self.runs) / self.name
+
+    @property
+    def results_dir(self) -> Path:
+        """Tables and plots."""
+        return resolve(self.results) / self.name
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all stages."""
+        return sum(stage.steps for stage in self.train.stages)
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """The stage of a step, and the step within it, all counted from 0."""
+        for index, stage in enumerate(self.train.stages):
+            if step < stage.steps:
+                return index, step
+            step -= stage.steps
+        raise IndexError("past the last stage")

@@ -1,0 +1,1 @@
+"""Accuracy of a recipe's models: transcripts, captions, submissions."""

@@ -1,0 +1,195 @@
+"""Scores one model of a recipe on held-out sets: hypotheses, WER, caption scores, sizes, times; or a submission."""
+
+import json
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+
+from data.hashing import hash_of
+from data.paths import REPOSITORY, resolve, written_whole
+from data.prompts import instruction
+from data.rows.row import Row
+from distill.efficiency.measuring import Measured
+from distill.models.loading import load_for_scoring, parameter_counts, part_bytes, student_folder
+from distill.recipe.recipe import Recipe
+from distill.recipe.test_sets import Kind, Selection
+from distill.scoring.captions import score_captions
+from distill.scoring.hypothesis_writer import HypothesisWriter
+from distill.scoring.speeds import measure_scored
+from distill.scoring.submission import submission_ids, write_submission
+from distill.scoring.transcripts import alignment, score_asr
+from teacher.build import weights_hash
+from teacher.hypotheses import write_hypotheses
+from teacher.weights import folder_hash
+
+EXAMPLES = 6
+WORST = 10
+
+
+def evaluate(
+    recipe: Recipe,
+    which: str,
+    folder: Path | None = None,
+    selection: Selection | None = None,
+    quantise: str | None = None,
+) -> dict | None:
+    """Scores a model and writes `hypotheses.jsonl` and `metrics.json` into its folder of the results.
+
+    A quantised model has a folder of its own, such as `student_int8`.
+
+    Hypotheses are written as they come; a restart does only what is missing, as long as the model, the data and the
+    way of writing are the same. Under a launcher every process does its share. Scores of a kind that is not selected
+    stay in metrics.json, if they are of the same model.
+
+    Args:
+        recipe: The recipe.
+        which: "teacher" or "student".
+        folder: A model folder to score instead of the run's own.
+        selection: What is scored; all test sets if not given.
+        quantise: Of its LLM (see `teacher.quantise`), or None.
+
+    Returns:
+        What metrics.json holds; None in the processes that only helped.
+
+    Raises:
+        InputError: Weights, a checkpoint or sound files are missing.
+    """
+    selection = selection or Selection()
+    tests = selection.rows(recipe)
+    written, about, model = _written(recipe, Measured(which, quantise, folder), selection, tests)
+    if written is None:
+        return None
+    place = results_folder(recipe, selection) / about["model"]
+    metrics = _kept(place / "metrics.json", about)
+    for kind, rows in tests.items():
+        metrics[kind] = _score(kind, rows, written[kind])
+        metrics["examples"] = [entry for entry in metrics["examples"] if entry["kind"] != kind]
+        metrics["examples"] += [
+            {"kind": kind, "id": row.id, "task": row.task, "reference": row.text, "hypothesis": text}
+            | {"sound": str(row.path), "start_s": row.start_s, "end_s": row.end_s}
+            for row, text in list(zip(rows, written[kind], strict=True))[:: max(len(rows) // EXAMPLES, 1)][:EXAMPLES]
+        ]
+    parts = parameter_counts(model)
+    metrics |= {
+        "parameters": sum(parts.values()),
+        "parameters_without_embeddings": sum(parts.values()) - parts["embeddings"],
+        "encoder_layers": len(model.encoder.layers),
+        "llm_layers": model.config.llm_config.num_hidden_layers,
+        "parts": parts,
+        "weight_bytes": sum(part_bytes(model).values()),
+        "device": model.device.type,
+    }
+    del model
+    with written_whole(place.parent / "recipe.json") as path:
+        path.write_text(recipe.model_dump_json(indent=2) + "\n")
+    metrics |= measure_scored(recipe, place.parent, Measured(which, quantise, about["folder"]))
+    with written_whole(place / "metrics.json") as path:
+        path.write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return metrics
+
+
+def submit(
+    recipe: Recipe, which: str, folder: Path | None, selection: Selection, quantise: str | None = None
+) -> list[Path] | None:
+    """Writes `submission_<kind>.csv` for each board, beside the hypotheses that it is made of.
+
+    Returns:
+        The files; None in the processes that only helped.
+
+    Raises:
+        InputError: As `evaluate`, or a row's testset_id is missing or of another form.
+    """
+    tests = selection.rows(recipe)
+    ids = {kind: submission_ids(rows, f"the {kind} test set") for kind, rows in tests.items()}  # before the work
+    written, about, _ = _written(recipe, Measured(which, quantise, folder), selection, tests)
+    if written is None:
+        return None
+    files = []
+    for kind in tests:
+        files.append(results_folder(recipe, selection) / about["model"] / f"submission_{kind}.csv")
+        write_submission(files[-1], ids[kind], written[kind])
+    return files
+
+
+def results_folder(recipe: Recipe, selection: Selection) -> Path:
+    """Where results go: other splits than the test sets have a folder of their own below the run's."""
+    return recipe.results_dir if selection.split == "test" else recipe.results_dir / selection.split
+
+
+def _score(kind: Kind, rows: list[Row], texts: list[str]) -> dict:
+    """The block of one kind in metrics.json; `data` is a hash of what was scored against."""
+    data = {"data": hash_of([[row.id, row.text, row.references] for row in rows])[:16]}
+    if kind == "aac":
+        score = score_captions([list(row.references) or [row.text] for row in rows], texts)
+        return score.summary() | data | {"corpora": sorted({row.corpus for row in rows})}
+    score = score_asr([row.text for row in rows], texts)
+    return (
+        score.summary()
+        | data
+        | {
+            "by_duration": score.by_duration([row.duration_s for row in rows]),
+            "by_corpus": score.by([row.corpus or "unnamed" for row in rows]),
+            "worst": [
+                {"id": rows[i].id, "errors": score.clip_errors[i], "ref_words": score.clip_words[i]}
+                | {"alignment": alignment(rows[i].text, texts[i])}
+                for i in score.worst(WORST)
+            ],
+        }
+    )
+
+
+def _kept(path: Path, about: dict) -> dict:
+    """The start of metrics.json: what is scored, and what an earlier run has scored of the very same."""
+    shown = {name: entry for name, entry in about.items() if name != "folder"} | {"examples": []}
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return shown
+    if not isinstance(earlier, dict) or earlier.get("identity") != about["identity"]:
+        return shown
+    return shown | {name: earlier[name] for name in ("asr", "aac", "examples") if name in earlier}
+
+
+def _written(
+    recipe: Recipe, what: Measured, selection: Selection, tests: dict[Kind, list[Row]]
+) -> tuple[dict[Kind, list[str]] | None, dict, torch.nn.Module]:
+    """The hypotheses of the rows (None but in the first process), what wrote them, and the model."""
+    # A recipe without a student trains the teacher itself, and that is what is scored.
+    folder = what.folder
+    if what.which == "student" or folder or recipe.student is None:
+        folder = student_folder(recipe, folder)
+    weights = folder_hash(folder) if folder else weights_hash(recipe.teacher)
+    precision = recipe.teacher.dtype if folder else recipe.teacher.precision_shown()
+    writing = [recipe.teacher.dtype, recipe.generation.model_dump(exclude={"max_seconds"}), recipe.data.prompts]
+    about = {
+        "model": what.name,
+        "recipe": recipe.name,
+        "split": selection.split,
+        "checkpoint": _shown(recipe, folder),
+        "dtype": f"{precision}, llm {what.quantise}" if what.quantise else precision,
+        "identity": hash_of([weights, writing, *filter(None, [what.quantise])])[:16],
+        "folder": folder,
+    }
+    model, processor = load_for_scoring(recipe, what.which, folder, what.quantise)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1:  # they hand nothing to one another, and the slowest may take as long as it wants
+        torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))
+    path = results_folder(recipe, selection) / what.name / "hypotheses.jsonl"
+    with HypothesisWriter(path, about["identity"], rank, world, torch.distributed.barrier) as writer:
+        for kind, rows in tests.items():
+            todo = sorted(writer.missing(kind, rows), key=lambda row: (-row.duration_s, row.id))[rank::world]
+            pairs = [(row, instruction(recipe.data.prompts, row.task, question=row.question)) for row in todo]
+            label = f"{what.name}, {kind}"
+            for out in write_hypotheses(model, processor, pairs, recipe.generation, label=label, quiet=rank > 0):
+                writer.append(kind, out)
+    written = {kind: writer.texts(kind, rows) for kind, rows in tests.items()} if rank == 0 else None
+    return written, about, model
+
+
+def _shown(recipe: Recipe, folder: Path | None) -> str:
+    """The checkpoint as a reader elsewhere can make sense of it."""
+    weights = None if recipe.teacher.random_weights else recipe.teacher.weights
+    path = folder or (resolve(weights) if weights else Path("untrained"))
+    return str(path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path)

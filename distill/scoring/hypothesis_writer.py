@@ -1,0 +1,106 @@
+"""Writes hypotheses.jsonl as the texts come, alone or as one of several processes, and goes on where a run stopped."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from data.hashing import hash_of
+from data.paths import written_whole
+from data.rows.row import Row
+from teacher.hypotheses import Hypothesis
+
+
+class HypothesisWriter:
+    """A context in which hypotheses are appended; `texts` has all of them afterwards, in the first process.
+
+    On entering, lines of another model or another way of writing are dropped. The first process writes into the file
+    itself, each other one into a file beside it, which the first takes over at the end, or when it enters next time.
+
+    Args:
+        path: hypotheses.jsonl.
+        identity: Of the model and its way of writing.
+        rank: Number of this process.
+        meet: Waits until every process is here; not called where there is one.
+        world: Number of processes.
+    """
+
+    def __init__(
+        self, path: Path, identity: str, rank: int = 0, world: int = 1, meet: Callable[[], None] = lambda: None
+    ) -> None:
+        self.path, self.identity, self.rank, self._meet = path, identity, rank, meet if world > 1 else lambda: None
+        self._own = path if rank == 0 else path.with_name(f"{path.stem}.{rank}.jsonl")
+        self._written: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def __enter__(self) -> "HypothesisWriter":
+        lines = self._read()
+        self._meet()  # all have read what there is
+        if self.rank == 0:
+            self._gather(lines)
+        self._meet()
+        self._own.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._own.open("a", encoding="utf-8")
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        self._file.close()
+        if kind is not None:
+            return
+        self._meet()  # all have written
+        if self.rank == 0:
+            self._gather(self._read())
+
+    def missing(self, kind: str, rows: list[Row]) -> list[Row]:
+        """The rows without a hypothesis, or whose sound, task or text is another now."""
+        return [row for row in rows if self._written.get((kind, row.id), ("", ""))[0] != row_hash(row)]
+
+    def append(self, kind: str, out: Hypothesis) -> None:
+        """Writes one line, at once."""
+        entry = {
+            "id": out.row.id,
+            "kind": kind,
+            "task": out.row.task,
+            "reference": out.row.text,
+            "hypothesis": out.text,
+            "logp": round(out.logp, 4),
+            "seconds": round(out.seconds, 4),
+            "row": row_hash(out.row),
+            "identity": self.identity,
+        }
+        self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def texts(self, kind: str, rows: list[Row]) -> list[str]:
+        """The hypotheses of the rows, in the first process and after the context."""
+        return [self._written[kind, row.id][1] for row in rows]
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.path.parent.glob(f"{self.path.stem}.*.jsonl"))
+
+    def _read(self) -> dict[tuple[str, str], str]:
+        """The lines of this identity by kind and id, the later one of two; half a line at an end does not count."""
+        lines = {}
+        for path in [self.path, *self._parts()]:
+            for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else ():
+                if (entry := _entry(line)).get("identity") == self.identity:
+                    lines[entry["kind"], entry["id"]] = line
+                    self._written[entry["kind"], entry["id"]] = entry["row"], entry["hypothesis"]
+        return lines
+
+    def _gather(self, lines: dict[tuple[str, str], str]) -> None:
+        with written_whole(self.path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in lines.values()), encoding="utf-8")
+        for part in self._parts():
+            part.unlink()
+
+
+def _entry(line: str) -> dict:
+    """What a line holds; nothing where it is half a one."""
+    try:
+        return json.loads(line) if line.endswith("}") else {}
+    except ValueError:
+        return {}
+
+
+def row_hash(row: Row) -> str:
+    """A hash of what was asked and what was expected."""
+    return hash_of([row.id, row.path.name, row.task, row.text, row.question, row.start_s, row.duration_s])[:16]

@@ -1,0 +1,65 @@
+"""Memory and speed as the scores show them: of all models of a recipe that were scored, in one run."""
+
+import json
+from pathlib import Path
+from typing import get_args
+
+from data.errors import InputError
+from data.paths import resolve, written_whole
+from distill.efficiency.measuring import Measured, Protocol, measure, sound_of
+from distill.recipe.recipe import Recipe
+from teacher.build import missing_parts
+from teacher.settings import Quantisation
+
+FIGURES = ("ttft_s", "tpot_s", "peak_memory_bytes")
+
+
+def measure_scored(recipe: Recipe, results: Path, model: Measured) -> dict:
+    """Measures a model in turn with those that were scored before, so that ratios between them are of one run.
+
+    Args:
+        recipe: The recipe.
+        results: The folder that holds a folder for each model; the others' metrics.json get their new figures.
+        model: The model that is scored now.
+
+    Returns:
+        Its `ttft_s`, `tpot_s` and `peak_memory_bytes`.
+
+    Raises:
+        InputError: It cannot be loaded. (Another that cannot be stops nothing.)
+    """
+    others = [other for other in _scored(recipe, results) if other.name != model.name]
+    settings = recipe.evaluation
+    protocol = Protocol("scoring", warmup=settings.warmup_runs, runs=settings.measured_runs, sound=sound_of(recipe))
+    print(f"measuring memory and speed: {', '.join(of.name for of in [model, *others])}", flush=True)
+    try:
+        found = measure(recipe, [model, *others], protocol)
+    except InputError as error:
+        if not others:
+            raise
+        print(f"{error}\nmeasuring the {model.name} alone", flush=True)
+        others, found = [], measure(recipe, [model], protocol)
+    for other in others:
+        path = results / other.name / "metrics.json"
+        metrics = json.loads(path.read_text(encoding="utf-8")) | _figures(found[other.name])
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return _figures(found[model.name])
+
+
+def _figures(block: dict) -> dict:
+    return {key: block[key] for key in FIGURES}
+
+
+def _scored(recipe: Recipe, results: Path) -> list[Measured]:
+    """The models that have a metrics.json and whose weights are there."""
+    models = []
+    for path in sorted(results.glob("*/metrics.json")):
+        which, _, quantise = path.parent.name.partition("_")
+        if which not in ("teacher", "student") or (quantise and quantise not in get_args(Quantisation)):
+            continue
+        place = resolve(json.loads(path.read_text(encoding="utf-8")).get("checkpoint", ""))
+        folder = place if (place / "config.json").is_file() else None
+        if folder or (which == "teacher" and not missing_parts(recipe.teacher)):
+            models.append(Measured(which, quantise or None, folder))
+    return models

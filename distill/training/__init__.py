@@ -1,0 +1,1 @@
+"""The training: objective, step, loop, checkpoints, validation."""

@@ -1,0 +1,206 @@
+"""What a run folder holds between starts: its identity, its checkpoints, its logs up to the step it goes on from."""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch.distributed as dist
+from deepspeed import DeepSpeedEngine
+
+from data.cache.row import CacheIdentity
+from data.errors import InputError
+from data.hashing import hash_of
+from data.paths import file_sha256, resolve, written_whole
+from data.rows.manifest import fingerprint_of
+from data.rows.row import Row
+from data.rows.shards import layout_hash
+from distill.recipe.recipe import Recipe
+from teacher.build import weights_hash
+from teacher.weights import folder_hash, locate
+
+SEAL = "sizes.json"
+LOGS = ("steps.jsonl", "validation.jsonl", "texts.jsonl")
+
+
+def run_identity(recipe: Recipe, rows: Sequence[Row], world: int, cache: CacheIdentity | None = None) -> dict[str, str]:
+    """What must be equal for a checkpoint to be continued, as named hashes.
+
+    How often a run is saved and watched is no part of it. Frozen weights are not in a checkpoint, so the teacher is.
+    """
+    tree = json.loads(recipe.model_dump_json())
+    for key in ("save_every", "keep_checkpoints", "validate_every", "validate_clips", "validate_shown", "prefetch"):
+        tree["train"].pop(key)
+    for key in ("best_by", "export", "timeout_s"):
+        tree["train"].pop(key)
+    for section in ("valid", "test"):
+        tree["data"].pop(section)
+    for key in ("description", "generation", "evaluation", "runs", "results", "cache"):
+        tree.pop(key)
+    start, llm = (recipe.student.weights, recipe.student.llm) if recipe.student else (None, None)
+    if recipe.teacher.random_weights:
+        llm = None
+    parts = [folder_hash(resolve(start)) if start else "", folder_hash(locate(llm)) if llm else ""]
+    if llm and recipe.train.kd.vocabulary == "universal":
+        parts.append(hash_of([file_sha256(path) for path in sorted(locate(llm).glob("tokenizer*"))]))
+    # Shards of another layout would be batched otherwise.
+    layout = {"shards": layout_hash(rows)} if recipe.data.source == "shards" else {}
+    return layout | {
+        "recipe": hash_of(tree),
+        "teacher": weights_hash(recipe.teacher),
+        "start": "".join(parts),
+        "rows": fingerprint_of(rows),
+        "cache": cache.sha256() if cache else "",
+        "processes": str(world),
+    }
+
+
+def require_same_run(run_dir: Path, identity: dict[str, str]) -> None:
+    """Refuses to go on from, or to write into, what something else of the same name has begun.
+
+    Raises:
+        InputError: Names what differs.
+    """
+    path = run_dir / "identity.json"
+    if not (run_dir / "checkpoints" / "latest").is_file():
+        return
+    begun = json.loads(path.read_text()) if path.is_file() else {}
+    differs = [name for name, value in identity.items() if begun.get(name) != value]
+    if differs:
+        raise InputError(
+            f"{run_dir}: its checkpoints are of another run (other {', '.join(differs)}); "
+            "give this one another name with --set name=..., or remove that folder"
+        )
+
+
+def begin(run_dir: Path, recipe: Recipe, identity: dict[str, str]) -> None:
+    """Writes down what this run is; a run that starts anew leaves nothing of an earlier one to be taken for its own."""
+    if not (run_dir / "checkpoints" / "latest").is_file():
+        shutil.rmtree(run_dir / "model", ignore_errors=True)
+        for name in LOGS:
+            (run_dir / name).unlink(missing_ok=True)
+    for name, text in (("recipe.json", recipe.model_dump_json(indent=2)), ("identity.json", json.dumps(identity))):
+        with written_whole(run_dir / name) as path:
+            path.write_text(text + "\n")
+
+
+def checkpoints(run_dir: Path) -> list[Path]:
+    """Checkpoint folders, the oldest first."""
+    found = (path for path in (run_dir / "checkpoints").glob("step_*") if path.is_dir())
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
+
+
+def save(engine: DeepSpeedEngine, run_dir: Path, step: int, keep: int, best: int | None = None) -> None:
+    """Writes the checkpoint of `step`, then drops all but the newest `keep` and the `best`; all ranks take part."""
+    folder = run_dir / "checkpoints"
+    try:
+        engine.save_checkpoint(folder, f"step_{step}", client_state={"step": step}, exclude_frozen_parameters=True)
+    except BaseException:
+        shutil.rmtree(folder / f"step_{step}", ignore_errors=True)  # it would only fill the disk further
+        raise
+    dist.barrier()  # all ranks' files are there
+    if dist.get_rank() == 0:
+        _seal(folder / f"step_{step}")
+        for old in checkpoints(run_dir)[:-keep]:
+            if old.name != f"step_{best}":
+                shutil.rmtree(old)
+    dist.barrier()
+
+
+def best_step(run_dir: Path, figure: str) -> int | None:
+    """The first step whose validation was the best by a figure (mean over the sets that have it); None without one."""
+    figures: dict[int, list[float]] = {}
+    for record, _ in _records(run_dir / "validation.jsonl"):
+        if figure in record:
+            figures.setdefault(record["step"], []).append(record[figure])
+    sign = -1 if figure == "cider_d" else 1
+    return min(figures, key=lambda step: (sign * sum(figures[step]) / len(figures[step]), step), default=None)
+
+
+def was_validated(run_dir: Path, step: int) -> bool:
+    """Whether the log has a look at the validation sets at this step."""
+    return any(record["step"] == step for record, _ in _records(run_dir / "validation.jsonl"))
+
+
+def load_best(engine: DeepSpeedEngine, run_dir: Path, figure: str) -> int:
+    """Loads the best checkpoint by a figure of the validation and gives its step; all ranks take part.
+
+    Raises:
+        InputError: No validation had the figure, or that checkpoint is gone or damaged.
+    """
+    step = best_step(run_dir, figure)
+    if step is None:
+        raise InputError(f"train.export 'best': no validation of {run_dir} has '{figure}'; set train.export=last")
+    folder = run_dir / "checkpoints" / f"step_{step}"
+    if not _is_whole(folder):
+        raise InputError(f"{folder}: the best checkpoint is gone or damaged; --set train.export=last takes the last")
+    engine.load_checkpoint(folder.parent, folder.name, load_module_strict=False)
+    return step
+
+
+def resume(engine: DeepSpeedEngine, run_dir: Path) -> int:
+    """Loads the newest whole checkpoint, and drops what the logs hold past it; gives its step, or 0 without one."""
+    if not (run_dir / "checkpoints" / "latest").is_file():
+        return 0
+    first = dist.get_rank() == 0
+    tag = _newest_whole(run_dir, say=first).name
+    _, state = engine.load_checkpoint(run_dir / "checkpoints", tag, load_module_strict=False)
+    if first:
+        _forget_after(run_dir, state["step"])
+        print(f"going on from step {state['step']}", flush=True)
+    dist.barrier()
+    return state["step"]
+
+
+def _seal(folder: Path) -> None:
+    """Writes down the sizes of a checkpoint's files: one without this, or with others, was cut off or damaged."""
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != SEAL}
+    with written_whole(folder / SEAL) as path:
+        path.write_text(json.dumps(sizes, indent=2) + "\n")
+
+
+def _newest_whole(run_dir: Path, *, say: bool = True) -> Path:
+    """The newest checkpoint that is as it was written; says which newer ones are not.
+
+    Raises:
+        InputError: There is none.
+    """
+    for folder in reversed(checkpoints(run_dir)):
+        if _is_whole(folder):
+            return folder
+        if say:
+            print(f"warning: {folder}: cut off or damaged; going back to the checkpoint before it", flush=True)
+    raise InputError(f"{run_dir}/checkpoints: none of them is whole; remove that folder to start anew")
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a checkpoint's files are there in the sizes that they were sealed with."""
+    try:
+        sizes = json.loads((folder / SEAL).read_text())
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _forget_after(run_dir: Path, step: int) -> None:
+    """Drops log lines of steps that will be run again, and checkpoints past `step` that were cut off."""
+    for folder in checkpoints(run_dir):
+        if int(folder.name.removeprefix("step_")) > step:
+            shutil.rmtree(folder)
+    for name in LOGS:
+        path = run_dir / name
+        if path.is_file():
+            # A step's record counts from 0; a validation's step is the number of steps done.
+            limit = step if name == "steps.jsonl" else step + 1
+            kept = [line for record, line in _records(path) if record["step"] < limit]
+            with written_whole(path) as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _records(path: Path) -> Iterator[tuple[dict, str]]:
+    """A log's records and their lines, where it is there; half a line, which a run that was killed leaves, is none."""
+    # Not splitlines(): a text may hold a line separator of Unicode.
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else ():
+        with suppress(ValueError):
+            yield json.loads(line), line

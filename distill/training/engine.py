@@ -1,0 +1,78 @@
+"""DeepSpeed's engine over the objective, as the recipe's `deepspeed` block has it."""
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.config import DeepSpeedConfigError
+from deepspeed.runtime.zero.utils import ZeRORuntimeException
+from pydantic import ValidationError
+
+from data.errors import InputError
+from distill.recipe.recipe import Recipe
+from distill.training.activations import recompute_activations
+from distill.training.objective import Objective
+from distill.training.optimizer import let_parts_rest, parameter_groups
+
+_JOB = "log"
+
+
+def join_ranks(timeout_s: float) -> None:
+    """Joins the processes of the run, each of which the launcher has given its number.
+
+    Args:
+        timeout_s: Seconds after which a process that is silent ends the run.
+    """
+    deepspeed.init_distributed(verbose=False, timeout=timedelta(seconds=timeout_s))
+    if get_accelerator().device_name() == "cpu":
+        # DeepSpeed's buffers between ranks on a CPU (66 MiB each) are files in memory that it never removes. Once all
+        # ranks have opened all of them they need no name, and are gone with the processes, however those end.
+        dist.barrier()
+        place = "_".join([str(os.getuid()), os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], str(dist.get_rank())])
+        Path(f"/dev/shm/deepspeed_allreduce_buffer_{place}").unlink(missing_ok=True)
+
+
+def start_engine(recipe: Recipe, objective: Objective) -> deepspeed.DeepSpeedEngine:
+    """Wraps the objective, with AdamW over its trained parameters.
+
+    Raises:
+        InputError: DeepSpeed refuses the recipe's block.
+    """
+    if "activation_checkpointing" in recipe.deepspeed:
+        recompute_activations(objective.student, recipe.deepspeed)
+    optimizer = _adamw(recipe, objective)
+    try:
+        engine, *_ = deepspeed.initialize(
+            model=objective, optimizer=optimizer, config=_config(recipe), dist_init_required=False
+        )
+    except (DeepSpeedConfigError, ValidationError, AssertionError, ValueError, ZeRORuntimeException) as error:
+        raise InputError(f"deepspeed section of the recipe: DeepSpeed refuses it ({error})") from error
+    except ImportError as error:  # of a monitor that requirements.txt leaves out
+        raise InputError(f"deepspeed section of the recipe: it takes a package ({error}); install it") from error
+    let_parts_rest(optimizer)
+    return engine
+
+
+def _adamw(recipe: Recipe, objective: Objective) -> torch.optim.Optimizer:
+    """PyTorch's; where its states are offloaded DeepSpeed's, which is made for stepping on the CPU."""
+    groups, betas = parameter_groups(objective, recipe.train.weight_decay), recipe.train.betas
+    offload = recipe.deepspeed.get("zero_optimization", {}).get("offload_optimizer") or {}
+    if offload.get("device", "none") == "none" or not recipe.deepspeed.get("zero_force_ds_cpu_optimizer", True):
+        return torch.optim.AdamW(groups, betas=betas, fused=True)
+    from deepspeed.ops.adam import DeepSpeedCPUAdam  # compiled when it is first needed
+
+    return DeepSpeedCPUAdam(groups, betas=betas)
+
+
+def _config(recipe: Recipe) -> dict:
+    """The recipe's own block; what is monitored lies in the run's folder unless the block names another place."""
+    config = dict(recipe.deepspeed)
+    for monitor in ("tensorboard", "csv_monitor"):
+        if config.get(monitor, {}).get("enabled"):
+            beside = {"output_path": str(recipe.run_dir / monitor.removesuffix("_monitor")), "job_name": _JOB}
+            config[monitor] = beside | config[monitor]
+    return config

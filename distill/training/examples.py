@@ -1,0 +1,166 @@
+"""From rows to examples: waves, prompts and texts, the cached teacher's word, encoder states kept in memory."""
+
+from threading import Lock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.batches import batches_by_length
+from data.cache.reader import CacheReader
+from data.cache.row import CachedRow
+from data.cache.targets import Target
+from data.errors import InputError
+from data.hashing import hash_of
+from data.progress import Progress
+from data.prompts import instruction
+from data.rows.manifest import Manifest
+from data.rows.row import Row
+from data.sound.audio import load_clip
+from data.sound.features import Features
+from distill.losses.alignment import Alignment
+from distill.losses.distances import column_frames
+from distill.losses.matching import TeacherFeatures
+from distill.losses.settings import LossWeights
+from distill.losses.signals import SparseSignal
+from distill.losses.universal import SpanSignal
+from distill.recipe.recipe import Recipe
+from distill.training.objective import Example
+from teacher.connector import AudioStates, windows_of
+from teacher.encoder import encoder_frames
+from teacher.model import SalmonnForConditionalGeneration
+from teacher.processor import SalmonnProcessor
+
+
+class Examples:
+    """Makes examples of training rows.
+
+    Args:
+        recipe: The run's recipe.
+        processor: The student's.
+        rows: Training rows.
+        cache: The teacher's cache, where distillation uses it.
+        teacher: The teacher's processor, where it is in memory and hears the clips otherwise.
+        alignment: Of the student's tokens and the teacher's, where their vocabularies are of different kinds.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        processor: SalmonnProcessor,
+        rows: Manifest,
+        cache: CacheReader | None = None,
+        teacher: SalmonnProcessor | None = None,
+        alignment: Alignment | None = None,
+    ) -> None:
+        self.teacher, self.alignment = teacher, alignment
+        self.recipe, self.processor, self.rows, self.cache = recipe, processor, rows, cache
+        self._lock = Lock()
+        self._kept: list[AudioStates] | None = None
+
+    @torch.no_grad()
+    def keep_encoded(self, model: SalmonnForConditionalGeneration, *, max_seconds: float, quiet: bool = False) -> None:
+        """Computes the frozen encoder's states of all rows once, in bf16 (1.0 kB a frame at width 512)."""
+        kept: dict[int, AudioStates] = {}
+        progress = Progress("encoder states", len(self.rows), quiet=quiet)
+        for batch in batches_by_length(self.processor.seconds(self.rows), max_seconds):
+            features = self.processor.features([load_clip(self.rows[i]) for i in batch])
+            states = model.encode(features.to(model.device)).to("cpu", torch.bfloat16)
+            kept |= zip(batch, states.split(), strict=True)
+            progress.add(len(batch))
+        self._kept = [kept[i] for i in range(len(self.rows))]
+
+    def __call__(self, indices: list[int], losses: LossWeights) -> Example:
+        """The example of these rows, with what the stage's losses need of the teacher."""
+        heard = None
+        rows = [self.rows[i] for i in indices]
+        # A stage that matches features alone asks for no text.
+        with_signal = losses.kd > 0 and not self.recipe.asks_teacher
+        with_text = any((losses.ce, losses.kd, losses.hidden))
+        from_cache = with_signal or (with_text and self.recipe.train.hypotheses.share > 0)
+        cached = self._cached(rows) if from_cache else []
+        which = [self._which(entry) for entry in cached] or ["reference"] * len(rows)
+        texts = [row.text for row in rows]
+        for i, entry in enumerate(cached):
+            if which[i] == "hypothesis":
+                texts[i] = entry.hypothesis
+        # What a cached row was asked is what the student is asked of it.
+        prompts = self.recipe.data.prompts
+        instructions = [entry.prompt for entry in cached] or [
+            instruction(prompts, row.task, row.id, row.question) for row in rows
+        ]
+        states = None
+        if self._kept is not None:
+            states = AudioStates.collate([self._kept[i] for i in indices])
+            features = Features(torch.empty(0), 2 * states.frames_B)
+        else:
+            waves = [load_clip(row) for row in rows]
+            features = self.processor.features(waves)
+            asked = (losses.features and not self.recipe.matches_from_cache) or (losses.kd and self.recipe.asks_teacher)
+            if asked and self.teacher is not None:
+                heard = self.teacher.lay_out(self.teacher.features(waves), instructions, texts)
+        batch = self.processor.lay_out(features, instructions, texts)
+        signal = self._signal(cached, which, texts) if with_signal else None
+        known = columns_B = None
+        if losses.features and self.recipe.matches_from_cache:
+            known = self._features(rows, losses, features.mel_frames_B)
+        if losses.beats:
+            side = self.teacher.config.beats_config["input_patch_size"]
+            theirs_B = known.columns_B if known else heard.features.fbank_frames_B // side
+            columns_B = theirs_B.minimum(encoder_frames(features.mel_frames_B) // column_frames(side))
+        ids = tuple(row.id for row in rows)
+        return Example(batch, signal, states, heard, known, columns_B, ids, tuple(instructions))
+
+    def _features(self, rows: list[Row], losses: LossWeights, mel_frames_B: Tensor) -> TeacherFeatures:
+        """The cached features that are matched, as far as the student hears."""
+        with self._lock:
+            cached = [self.cache.features(row.id) for row in rows]
+        out = TeacherFeatures()
+        if losses.encoder:
+            frames = encoder_frames(mel_frames_B).tolist()
+            parts = [torch.from_numpy(entry["encoder"])[:t] for entry, t in zip(cached, frames, strict=True)]
+            states_BTD = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).float()
+            out.encoder = [states_BTD] * len(self.recipe.train.match.encoder_layers)
+        if losses.audio_tokens:
+            theirs = self.recipe.teacher.window_frames, self.recipe.teacher.window_stride
+            slots = windows_of(encoder_frames(mel_frames_B), *theirs).tolist()
+            parts = [torch.from_numpy(entry["audio_tokens"])[:w] for entry, w in zip(cached, slots, strict=True)]
+            out.audio_NH = torch.cat(parts).float()
+        if losses.beats:
+            parts = [torch.from_numpy(entry["beats"]) for entry in cached]
+            out.beats_BCD = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).float()
+            out.columns_B = torch.tensor([len(part) for part in parts])
+        return out
+
+    def _cached(self, rows: list[Row]) -> list[CachedRow]:
+        # Batches are made in threads, and the cache's reader is for one at a time.
+        with self._lock:
+            return [self.cache[row.id] for row in rows]
+
+    def _which(self, entry: CachedRow) -> Target:
+        """The text that a row is trained on, the same one throughout a run."""
+        wanted = self.recipe.train.hypotheses
+        drawn = int(hash_of([self.recipe.seed, entry.id])[:12], 16) / 16**12 < wanted.share
+        if not drawn or not entry.hypothesis or not entry.hypothesis_ended:
+            return "reference"
+        if entry.hypothesis_wer is not None:
+            good = entry.hypothesis_wer <= wanted.max_wer
+        else:
+            good = entry.hypothesis_logp >= wanted.min_logp
+        return "hypothesis" if good else "reference"
+
+    def _signal(self, cached: list[CachedRow], which: list[Target], texts: list[str]) -> SparseSignal | SpanSignal:
+        targets = []
+        asked = self.alignment.teacher if self.alignment else self.processor
+        for entry, name, text in zip(cached, which, texts, strict=True):
+            target = entry.targets[name]
+            if not np.array_equal(target.token_ids, asked.text_ids(text)):
+                raise InputError(
+                    f"cache {self.recipe.cache.folder}, row {entry.id}: its tokens are not the recipe's text "
+                    f"'{text[:60]}'; the annotation changed since: run scripts/cache_teacher.sh into a new folder"
+                )
+            targets.append(target)
+        if self.alignment is None:
+            return SparseSignal.collate(targets)
+        lengths = [len(self.processor.text_ids(text)) for text in texts]
+        return SpanSignal.collate(targets, [self.alignment(text) for text in texts], lengths)

@@ -1,0 +1,58 @@
+"""The trained model as a Hugging Face folder."""
+
+import copy
+import os
+import shutil
+from pathlib import Path
+
+import torch.distributed as dist
+from deepspeed import DeepSpeedEngine
+from torch import Tensor
+
+from data.paths import resolve
+from distill.recipe.recipe import Recipe
+from teacher.build import default_dtype
+from teacher.model import SalmonnForConditionalGeneration, merge_lora
+from teacher.processor import SalmonnProcessor
+from teacher.weights import load_exactly, read_tensors, save_trained_part
+
+
+def save_model(recipe: Recipe, engine: DeepSpeedEngine, processor: SalmonnProcessor) -> Path:
+    """Writes the student of the engine's objective and its tokenizer, whole or not at all; all ranks take part."""
+    folder, temporary = recipe.run_dir / "model", recipe.run_dir / f".model.{os.getpid()}.tmp"
+    if engine.zero_optimization_stage() == 3:
+        tensors = engine._zero3_consolidated_16bit_state_dict()
+    else:
+        tensors = engine.module.state_dict()
+    if dist.get_rank() == 0:
+        tensors = {k.removeprefix("student."): v for k, v in tensors.items() if k.startswith("student.")}
+        processor.save_pretrained(temporary)
+        if recipe.student is None:
+            save_trained_part(tensors, temporary / "trained.safetensors", also=_trained(recipe, engine.module.student))
+        student = engine.module.student
+        if recipe.student is not None and student.config.adapted:
+            student = _merged(student, tensors)
+            tensors = student.state_dict()
+        student.save_pretrained(temporary, state_dict=tensors)  # last: it empties the dictionary
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+    dist.barrier()
+    return folder
+
+
+def _trained(recipe: Recipe, teacher: SalmonnForConditionalGeneration) -> set[str]:
+    """Names of the weights that this run trained, or the one that it went on from."""
+    names = {name for name, parameter in teacher.named_parameters() if parameter.requires_grad}
+    before = resolve(recipe.teacher.weights) if recipe.teacher.weights else None
+    if before and before.suffix == ".safetensors" and not recipe.teacher.random_weights:
+        names |= read_tensors(before).keys()
+    return names
+
+
+def _merged(student: SalmonnForConditionalGeneration, tensors: dict[str, Tensor]) -> SalmonnForConditionalGeneration:
+    """The student of these tensors with its adapters folded in; its users need to know nothing of them."""
+    with default_dtype(tensors["connector.query"].dtype):
+        merged = SalmonnForConditionalGeneration(copy.deepcopy(student.config))
+    load_exactly(merged, tensors, "the trained student")
+    merge_lora(merged)
+    return merged

@@ -1,0 +1,104 @@
+"""What a run says of itself while it runs: its .jsonl files, the progress line, DeepSpeed's monitors."""
+
+import json
+from pathlib import Path
+
+import torch
+from deepspeed.monitor.monitor import MonitorMaster
+
+from data.progress import clock
+from data.rows.row import Row
+from data.sound.audio import SAMPLE_RATE, load_clip
+from distill.efficiency.memory import peak_bytes
+from distill.recipe.recipe import Recipe
+from distill.training.objective import UNITS
+
+
+class RunLog:
+    """Writes down what was measured; for the first rank alone.
+
+    Args:
+        recipe: The run.
+        monitor: The engine's: TensorBoard, Weights & Biases or CSV, as the recipe's `deepspeed` block has them.
+        device: Whose memory is told.
+        teacher_texts: What the teacher wrote for validation rows, by their ids, where that is cached.
+    """
+
+    def __init__(
+        self, recipe: Recipe, monitor: MonitorMaster, device: torch.device, teacher_texts: dict[str, str]
+    ) -> None:
+        self.recipe, self.monitor, self.device = recipe, monitor, device
+        self.run_dir, self.teacher_texts = recipe.run_dir, teacher_texts
+        self._heard: set[str] = set()
+
+    def step(self, record: dict, left_s: float) -> None:
+        """A step's record, and now and then a line of it with the time left, in seconds."""
+        _append(self.run_dir / "steps.jsonl", [record])
+        memory_gib = peak_bytes(self.device) / 2**30
+        rates = {f"lr/{part}": rate for part, rate in record["lr"].items()}
+        speed = {name: record[name] / record["seconds"] for name in ("tokens", "audio_s")}
+        figures = {name: value for name, value in record.items() if isinstance(value, float)} | rates
+        figures |= {"tokens_per_s": speed["tokens"], "audio_s_per_s": speed["audio_s"], "memory_gib": memory_gib}
+        self._monitored("train", figures, record["step"])
+        done = record["step"] + 1
+        if done % 10 == 0 or done in (1, self.recipe.total_steps):
+            names = ("loss", *UNITS, "correct", "agreement", "kept_mass", "grad_norm")
+            shown = " ".join(f"{name} {record[name]:.3f}" for name in names if name in record)
+            print(
+                f"{record['stage']} {done}/{self.recipe.total_steps}: {shown} | {speed['tokens']:.0f} tokens/s, "
+                f"{speed['audio_s']:.0f} audio-s/s, {memory_gib:.1f} GiB, {clock(left_s)} left",
+                flush=True,
+            )
+
+    def validation(self, record: dict, rows: list[Row], texts: dict[str, str]) -> None:
+        """A validation's record, and some of its clips with their texts (reference, teacher, student) and sound."""
+        shown = [row for row in rows if row.id in texts][: self.recipe.train.validate_shown]
+        table = [
+            {
+                "step": record["step"],
+                "set": record["set"],
+                "id": row.id,
+                "reference": row.text,
+                "teacher": self.teacher_texts.get(row.id),
+                "student": texts[row.id],
+                "path": str(row.path),
+            }
+            for row in shown
+        ]
+        _append(self.run_dir / "texts.jsonl", table)
+        _append(self.run_dir / "validation.jsonl", [record])  # last: it says that this validation is done
+        figures = {name: value for name, value in record.items() if isinstance(value, float)}
+        self._monitored(f"validation/{record['set']}", figures, record["step"])
+        self._show(record, table, shown)
+        numbers = " ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        print(f"validation {record['set']} at step {record['step']}: {numbers}", flush=True)
+
+    def _monitored(self, group: str, figures: dict[str, float], step: int) -> None:
+        if self.monitor.enabled:
+            self.monitor.write_events([(f"{group}/{name}", value, step) for name, value in figures.items()])
+
+    def _show(self, record: dict, table: list[dict], rows: list[Row]) -> None:
+        """Texts and sounds on TensorBoard, which alone of DeepSpeed's monitors takes them through its writer."""
+        board = self.monitor.tb_monitor
+        if board is None or not table:
+            return
+        columns = ("id", "reference", "teacher", "student")
+        lines = [columns, ["---"] * len(columns), *([_cell(entry[name]) for name in columns] for entry in table)]
+        text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        board.summary_writer.add_text(f"texts/{record['set']}", text, record["step"])
+        for row in rows:
+            if row.id not in self._heard:  # a sound does not change from step to step
+                self._heard.add(row.id)
+                wave = torch.from_numpy(load_clip(row))[None]
+                board.summary_writer.add_audio(f"sounds/{record['set']}/{row.id}", wave, record["step"], SAMPLE_RATE)
+        board.flush()
+
+
+def _cell(text: str | None) -> str:
+    """A text within one cell of a Markdown table."""
+    return " ".join((text or "").replace("|", "\\|").split())
+
+
+def _append(path: Path, records: list[dict]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)

@@ -1,0 +1,138 @@
+"""One optimizer step: from the rows of its number to updated weights and a record of what was measured."""
+
+import json
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from deepspeed import DeepSpeedEngine
+from torch import Tensor, nn
+
+from data.errors import InputError
+from data.paths import written_whole
+from distill.losses.settings import LossWeights
+from distill.recipe.recipe import Recipe
+from distill.training.loader import StepLoader
+from distill.training.objective import UNITS
+from distill.training.on_policy import OnPolicy
+from distill.training.optimizer import at_rest, forget_gradients, learning_rate
+
+
+class OptimizerStep:
+    """Takes steps by their numbers; all ranks together.
+
+    The flow: 1. find the stage of the step; 2. take the step's micro-batches and count their units over all ranks;
+    3. forward and backward each, losses divided by the global counts; 4. optimizer step at the stage's learning rates.
+
+    Args:
+        recipe: The run.
+        engine: DeepSpeed's, over the objective.
+        loader: Makes the micro-batches.
+        on_policy: Writes texts for steps on the student's own.
+        trained: The parameters of each part.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        engine: DeepSpeedEngine,
+        loader: StepLoader,
+        on_policy: OnPolicy,
+        trained: dict[str, list[nn.Parameter]],
+    ) -> None:
+        self.recipe, self.engine, self.loader = recipe, engine, loader
+        self.on_policy, self.trained = on_policy, trained
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+
+    def __call__(self, step: int) -> dict:
+        """Takes a step, counted from 0, and gives its record.
+
+        Raises:
+            InputError: A loss or the gradient is no finite number; what it was over is in `failed_batch_RANK.json`.
+        """
+        index, within = self.recipe.locate(step)
+        stage = self.recipe.train.stages[index]
+        weights = stage.losses_at(within)
+        began = time.monotonic()
+        made = self.loader.load(step)
+        seeds = [hash((self.recipe.seed, step, n * self.world + self.rank)) for n in range(len(made))]
+        own_texts = self.on_policy.chosen(step, weights)
+        if own_texts:
+            weights = self.on_policy.weights(weights)
+            made = self.on_policy.rewrite([example.to(self.engine.device) for example in made], seeds)
+        # Counted where they were made: on a GPU each count would wait for the device.
+        student = self.engine.module.student
+        counts = sum_over_ranks([example.counts(student) for example in made], self.engine.device)
+        micro = [example.to(self.engine.device) for example in made]
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = learning_rate(stage.peak_lr(group["name"]), stage, within)
+        sums: list[dict[str, float]] = []
+        self.engine.train()
+        forget_gradients(self.engine)
+        resting = [parameter for part, of in self.trained.items() if not stage.peak_lr(part) for parameter in of]
+        with at_rest(resting):
+            for seed, example in zip(seeds, micro, strict=True):
+                # Dropout depends on the batch's place in the run alone: not on a restart, nor on how many ranks share.
+                torch.manual_seed(seed)
+                loss, parts = self.engine(example, weights, counts)
+                if not torch.isfinite(loss):
+                    raise self._no_number(step, "loss", loss.item(), example.ids)
+                sums.append({name: float(value) for name, value in parts.items()})
+                # DeepSpeed averages over accumulation and ranks; the counts are global, so the sum is wanted.
+                self.engine.backward(loss * (len(micro) * self.world))
+                self.engine.step()
+        grad_norm = float(self.engine.get_global_grad_norm() or 0.0)
+        if not math.isfinite(grad_norm) and not self.engine.fp16_enabled():  # under fp16 the step was left out
+            ids = [row for example in micro for row in example.ids]
+            raise self._no_number(step, "gradient's norm", grad_norm, ids)
+        totals = sum_over_ranks(sums, self.engine.device)
+        record = {"step": step, "stage": stage.name}
+        if self.recipe.train.on_policy.fraction:
+            record["on_policy"] = own_texts
+        if own_texts:
+            totals = {name: total for name, total in totals.items() if name not in ("ce", "correct")}
+        record |= self._losses(totals, counts, weights)
+        record["grad_norm"] = grad_norm
+        if self.engine.fp16_enabled():
+            record["loss_scale"] = float(self.engine.optimizer.loss_scale)
+        record["lr"] = {group["name"]: group["lr"] for group in self.engine.optimizer.param_groups}
+        record |= {"tokens": int(counts["tokens"]), "audio_s": counts["frames"] / 50}
+        return record | {"seconds": time.monotonic() - began}
+
+    def _losses(self, totals: dict[str, float], counts: dict[str, float], weights: LossWeights) -> dict[str, float]:
+        """Each loss as a mean over its units, their weighted sum, and what goes with them."""
+        means = {name: totals[name] / max(counts[unit], 1) for name, unit in UNITS.items() if name in totals}
+        if "kd" in means:
+            # As it is trained on: the gradient of a tempered divergence is made up for by T squared.
+            means["kd"] *= self.recipe.train.kd.temperature**2
+        means["loss"] = sum(getattr(weights, name) * means[name] for name in UNITS if name in means)
+        for name in ("correct", "agreement"):
+            if name in totals:
+                means[name] = totals[name] / max(counts["tokens"], 1)
+        if counts["kept_mass"]:
+            means["kept_mass"] = counts["kept_mass"] / counts["distilled"]
+        return means
+
+    def _no_number(self, step: int, what: str, value: float, ids: Sequence[str]) -> InputError:
+        """Writes down which clips the step was over; the next save would keep weights that are lost."""
+        stage = self.recipe.locate(step)[0]
+        path = self.recipe.run_dir / f"failed_batch_{self.rank}.json"
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps({"step": step, "what": what, "value": str(value), "ids": list(ids)}) + "\n")
+        shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+        return InputError(
+            f"the {what} is {value} at step {step}, over the clips {shown} (all: {path}); lower "
+            f"train.stages.{stage}.lr (the last checkpoint is kept)"
+        )
+
+
+def sum_over_ranks(rows: list[dict[str, float]], device: torch.device) -> dict[str, float]:
+    """Sums of each key over rows (a rank's micro-batches) and ranks, in float64: counts stay exact."""
+    keys = list(rows[0])
+    sums: Tensor = torch.tensor([[float(row[key]) for key in keys] for row in rows], dtype=torch.float64).sum(0)
+    if dist.get_world_size() > 1:
+        sums = sums.to(device)
+        dist.all_reduce(sums)
+    return dict(zip(keys, sums.tolist(), strict=True))

@@ -1,0 +1,62 @@
+"""The recipe's `deepspeed` block: every key that DeepSpeed reads passes, no other does."""
+
+import json
+
+import pytest
+from distill.recipe.reading import read_recipe
+
+from data.errors import InputError
+
+BIG = {
+    "train_batch_size": 64,
+    "fp16": {"enabled": True, "loss_scale": 0, "initial_scale_power": 12, "min_loss_scale": 1},
+    "zero_optimization": {
+        "stage": 3,
+        "offload_optimizer": {"device": "cpu", "pin_memory": True},
+        "offload_param": {"device": "nvme", "nvme_path": "/local_nvme"},
+        "stage3_param_persistence_threshold": 0,
+        "stage3_prefetch_bucket_size": 1000,
+    },
+    "activation_checkpointing": {"partition_activations": True, "cpu_checkpointing": True, "number_checkpoints": 4},
+    "data_types": {"grad_accum_dtype": "fp32"},
+    "aio": {"block_size": 1048576, "queue_depth": 8},
+    "checkpoint": {"tag_validation": "Fail"},
+    "flops_profiler": {"enabled": True, "profile_step": 1},
+    "tensorboard": {"enabled": True, "output_path": "logs"},
+    "wandb": {"enabled": False, "project": "p"},
+    "csv_monitor": {"enabled": False},
+    "comms_logger": {"enabled": False},
+    "wall_clock_breakdown": False,
+    "gradient_clipping": 0.5,
+}
+
+
+def test_all_that_deepspeed_reads_passes(tiny_recipe):
+    block = read_recipe(tiny_recipe, [f"deepspeed.{key}={json.dumps(value)}" for key, value in BIG.items()]).deepspeed
+    assert {key: block[key] for key in BIG} == BIG
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ("gradient_cliping=1", "unknown key 'gradient_cliping'; did you mean 'gradient_clipping'"),
+        ("zero_optimization.stag=3", "unknown key 'stag'; did you mean 'stage'"),
+        ("zero_optimization.offload_param={'devise': 'cpu'}", "unknown key 'offload_param.devise'; .* 'device'"),
+        ("zero_optimization.stage3_prefetch_bucket_sise=1", ".* did you mean 'stage3_prefetch_bucket_size'"),
+        ("zero_optimization.stage=4", "key 'stage': .*"),
+        ("bf16={'enable': true}", "unknown key 'enable'; did you mean 'enabled'"),
+        ("activation_checkpointing={'cpu_checkpoint': true}", "unknown key .*; did you mean 'cpu_checkpointing'"),
+        ("data_types={'grad_acum_dtype': 'fp32'}", "'data_types.grad_acum_dtype'; did you mean 'grad_accum_dtype'"),
+        ("tensorboard={'enabled': true, 'path': 'x'}", "unknown key 'tensorboard.path'"),
+        ("bf16={'enabled': true}; fp16={'enabled': true}", "cannot be simultaneously enabled"),
+        ("whatever=1", "unknown key 'whatever'; DeepSpeed has no such key"),
+        ("amp={'enabled': true}", "has been removed"),
+        ("optimizer={'type': 'Adam'}", r"'optimizer' is not DeepSpeed's here but the recipe's own \(train\.betas"),
+        ("scheduler={'type': 'WarmupLR'}", "'scheduler' is not DeepSpeed's here .*stages' lr"),
+    ],
+)
+def test_all_else_is_refused(tiny_recipe, change, line):
+    overrides = [f"deepspeed.{one}".replace("'", '"') for one in change.split("; ")]
+    with pytest.raises(InputError, match=f"deepspeed: .*{line}") as caught:
+        read_recipe(tiny_recipe, overrides)
+    assert "\n" not in str(caught.value)

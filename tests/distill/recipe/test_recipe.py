@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import pytest
+from distill.recipe.reading import read_recipe
+
+from data.errors import InputError
+from data.paths import REPOSITORY
+
+RECIPES = sorted((REPOSITORY / "configs").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_repositorys_recipes_are_valid_and_named_after_their_files(path):
+    recipe = read_recipe(path)
+    assert recipe.name == path.stem
+    assert recipe.run_dir == REPOSITORY / "runs" / path.stem
+    assert recipe.results_dir == REPOSITORY / "results" / path.stem
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ("cache=null", "stage 'distil' has a kd weight; that takes a cache and a student section"),
+        ("student=null", "there is no student section|takes a cache and a student section"),
+        ("train.on_policy.fraction=0.5", "only a teacher in memory can judge the student's own texts"),
+        (
+            "train.teacher=memory; train.on_policy.fraction=0.5; train.stages.1.losses.kd=0",
+            "train.on_policy: only a teacher in memory .*, and a kd weight",
+        ),
+        (
+            'train.teacher=memory; train.keep_encoded=true; train.stages.0.losses={"ce": 1}; '
+            'train.stages.0.lr={"llm": 1}; train.stages.1.lr={"llm": 1}',
+            "train.keep_encoded: a teacher in memory hears the clips",
+        ),
+        ('cache.targets=["hypothesis"]', "cache.targets lacks 'reference', which a kd weight distils on"),
+        ("train.hypotheses.share=0.5", "stage 'distil' has a ctc weight, which goes with train.hypotheses.share 0"),
+        ("train.kd.temperature=2; cache.method=sampled", "draws stand for forward_kl at temperature 1"),
+        ("train.kd.divergence=js; cache.method=sampled", "draws stand for forward_kl at temperature 1"),
+        ('teacher.margin_s=null; cache.features=["encoder"]', r"cache\.features: set teacher\.margin_s"),
+        ('cache.features=["beats"]', r"cache\.features: the teacher has no BEATs"),
+        ("train.stages.0.losses.beats=1", "has a beats weight; that takes a teacher with BEATs and a student without"),
+        ("train.stages.0.lr.beats=1", r"trains a BEATs \(lr.beats\) that the model does not have"),
+        ("student.margin_s=0.5", "student.margin_s .* teacher.margin_s"),
+        ("student.margin_s=null", "student.margin_s .* teacher.margin_s"),
+        ("train.stages=[]", "key 'train.stages'"),
+        ("train.stages.0.lr.llm=1", r"stage 'features' has lr\.llm, but none of its losses reaches it; leave it out"),
+        (
+            'train.stages.0.losses={"encoder": 1}',
+            r"stage 'features' has lr\.connector, but none of its losses reaches it; leave it out",
+        ),
+        ("teacher.dtype=fp8", "key 'teacher.dtype'.*'fp32', 'bf16' or 'fp16'"),
+        ("student.llm_layer=[1]", "unknown key 'student.llm_layer'; did you mean 'llm_layers'"),
+        ("teacher.prompt.audio=listen {}", "teacher.prompt.* <SpeechHere>"),
+    ],
+)
+def test_sections_that_contradict_each_other_are_refused(tiny_recipe, change, line):
+    with pytest.raises(InputError, match=line) as caught:
+        read_recipe(tiny_recipe, change.split("; "))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_teachers_texts_take_their_cache(tiny_recipe):
+    share, no_ctc = "train.hypotheses.share=0.5", "train.stages.1.losses.ctc=0"
+    assert read_recipe(tiny_recipe, [share, no_ctc]).trains_from_cache
+    with pytest.raises(InputError, match=r"cache\.targets lacks 'hypothesis'"):
+        read_recipe(tiny_recipe, [share, no_ctc, 'cache.targets=["reference"]'])
+    without_kd = [no_ctc, "train.stages.1.losses.kd=0", "cache=null"]
+    assert not read_recipe(tiny_recipe, without_kd).trains_from_cache
+    with pytest.raises(InputError, match="the teacher's texts take a cache and a student section"):
+        read_recipe(tiny_recipe, [share, *without_kd])
+
+
+def test_a_teacher_in_memory_takes_no_cache(tiny_recipe):
+    recipe = read_recipe(tiny_recipe, ["train.teacher=memory", "cache=null"])
+    assert recipe.asks_teacher and recipe.teacher_in_memory and not recipe.trains_from_cache
+    cached = read_recipe(tiny_recipe)
+    assert not cached.asks_teacher and cached.teacher_in_memory and cached.trains_from_cache
+    texts = ["train.teacher=memory", "train.hypotheses.share=0.5", "train.stages.1.losses.ctc=0"]
+    assert read_recipe(tiny_recipe, [*texts, 'cache.targets=["reference"]']).trains_from_cache
+    with pytest.raises(InputError, match=r"has a kd weight; .* \(or, without a cache, train\.teacher 'memory'\)"):
+        read_recipe(tiny_recipe, ["cache=null"])
+
+
+def test_features_come_from_the_cache_where_it_has_all_that_are_matched(tiny_recipe):
+    assert read_recipe(tiny_recipe).matched == {"encoder", "audio_tokens"}
+    assert not read_recipe(tiny_recipe, ['cache.features=["encoder"]']).matches_from_cache
+    assert read_recipe(tiny_recipe, ['cache.features=["encoder", "audio_tokens"]']).matches_from_cache
+
+
+def test_a_longer_margin_is_fine_where_nothing_is_held_against_it(tiny_recipe):
+    recipe = read_recipe(tiny_recipe, ["student.margin_s=0.5", 'train.stages.0.losses={"ce": 1}'])
+    assert recipe.student.margin_s == 0.5
+    assert read_recipe(tiny_recipe, ["teacher.margin_s=null"]).teacher.margin_s is None
+
+
+def test_runs_and_results_lie_where_the_recipe_says(tiny_recipe, tmp_path):
+    recipe = read_recipe(tiny_recipe, ["name=other", "results=somewhere"])
+    assert recipe.run_dir == tmp_path / "runs" / "other"
+    assert recipe.results_dir == REPOSITORY / "somewhere" / "other"
+    assert isinstance(recipe.run_dir, Path) and recipe.total_steps == 6

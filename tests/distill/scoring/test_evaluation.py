@@ -1,0 +1,255 @@
+import json
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from types import SimpleNamespace
+
+import pytest
+from distill.recipe.reading import read_recipe
+
+import distill.scoring.evaluation
+import distill.scoring.speeds
+from data.errors import InputError
+from distill.recipe.test_sets import Selection
+from distill.scoring.evaluation import evaluate, submit
+from distill.scoring.hypothesis_writer import HypothesisWriter
+from student.shrink import shrink
+from teacher.hypotheses import Hypothesis
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """The names of the models of each measurement, which do not run: the first has a TTFT of 1, the next of 2."""
+    calls = []
+
+    def measure(recipe, models, protocol):
+        calls.append([model.name for model in models])
+        figures = {"tpot_s": 0.01, "peak_memory_bytes": 1000}
+        return {name: figures | {"ttft_s": len(calls)} for name in calls[-1]}
+
+    monkeypatch.setattr(distill.speeds, "measure", measure)
+    return calls
+
+
+@pytest.fixture
+def recipe(tiny_recipe, measured):
+    """The tiny recipe; memory and times are not measured."""
+    return read_recipe(tiny_recipe)
+
+
+@pytest.fixture
+def generated(monkeypatch):
+    """The rows that were written for since the test began."""
+    rows = []
+    write = distill.evaluation.write_hypotheses
+
+    def spy(*arguments, **options):
+        for out in write(*arguments, **options):
+            rows.append(out.row.id)
+            yield out
+
+    monkeypatch.setattr(distill.evaluation, "write_hypotheses", spy)
+    return rows
+
+
+def lines(recipe, which="teacher"):
+    path = recipe.results_dir / which / "hypotheses.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_metrics_say_what_was_scored(recipe, generated):
+    metrics = evaluate(recipe, "teacher")
+    assert json.loads((recipe.results_dir / "teacher" / "metrics.json").read_text()) == metrics
+    assert metrics["asr"]["clips"] == 4 and metrics["asr"]["wer"] > 0.5
+    assert metrics["encoder_layers"] == 2 and metrics["llm_layers"] == 4
+    parts = metrics["parts"]
+    assert metrics["parameters"] == sum(parts.values())
+    assert parts["embeddings"] == 301 * 48 and min(parts.values()) > 0
+    assert metrics["parameters_without_embeddings"] == metrics["parameters"] - parts["embeddings"]
+    assert (metrics["ttft_s"], metrics["tpot_s"], metrics["peak_memory_bytes"]) == (1, 0.01, 1000)
+    assert list(metrics["asr"]["by_duration"]) == ["0 to 2 s", "2 to 5 s"]
+    assert metrics["asr"]["by_corpus"]["unnamed"]["errors"] == metrics["asr"]["errors"]
+    worst = metrics["asr"]["worst"]
+    assert worst[0]["alignment"].startswith("REF: ") and worst[0]["errors"] >= worst[-1]["errors"] > 0
+    assert len(metrics["examples"]) == 4 and metrics["examples"][0]["sound"].endswith("test_asr_0.wav")
+    assert sorted(generated) == sorted(line["id"] for line in lines(recipe))
+    assert read_recipe(recipe.results_dir / "recipe.json") == recipe
+
+
+def test_a_killed_evaluation_goes_on_with_what_is_missing(recipe, generated, tmp_path):
+    whole = evaluate(recipe, "teacher")
+    path = recipe.results_dir / "teacher" / "hypotheses.jsonl"
+    written = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(written[:2]) + written[2][:-20])  # cut off in the middle of a line
+    for _ in range(2):
+        generated.clear()
+        assert evaluate(recipe, "teacher") | {"ttft_s": 1} == whole
+        assert sorted(line["id"] for line in lines(recipe)) == [f"test_asr_{i}" for i in range(4)]
+        assert len(generated) in (2, 0)
+    assert generated == []
+
+
+def test_another_model_or_way_of_writing_starts_anew(recipe, generated, tiny_recipe):
+    evaluate(recipe, "teacher")
+    for change in ("generation.max_new_tokens=5", "teacher.margin_s=0.2", 'data.prompts.asr=["write"]'):
+        generated.clear()
+        changed = read_recipe(tiny_recipe, [change])
+        evaluate(changed, "teacher")
+        assert len(generated) == 4
+        assert len(lines(changed)) == 4
+
+
+def test_a_student_must_be_there_and_of_this_recipe(recipe, tiny_recipe, tiny_teacher):
+    with pytest.raises(InputError, match=r"runs/tiny/model: no trained model there; run 'deepspeed distill/train.py'"):
+        evaluate(recipe, "student")
+    teacher, processor = tiny_teacher
+    folder = recipe.run_dir / "model"
+    shrink(teacher, recipe.student).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    assert evaluate(recipe, "student")["llm_layers"] == 3
+    other = read_recipe(tiny_recipe, ["student.llm_layers=[0, 3]"])
+    with pytest.raises(InputError, match=r"a checkpoint of another recipe, with 1 encoder and 3 LLM layers; this one"):
+        evaluate(other, "student")
+    (recipe.run_dir / "recipe.json").write_text(recipe.model_dump_json())
+    assert evaluate(recipe, "student")["llm_layers"] == 3
+    other = read_recipe(tiny_recipe, ["student.llm_layers=[0, 1, 2]"])
+    with pytest.raises(InputError, match=r"a checkpoint of another recipe \(other student.llm_layers\)"):
+        evaluate(other, "student")
+    (folder / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(InputError, match=r"runs/tiny/model: not a model that can be read") as caught:
+        evaluate(recipe, "student")
+    assert "\n" not in str(caught.value)
+
+
+def save_student(recipe, tiny_teacher):
+    teacher, processor = tiny_teacher
+    shrink(teacher, recipe.student).save_pretrained(recipe.run_dir / "model")
+    processor.save_pretrained(recipe.run_dir / "model")
+
+
+def test_speed_is_measured_in_turn_with_what_was_scored_before(recipe, tiny_teacher, measured, tmp_path):
+    save_student(recipe, tiny_teacher)
+
+    def ttft(which):
+        return json.loads((recipe.results_dir / which / "metrics.json").read_text())["ttft_s"]
+
+    evaluate(recipe, "teacher")
+    assert measured == [["teacher"]]
+    assert evaluate(recipe, "student")["ttft_s"] == ttft("teacher") == 2
+    assert measured[1] == ["student", "teacher"]
+    # What was scored, but is gone, no longer counts.
+    (recipe.run_dir / "model" / "config.json").rename(tmp_path / "config.json")
+    evaluate(recipe, "teacher")
+    assert measured[2] == ["teacher"] and (ttft("teacher"), ttft("student")) == (3, 2)
+
+
+def test_another_model_that_cannot_be_measured_stops_nothing(recipe, tiny_teacher, measured, monkeypatch, capsys):
+    save_student(recipe, tiny_teacher)
+    evaluate(recipe, "teacher")
+    measure = distill.speeds.measure
+
+    def fails_with_the_teacher(recipe, models, protocol):
+        if any(model.which == "teacher" for model in models):
+            raise InputError("the teacher is gone")
+        return measure(recipe, models, protocol)
+
+    monkeypatch.setattr(distill.speeds, "measure", fails_with_the_teacher)
+    assert evaluate(recipe, "student")["ttft_s"] == 2
+    assert measured[1] == ["student"] and "the teacher is gone\nmeasuring the student alone" in capsys.readouterr().out
+
+
+def test_a_quantised_model_has_a_row_of_its_own(recipe, tiny_teacher, generated, measured, monkeypatch):
+    save_student(recipe, tiny_teacher)
+    full = evaluate(recipe, "student")
+    quantised = []
+    for name in ("require_quantisation", "quantise_llm"):  # the library is optional
+        monkeypatch.setattr(f"distill.models.loading.{name}", lambda *of: quantised.append(of))
+    generated.clear()
+    metrics = evaluate(recipe, "student", quantise="int8")
+    assert [of[1] for of in quantised if len(of) == 3] == ["int8"] and len(generated) == 4
+    assert (metrics["model"], metrics["dtype"]) == ("student_int8", "fp32, llm int8")
+    assert metrics["identity"] != full["identity"]
+    assert measured[-1] == ["student_int8", "student"]
+    assert len(lines(recipe, "student_int8")) == 4
+    again = json.loads((recipe.results_dir / "student" / "metrics.json").read_text())
+    assert again == full | {"ttft_s": 2}
+
+
+def test_another_kind_of_score_is_refused(tiny_recipe, own_data):
+    with pytest.raises(InputError, match=r"data.test.ser.*'asr' or 'aac'"):
+        read_recipe(tiny_recipe, [f"data.test.ser={own_data}/test_asr.json"])
+
+
+def test_a_limit_a_kind_or_a_split_does_not_cost_what_there_is(tiny_recipe, recipe, generated, own_data, monkeypatch):
+    def stand_in(references, texts):  # Java takes seconds
+        assert references == [["a dog is barking", "a dog is barking loudly"]] * 2
+        return SimpleNamespace(summary=lambda: {"cider_d": 1.0, "clips": len(texts)})
+
+    monkeypatch.setattr(distill.evaluation, "score_captions", stand_in)
+    both = read_recipe(tiny_recipe, [f"data.test.aac={own_data}/test_aac.json"])
+    evaluate(both, "teacher", selection=Selection(kinds=("asr",)))
+    few = evaluate(both, "teacher", selection=Selection(kinds=("asr",), limit=2))
+    assert few["asr"]["clips"] == 2 and len(generated) == 4 and len(lines(both)) == 4
+    metrics = evaluate(both, "teacher", selection=Selection(kinds=("aac",)))
+    assert metrics["asr"] == few["asr"] and metrics["aac"]["clips"] == 2 and len(generated) == 6
+    assert [entry["kind"] for entry in metrics["examples"]] == ["asr", "asr", "aac", "aac"]
+    held_out = evaluate(both, "teacher", selection=Selection(split="valid"))
+    assert held_out["asr"]["clips"] == 2 and "aac" not in held_out
+    assert (both.results_dir / "valid" / "teacher" / "metrics.json").is_file() and len(lines(both)) == 6
+    with pytest.raises(InputError, match="valid sets have no rows for aac"):
+        evaluate(both, "teacher", selection=Selection(kinds=("aac",), split="valid"))
+
+
+def test_another_text_of_a_row_is_written_for_anew(recipe, generated, own_data):
+    evaluate(recipe, "teacher")
+    file = own_data / "test_asr.json"
+    content = json.loads(file.read_text())
+    content["annotation"][2]["text"] = "rain"
+    file.write_text(json.dumps(content))
+    generated.clear()
+    evaluate(recipe, "teacher")
+    assert generated == ["test_asr_2"] and len(lines(recipe)) == 4
+
+
+def test_a_submission_needs_no_answers_and_names_every_row(recipe, own_data):
+    file = own_data / "test_asr.json"
+    content = json.loads(file.read_text())
+    for number, row in enumerate(content["annotation"]):
+        row["testset_id"] = f"test{7 - number:04}"
+        del row["text"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match='the key "text" is missing'):
+        evaluate(recipe, "teacher")
+    (path,) = submit(recipe, "teacher", None, Selection(answers=False))
+    written = path.read_text().splitlines()
+    assert path.name == "submission_asr.csv" and written[0] == "testset_id,text"
+    assert [line[:9] for line in written[1:]] == ["test0007,", "test0006,", "test0005,", "test0004,"]
+    assert not (recipe.results_dir / "teacher" / "metrics.json").exists()
+    content["annotation"][1]["testset_id"] = "test7"
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r'row "test_asr_1": testset_id "test7" is not "test" and four digits'):
+        submit(recipe, "teacher", None, Selection(answers=False))
+
+
+def test_two_processes_write_one_file(recipe, tmp_path):
+    rows = Selection().rows(recipe)["asr"]
+    path, barrier = tmp_path / "hypotheses.jsonl", Barrier(2, timeout=20)
+
+    def run(rank, texts):
+        with HypothesisWriter(path, "one", rank, 2, barrier.wait) as writer:
+            todo = writer.missing("asr", rows)[rank::2]
+            for row, text in zip(todo, texts, strict=False):
+                writer.append("asr", Hypothesis(row, text, -0.5, 0.1))
+        return writer, [row.id for row in todo]
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(run, (0, 1), (["a\u2028a"], ["b"])))  # each stops after its first
+    path.with_name("hypotheses.1.jsonl").write_text(path.read_text().split("\n")[1] + '\n{"id": "{}')
+    with ThreadPoolExecutor(2) as pool:
+        (writer, first), (_, second) = pool.map(run, (0, 1), (["c"], ["d"]))
+    assert (first, second) == (["test_asr_2"], ["test_asr_3"])
+    assert writer.texts("asr", rows) == ["a\u2028a", "b", "c", "d"]
+    assert [found.name for found in tmp_path.glob("hypotheses*")] == ["hypotheses.jsonl"]
+    assert len(path.read_text().removesuffix("\n").split("\n")) == 4
+    with HypothesisWriter(path, "another") as writer:
+        assert writer.missing("asr", rows) == rows
+    assert path.read_text() == ""

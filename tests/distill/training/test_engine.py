@@ -1,0 +1,133 @@
+"""What the recipe's `deepspeed` block asks for is done: the same losses, however they are computed."""
+
+import json
+
+import deepspeed
+import pytest
+import torch
+from deepspeed.accelerator import get_accelerator
+
+from distill.training.engine import join_ranks
+from distill.training.optimizer import forget_gradients
+
+ON_CPU = get_accelerator().device_name() == "cpu"
+WHOLE_LAYERS = '{"stage": 3, "stage3_param_persistence_threshold": 0}'
+# Adapters alone, and an input of the LLM that needs no gradient.
+ADAPTERS = [
+    'train.stages=[{"name": "lora", "steps": 3, "max_seconds": 6, "losses": {"ce": 1}, "lr": {"llm": 1e-2}}]',
+    'student.lora={"r": 2, "lora_alpha": 4, "lora_dropout": 0.1, "target_modules": ["q_proj", "v_proj"]}',
+]
+# Every part, dropout too.
+PARTS = [
+    'train.stages=[{"name": "all", "steps": 3, "max_seconds": 6, "losses": {"ce": 1}, '
+    '"lr": {"encoder": 1e-4, "connector": 1e-4, "llm": 1e-4}}]',
+    "student.qformer.dropout=0.1",
+]
+
+
+@pytest.fixture
+def train(command, tiny_recipe, tmp_path):
+    """Runs distill/train.py on the texts alone; gives loss and gradient norm of each step, or the error."""
+
+    def train(name, *overrides, ends=0):
+        words = [f"name={name}", "cache=null", *overrides]
+        options = [word for override in words for word in ("--set", override)]
+        status, _, err = command("distill/train.py", "--config", tiny_recipe, *options)
+        assert status == ends, err
+        if ends:
+            return err.strip().splitlines()[-1]
+        lines = (tmp_path / "runs" / name / "steps.jsonl").read_text().splitlines()
+        return [json.loads(line)[key] for line in lines for key in ("loss", "grad_norm")]
+
+    return train
+
+
+@pytest.mark.parametrize("trained", [ADAPTERS, PARTS], ids=["adapters", "parts"])
+def test_recomputed_activations_change_no_gradient(train, trained):
+    kept = train("kept", *trained)
+    assert kept[1] > 0
+
+    recomputed = train("recomputed", *trained, "deepspeed.activation_checkpointing={}")
+    assert recomputed == pytest.approx(kept, rel=1e-5)
+    partitioned = [f"deepspeed.zero_optimization={WHOLE_LAYERS}", "deepspeed.activation_checkpointing={}"]
+    assert train("partitioned", *trained, *partitioned) == pytest.approx(kept, rel=1e-4)
+
+
+class Two(torch.nn.Module):
+    """Two layers, one of which is not always used."""
+
+    def __init__(self):
+        super().__init__()
+        self.always, self.seldom = (torch.nn.Linear(4, 4, bias=False) for _ in range(2))
+
+    def forward(self, x, both):
+        return self.always(x).sum() + (100 * self.seldom(x).sum() if both else 0)
+
+
+@pytest.mark.skipif(not ON_CPU, reason="DeepSpeed's own optimizer would be compiled")
+@pytest.mark.parametrize("zero", [1, 2, 3])
+@pytest.mark.parametrize("offload", ["none", "cpu"])
+def test_what_no_loss_reaches_is_moved_by_no_older_gradient(monkeypatch, free_port, zero, offload):
+    for name, value in {"RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    join_ranks(60)
+    block = {"stage": zero, "stage3_param_persistence_threshold": 0, "offload_optimizer": {"device": offload}}
+    config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": block, "zero_allow_untested_optimizer": True}
+    model = Two()
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.0, 0.9), weight_decay=0.0),
+        config=config | {"zero_force_ds_cpu_optimizer": False},
+        dist_init_required=False,
+    )
+    weights, norms = [], []
+    for both in (True, False, False):
+        forget_gradients(engine)
+        engine.backward(engine(torch.ones(1, 4), both))
+        engine.step()
+        norms.append(float(engine.get_global_grad_norm()))
+        with deepspeed.zero.GatheredParameters([model.seldom.weight]):
+            weights.append(model.seldom.weight.detach().clone())
+    assert norms[0] > 400 and norms[1:] == pytest.approx([4.0, 4.0])
+    assert torch.equal(weights[1], weights[0]) and torch.equal(weights[2], weights[0])
+
+
+@pytest.mark.skipif(not ON_CPU, reason="DeepSpeed's own optimizer would be compiled")
+def test_offloading_changes_no_loss(train):
+    kept = train("kept", *PARTS)
+    own = "deepspeed.zero_force_ds_cpu_optimizer=false"
+    for stage, what in ((2, ["offload_optimizer"]), (3, ["offload_optimizer", "offload_param"])):
+        zero = {"stage": stage} | {name: {"device": "cpu"} for name in what}
+        block = f"deepspeed.zero_optimization={json.dumps(zero)}"
+        assert train(f"zero_{stage}", *PARTS, block, own) == pytest.approx(kept, rel=1e-4)
+
+
+def test_bf16_is_near_and_clipping_holds(train):
+    kept = train("kept", *PARTS)
+    assert train("bf16", *PARTS, 'deepspeed.bf16={"enabled": true}')[0] == pytest.approx(kept[0], rel=0.05)
+    clipped = train("clipped", *PARTS, "deepspeed.gradient_clipping=1e-9")
+    assert clipped[:2] == kept[:2] and clipped[4] != kept[4]
+
+
+def test_fp16_scales_its_loss_and_a_collapsed_scale_ends_the_run(train, monkeypatch):
+    # PyTorch computes it on a CPU too, slowly; DeepSpeed says that it does not.
+    monkeypatch.setattr(type(get_accelerator()), "is_fp16_supported", lambda self: True)
+    kept = train("kept", *PARTS)
+    scaled = train("scaled", *PARTS, 'deepspeed.fp16={"enabled": true, "initial_scale_power": 8}')
+    assert scaled[0] == pytest.approx(kept[0], rel=0.02) and scaled[1] == pytest.approx(kept[1], rel=0.1)
+    assert scaled[4] != scaled[0]
+    never = '{"enabled": true, "initial_scale_power": 20, "min_loss_scale": 262144, "hysteresis": 1}'
+    line = train("collapsed", *PARTS, "train.stages.0.steps=8", f"deepspeed.fp16={never}", ends=2)
+    assert line.startswith("error: fp16: gradients overflow even at the lowest loss scale")
+
+
+@pytest.mark.skipif(not ON_CPU, reason="refused on a CPU alone")
+def test_what_this_machine_cannot_do_is_refused_in_one_line(train):
+    line = train("fp16", *PARTS, 'deepspeed.fp16={"enabled": true}', ends=2)
+    assert (
+        line
+        == "error: deepspeed section of the recipe: DeepSpeed refuses it (Type fp16 is not supported on your device.)"
+    )
+    line = train("moved", *PARTS, 'deepspeed.activation_checkpointing={"cpu_checkpointing": true}', ends=2)
+    assert line.startswith("error: deepspeed.activation_checkpointing.cpu_checkpointing: this is the CPU")

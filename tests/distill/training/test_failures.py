@@ -1,0 +1,42 @@
+"""Every end that comes from outside is one line, from the real error."""
+
+import pytest
+import torch
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
+
+from data.errors import InputError
+from distill.training.failures import told_in_one_line
+
+
+def full_disk():
+    with open("/dev/full", "w") as file:
+        file.write("x" * 100_000)
+
+
+def full_disk_under_torch():
+    torch.save(torch.zeros(100_000), "/dev/full")
+
+
+def collapsed_scale():
+    DynamicLossScaler(1.0, 1000, min_scale=1.0, delayed_shift=1, consecutive_hysteresis=False).update_scale(True)
+
+
+@pytest.mark.parametrize(
+    ("fail", "line"),
+    [
+        (full_disk, "No space left on device.*make room on the disk, then the same command goes on"),
+        (full_disk_under_torch, "make room on the disk, then the same command goes on from the last checkpoint"),
+        (collapsed_scale, "fp16: gradients overflow even at the lowest loss scale"),
+    ],
+)
+def test_an_end_from_outside_is_told_in_one_line(fail, line, tmp_path):
+    with pytest.raises(InputError, match=line) as told, told_in_one_line(tmp_path, 60):
+        fail()
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes do not fit"), FileNotFoundError("gone"), InputError("a line")])
+def test_what_it_does_not_know_stays_as_it_is(error, tmp_path):
+    with pytest.raises(type(error)) as same, told_in_one_line(tmp_path, 60):
+        raise error
+    assert same.value is error

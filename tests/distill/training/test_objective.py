@@ -1,0 +1,152 @@
+"""The losses of a micro-batch against plain PyTorch over whole logits."""
+
+import pytest
+import torch
+from distill.losses.settings import KdSettings, LossWeights
+from torch.nn import functional as F
+
+from distill.losses.ctc import CtcHead
+from distill.losses.matching import FeatureMatching, MatchSettings
+from distill.losses.signals import DenseSignal
+from distill.models.frozen import FrozenTeacher
+from distill.training.objective import Example, Objective
+from student.shrink import StudentSettings, shrink
+from teacher.model import supervised
+from teacher.processor import Clip
+from teacher.settings import QFormerSettings
+
+TEXTS = ["press one", "your call is important to us", "a dog"]
+STUDENT = StudentSettings(
+    encoder_layers=(1,),
+    llm_layers=(0, 1, 3),
+    qformer=QFormerSettings(layers=1, width=32, heads=2, feed_forward=64, dropout=0.0),
+    qformer_layers=(0,),
+    margin_s=0.1,
+)
+
+
+@pytest.fixture
+def student(tiny_teacher):
+    return shrink(tiny_teacher[0], STUDENT)
+
+
+def example_of(processor, waves, texts=TEXTS, seed=0):
+    batch = processor([Clip(wave, "transcribe", text) for wave, text in zip(waves, texts, strict=True)])
+    positions = int((batch.labels_BT != -100).sum())
+    logits_NV = 3 * torch.randn(positions, 301, generator=torch.Generator().manual_seed(seed))
+    return Example(batch, DenseSignal(logits_NV))
+
+
+@pytest.fixture
+def example(tiny_teacher, waves):
+    return example_of(tiny_teacher[1], waves)
+
+
+@pytest.fixture
+def objective(tiny_teacher, student, example):
+    teacher, _ = tiny_teacher
+    ids = sorted(set(example.batch.labels_BT.flatten().tolist()) - {-100, teacher.config.eos_token_id})
+    torch.manual_seed(0)
+    ctc = CtcHead(student.get_input_embeddings().weight, ids)
+    matching = FeatureMatching(student, teacher.config, MatchSettings())
+    return Objective(student, KdSettings(temperature=2.0), ctc, FrozenTeacher(teacher), matching)
+
+
+def test_units_are_counted_before_the_computation(example, student, tiny_teacher):
+    texts = [tiny_teacher[1].text_ids(text) for text in TEXTS]
+    assert example.counts(student) == {
+        "tokens": sum(map(len, texts)),
+        "distilled": sum(map(len, texts)),
+        "ctc_tokens": sum(len(text) - 1 for text in texts),
+        "kept_mass": sum(map(len, texts)),  # a teacher in memory keeps all of it
+        "frames": (110 + 280 + 174) // 2,
+        "windows": 55 // 8 + 140 // 8 + 87 // 8,
+        "columns": 0,
+    }
+
+
+def test_the_losses_are_those_of_plain_pytorch(objective, example, student, tiny_teacher):
+    teacher, _ = tiny_teacher
+    batch = example.batch
+    counts = {
+        "tokens": 50.0,
+        "distilled": 50.0,
+        "ctc_tokens": 40.0,
+        "frames": 300.0,
+        "windows": 70.0,
+    }  # of a larger step
+    weights = LossWeights(ce=0.3, kd=0.7, ctc=0.2, encoder=0.5, audio_tokens=0.4)
+    loss, parts = objective(example, weights, counts)
+
+    rows, labels_N = supervised(batch.labels_BT)
+    logits_NV = student(batch).logits.flatten(0, 1)[rows]
+    p_NV = (example.signal.logits_NV / 2).softmax(-1)
+    frames_B = (batch.features.mel_frames_B + 1) // 2
+    own, theirs = (m.encoder(batch.features.mel_BMT, batch.features.mel_frames_B) for m in (student, teacher))
+    audio_NH = student.audio_tokens(batch)
+    texts = [torch.tensor(tiny_teacher[1].text_ids(text)[:-1]) for text in TEXTS]
+
+    def relative(a, b):
+        return ((a - b) ** 2).sum() / ((b - b.mean(0)) ** 2).sum(1).mean()
+
+    expected = {
+        "ce": F.cross_entropy(logits_NV, labels_N, reduction="sum"),
+        "kd": F.kl_div((logits_NV / 2).log_softmax(-1), p_NV, reduction="sum"),
+        "ctc": objective.ctc(audio_NH, student.connector.windows(frames_B), texts),
+        "encoder": relative(*(torch.cat([s[:n] for s, n in zip(x, frames_B, strict=True)]) for x in (own, theirs))),
+        "audio_tokens": relative(audio_NH, teacher.audio_tokens(batch)),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(parts[name], value.detach(), atol=1e-3, rtol=1e-4, msg=name)
+    assert parts["correct"] == (logits_NV.argmax(-1) == labels_N).sum()
+    assert parts["agreement"] == (logits_NV.argmax(-1) == p_NV.argmax(-1)).sum()
+    total = (0.3 * expected["ce"] + 0.7 * 2**2 * expected["kd"]) / 50 + 0.2 * expected["ctc"] / 40
+    total = total + 0.5 * expected["encoder"] / 300 + 0.4 * expected["audio_tokens"] / 70
+    torch.testing.assert_close(loss, total, atol=1e-4, rtol=1e-4)
+
+    student.zero_grad()
+    loss.backward()
+    gradients = {name: p.grad.clone() for name, p in student.named_parameters() if p.grad is not None}
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    student.zero_grad()
+    total.backward()
+    assert {name.split(".")[0] for name in gradients} == {"encoder", "connector", "llm"}
+    for name, parameter in student.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-4, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("name", ["ce", "kd", "ctc", "encoder", "audio_tokens"])
+def test_a_loss_of_weight_zero_is_not_computed(objective, example, student, name):
+    called = []
+    student.llm.register_forward_hook(lambda *_: called.append("llm"))
+    student.llm.get_decoder().register_forward_hook(lambda *_: called.append("llm"))
+    _, parts = objective(example, LossWeights(**{name: 1.0}), example.counts(student))
+    own = {"ce": {"ce", "correct"}, "kd": {"ce", "correct", "kd", "agreement"}}.get(name, {name})
+    assert set(parts) == own
+    assert bool(called) == (name in ("ce", "kd"))
+
+
+def test_micro_batches_add_up_to_the_batch(objective, student, tiny_teacher, waves):
+    whole = example_of(tiny_teacher[1], waves)
+    counts = whole.counts(student)
+    weights = LossWeights(ce=0.5, kd=0.5, ctc=0.1)
+    loss, _ = objective(whole, weights, counts)
+    total, start = 0.0, 0
+    for wave, text in zip(waves, TEXTS, strict=True):
+        part = example_of(tiny_teacher[1], [wave], [text])
+        end = start + len(part.signal)
+        part.signal = whole.signal.rows(start, end)
+        total, start = total + objective(part, weights, counts)[0], end
+    torch.testing.assert_close(total, loss, atol=1e-5, rtol=1e-4)
+
+
+def test_kept_states_stand_for_the_encoder(objective, example, student):
+    weights, counts = LossWeights(ce=1.0), example.counts(student)
+    with torch.no_grad():
+        kept = Example(example.batch, None, student.encode(example.batch.features))
+    torch.testing.assert_close(objective(kept, weights, counts)[0], objective(example, weights, counts)[0])
+
+
+def test_the_frozen_teacher_is_no_part_of_the_module(objective, student):
+    assert {name.split(".")[0] for name, _ in objective.named_parameters()} == {"student", "ctc"}
