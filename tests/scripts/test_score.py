@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from tests.distill.test_scoring import PAIRS
+from tests.distill.scoring.test_transcripts import PAIRS
 
 SPEECH = {"refs": ["press one", "press two now"], "hyps": ["press one", "press too"]}
 CAPTIONS = {"refs": [["a dog barks", "a dog"], "rain falls"], "hyps": ["a dog barks", "wind blows"]}

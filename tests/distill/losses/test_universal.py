@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.distill.test_losses import LargestTensor
+from tests.distill.losses.test_fused import LargestTensor
 
 from data.cache.targets import SparseTargets, sparsify
 from distill.losses.alignment import Span

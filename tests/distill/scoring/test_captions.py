@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from tests.distill.test_scoring import PAIRS, load_metric
+from tests.distill.scoring.test_transcripts import PAIRS, load_metric
 
 import distill.scoring.captions
 from data.errors import InputError
