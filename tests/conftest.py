@@ -228,7 +228,6 @@ def tiny_recipe(own_data, tiny_weights, tmp_path) -> Path:
 def tiny_teacher(tiny_recipe):
     """Model and processor of the tiny recipe's teacher."""
     from distill.recipe.reading import read_recipe
-
     from teacher.build import build_teacher
 
     return build_teacher(read_recipe(tiny_recipe).teacher)
@@ -238,8 +237,8 @@ def tiny_teacher(tiny_recipe):
 def tiny_salmonn(tiny_recipe, tmp_path):
     """A function that builds the tiny teacher with a BEATs, untrained, under overrides of its settings."""
     import torch
-    from distill.recipe.reading import read_recipe
 
+    from distill.recipe.reading import read_recipe
     from teacher.beats import BeatsEncoder, BeatsSettings
     from teacher.build import build_teacher
     from tests.released import CFG, SIZES, released_beats
@@ -259,7 +258,6 @@ def fill_tiny_cache(tiny_recipe, tiny_teacher):
     """A function that runs the tiny teacher over the tiny recipe's training rows, into its cache."""
     from distill.recipe.reading import read_recipe
     from distill.recipe.rows import read_rows
-
     from teacher.cache import cache_identity, fill_cache
 
     def fill(*overrides: str, rank: int = 0, world: int = 1, model=None):

@@ -1,4 +1,4 @@
-"""The house's rules: who may import whom, that no files import each other, and that private names stay in their file."""
+"""The rules of the house: who may import whom, no files that import each other, no private names of another file."""
 
 import ast
 import subprocess

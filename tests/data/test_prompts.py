@@ -2,12 +2,12 @@ import json
 import re
 
 import pytest
-from distill.recipe.reading import read_recipe
 
 from data.errors import InputError
 from data.paths import REPOSITORY
 from data.prompts import instruction, require_prompts
 from data.rows.manifest import read_manifest
+from distill.recipe.reading import read_recipe
 
 PROMPTS = {"asr": ("transcribe", "write it down", "what is said"), "empty": (), "QA": ("{}",), "time": ("when '{}'?",)}
 

@@ -8,11 +8,11 @@ from argparse import Namespace
 import numpy as np
 import pytest
 import soundfile
-from distill.recipe.reading import read_recipe, recipe_of
 
 from data.cache.reader import CacheReader
 from data.errors import InputError
 from data.paths import REPOSITORY
+from distill.recipe.reading import read_recipe, recipe_of
 from teacher.build import build_teacher
 from tests.teacher.test_build import SHAPES
 

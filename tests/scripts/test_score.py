@@ -1,6 +1,7 @@
 import json
 
 import pytest
+
 from tests.distill.scoring.test_transcripts import PAIRS
 
 SPEECH = {"refs": ["press one", "press two now"], "hyps": ["press one", "press too"]}

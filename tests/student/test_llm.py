@@ -3,12 +3,12 @@ import shutil
 
 import pytest
 import torch
-from distill.recipe.reading import read_recipe
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from data.errors import InputError
 from distill.models.students import student_of
+from distill.recipe.reading import read_recipe
 from student.llm import missing_llm, other_llm
 from student.shrink import layers_kept
 from teacher.build import build_teacher

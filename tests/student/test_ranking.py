@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from distill.recipe.reading import read_recipe
 
 from data.errors import InputError
 from distill.models.students import student_of
+from distill.recipe.reading import read_recipe
 from student.ranking import angles, block_distances, least_needed, neuron_norms
 from teacher.model import supervised
 from teacher.processor import Clip

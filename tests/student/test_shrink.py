@@ -2,9 +2,9 @@ import copy
 
 import pytest
 import torch
-from distill.recipe.reading import read_recipe
 
 from data.errors import InputError
+from distill.recipe.reading import read_recipe
 from student.shrink import StudentSettings, set_trainable, shrink
 from teacher.build import build_teacher
 from teacher.model import SalmonnForConditionalGeneration, merge_lora

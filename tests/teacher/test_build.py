@@ -5,11 +5,11 @@ import shutil
 import pytest
 import sentencepiece
 import torch
-from distill.recipe.reading import read_recipe
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from data.errors import InputError
+from distill.recipe.reading import read_recipe
 from teacher.build import build_teacher, missing_parts, weights_hash
 from teacher.processor import Clip
 from teacher.weights import load_trained_part, save_trained_part, trained_part

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import soundfile
-from distill.recipe.reading import read_recipe
 
 import teacher.cache
 from data.cache.reader import CacheReader
@@ -14,6 +13,7 @@ from data.cache.writer import CacheWriter
 from data.errors import InputError
 from data.rows.manifest import read_manifest
 from data.words import word_error_rate
+from distill.recipe.reading import read_recipe
 from teacher.cache import cache_identity
 from teacher.processor import Clip
 

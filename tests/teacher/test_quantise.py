@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from distill.recipe.reading import read_recipe
 from torch import nn
 
 from data.errors import InputError
 from distill.models.loading import part_bytes
+from distill.recipe.reading import read_recipe
 from teacher.build import build_teacher
 from teacher.processor import Clip
 from teacher.quantise import RowwiseInt8, quantise_llm, replace_linear, require_quantisation, stored_bytes

@@ -3,9 +3,9 @@ import re
 
 import pytest
 import torch
-from distill.recipe.reading import read_recipe
 
 from data.errors import InputError
+from distill.recipe.reading import read_recipe
 from teacher.beats import BeatsEncoder, BeatsSettings
 from teacher.build import build_teacher
 from teacher.released import beats_settings, beats_tensors, read_checkpoint

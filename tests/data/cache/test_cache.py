@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data.cache.row import CachedRow, CacheIdentity
-from data.hashing import hash_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from data.cache.reader import CacheReader
+from data.cache.row import CachedRow, CacheIdentity
 from data.cache.targets import MAX_DRAWS, SparseTargets, counted, draw, sparsify
 from data.cache.writer import CacheWriter
 from data.errors import InputError
+from data.hashing import hash_of
 
 IDENTITY = CacheIdentity(teacher="t", tokenizer="k", prompts="p", audio="a", targets="s")
 

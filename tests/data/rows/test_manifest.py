@@ -5,17 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from data.hashing import hash_of
-from data.rows.row import Row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import InputError
+from data.hashing import hash_of
 from data.rows.annotation import write_annotation
 from data.rows.identity import RowsDigest
 from data.rows.json_stream import stream_list
 from data.rows.manifest import Manifest, fingerprint_of, joined, read_manifest
 from data.rows.manifest_writer import write_manifest
+from data.rows.row import Row
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import av
 import numpy as np
 import pytest
 import soundfile
-from data.rows.row import Row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import InputError
+from data.rows.row import Row
 from data.sound.audio import SAMPLE_RATE, load_audio, load_clip, resample
 from data.sound.decode import SoundBytes, sound_info
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from distill.recipe.reading import read_recipe
 
 from data.errors import InputError
 from distill.bench import encoder as bench
+from distill.recipe.reading import read_recipe
 from tests.teacher.test_build import SHAPES
 
 

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from distill.recipe.reading import read_recipe
 
 from distill.bench import step
+from distill.recipe.reading import read_recipe
 from teacher.build import build_teacher
 from tests.teacher.test_build import SHAPES
 

@@ -3,13 +3,13 @@ import math
 
 import pytest
 import torch
-from distill.recipe.reading import read_recipe
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import InputError
 from distill.efficiency.measuring import REFERENCE, Measured, Protocol, cell_of, measure
 from distill.efficiency.timing import TTFT_PARTS, Subject, timed
+from distill.recipe.reading import read_recipe
 from distill.report.efficiency import efficiency_page
 from student.shrink import shrink
 from teacher.processor import Clip, SalmonnProcessor

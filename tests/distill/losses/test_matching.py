@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from distill.losses.settings import KdSettings, LossWeights
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import InputError
 from distill.losses.distances import between_windows, distance, mean_of_columns
 from distill.losses.matching import FeatureMatching, MatchSettings
+from distill.losses.settings import KdSettings, LossWeights
 from distill.models.frozen import FrozenTeacher
 from distill.training.objective import Example, Objective
 from student.shrink import StudentSettings, shrink

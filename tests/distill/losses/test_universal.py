@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.distill.losses.test_fused import LargestTensor
 
 from data.cache.targets import SparseTargets, sparsify
 from distill.losses.alignment import Span
 from distill.losses.fused import fused_loss
 from distill.losses.universal import SpanSignal, span_outcomes
+from tests.distill.losses.test_fused import LargestTensor
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 # Two texts: spans of one and several tokens on either side; of the second, the end is in no span.

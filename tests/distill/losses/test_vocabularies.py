@@ -8,9 +8,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from distill.losses.settings import LossWeights
-from distill.recipe.reading import read_recipe
-from distill.recipe.rows import read_rows
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -28,9 +25,12 @@ from data.cache.reader import CacheReader
 from data.errors import InputError
 from data.sound.audio import load_clip
 from distill.losses.alignment import Alignment
+from distill.losses.settings import LossWeights
 from distill.losses.universal import SpanSignal
 from distill.models.loading import load_for_scoring
 from distill.models.students import processor_of, student_of
+from distill.recipe.reading import read_recipe
+from distill.recipe.rows import read_rows
 from distill.training.examples import Examples
 from distill.training.run_log import RunLog
 from teacher.build import PAD_TOKEN, build_teacher

@@ -5,12 +5,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from distill.losses.settings import LossWeights
-from distill.recipe.reading import read_recipe
-from distill.recipe.rows import read_rows
 
 from data.cache.reader import CacheReader
+from distill.losses.settings import LossWeights
 from distill.models.frozen import FrozenTeacher
+from distill.recipe.reading import read_recipe
+from distill.recipe.rows import read_rows
 from distill.training.examples import Examples
 from distill.training.objective import Objective
 from student.shrink import shrink

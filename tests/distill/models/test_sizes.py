@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from distill.recipe.reading import read_recipe
 
 from distill.models.loading import parameter_counts
 from distill.models.sizes import AUDIO_S, beside, operations
 from distill.models.students import student_of
+from distill.recipe.reading import read_recipe
 from student.shrink import shrink
 from teacher.processor import Clip, SalmonnProcessor
 

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from distill.recipe.reading import read_recipe
 
 from data.errors import InputError
+from distill.recipe.reading import read_recipe
 
 BIG = {
     "train_batch_size": 64,

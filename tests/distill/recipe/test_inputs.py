@@ -1,11 +1,11 @@
 """What a person reads who starts a recipe whose files are not there."""
 
 import pytest
-from distill.recipe.reading import read_recipe
 
 from data.errors import InputError
 from data.paths import cache_dir
 from distill.recipe.inputs import require_inputs
+from distill.recipe.reading import read_recipe
 from distill.training.optimizer import learning_rate
 
 

@@ -1,10 +1,10 @@
 from pathlib import Path
 
 import pytest
-from distill.recipe.reading import read_recipe
 
 from data.errors import InputError
 from data.paths import REPOSITORY
+from distill.recipe.reading import read_recipe
 
 RECIPES = sorted((REPOSITORY / "configs").glob("*.json"))
 

@@ -1,11 +1,11 @@
 import json
 
 import pytest
-from tests.distill.scoring.test_transcripts import PAIRS, load_metric
 
 import distill.scoring.captions
 from data.errors import InputError
 from distill.scoring.captions import caption_figures, cider_d_split, score_captions
+from tests.distill.scoring.test_transcripts import PAIRS, load_metric
 
 
 @pytest.mark.skipif(not PAIRS.is_file(), reason="the scoring pairs are not beside this checkout")

@@ -4,11 +4,11 @@ from threading import Barrier
 from types import SimpleNamespace
 
 import pytest
-from distill.recipe.reading import read_recipe
 
 import distill.scoring.evaluation
 import distill.scoring.speeds
 from data.errors import InputError
+from distill.recipe.reading import read_recipe
 from distill.recipe.test_sets import Selection
 from distill.scoring.evaluation import evaluate, submit
 from distill.scoring.hypothesis_writer import HypothesisWriter

@@ -2,10 +2,10 @@ import json
 
 import pandas
 import pytest
-from data.rows.row import Row
 from pandas._libs.parsers import STR_NA_VALUES
 
 from data.errors import InputError
+from data.rows.row import Row
 from distill.scoring.submission import check_submission, submission_ids, write_submission
 
 

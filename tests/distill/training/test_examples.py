@@ -4,13 +4,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from distill.losses.settings import LossWeights
-from distill.recipe.reading import read_recipe
-from distill.recipe.rows import read_rows
 
 from data.cache.reader import CacheReader
 from data.errors import InputError
 from distill.losses.matching import FeatureMatching
+from distill.losses.settings import LossWeights
+from distill.recipe.reading import read_recipe
+from distill.recipe.rows import read_rows
 from distill.training.examples import Examples
 from student.shrink import shrink
 from teacher.connector import within

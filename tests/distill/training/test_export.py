@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
-from distill.recipe.reading import read_recipe
 
 from distill.models.students import student_of
+from distill.recipe.reading import read_recipe
 from teacher.build import build_teacher
 from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import Clip, SalmonnProcessor

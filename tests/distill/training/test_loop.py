@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from distill.recipe.reading import read_recipe
 from safetensors.torch import load_file
 
 from data.cache.reader import CacheReader
 from data.rows.manifest import read_manifest
 from data.rows.manifest_writer import write_manifest
 from data.rows.shard_writer import write_shards
+from distill.recipe.reading import read_recipe
 from distill.recipe.stages import StageSettings
 from distill.training.loop import Trainer
 from distill.training.optimizer import learning_rate, parameter_groups

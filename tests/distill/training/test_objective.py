@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from distill.losses.settings import KdSettings, LossWeights
 from torch.nn import functional as F
 
 from distill.losses.ctc import CtcHead
 from distill.losses.matching import FeatureMatching, MatchSettings
+from distill.losses.settings import KdSettings, LossWeights
 from distill.losses.signals import DenseSignal
 from distill.models.frozen import FrozenTeacher
 from distill.training.objective import Example, Objective

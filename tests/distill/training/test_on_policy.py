@@ -7,10 +7,10 @@ import signal
 
 import pytest
 import torch
-from distill.losses.settings import LossWeights
-from distill.recipe.reading import read_recipe
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from distill.losses.settings import LossWeights
+from distill.recipe.reading import read_recipe
 from distill.training.on_policy import OnPolicy
 from distill.training.run_log import RunLog
 

@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 import torch
-from distill.recipe.reading import read_recipe
-from distill.recipe.rows import read_rows
 
 from data.cache.reader import CacheReader
 from distill.models.students import student_of
+from distill.recipe.reading import read_recipe
+from distill.recipe.rows import read_rows
 from distill.recipe.stages import PARTS
 from distill.training.examples import Examples
 from distill.training.loader import StepLoader
