@@ -9,14 +9,16 @@ import argparse
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
@@ -59,19 +61,25 @@ def first_steps(tree: Path, steps: int, options: list[str], *, fill_cache: bool)
         raise InputError(f"{tree.name}: caching failed, see above")
     log = tree / "runs" / name / "steps.jsonl"
     run = subprocess.Popen(
-        [*launch, "distill/train.py", *options], cwd=tree, env=environment, stdout=sys.stderr, start_new_session=True
+        [*launch, "distill/train.py", *options],
+        cwd=tree,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
+    # The launcher ends before the ranks do: what all of them print into has its end when the last one has.
+    ended = Thread(target=shutil.copyfileobj, args=(run.stdout, sys.stderr.buffer), daemon=True)
+    ended.start()
     try:
-        while len(records := _records(log)) < steps and run.poll() is None:
+        while len(_records(log)) < steps and run.poll() is None:
             time.sleep(POLL_S)
     finally:
-        if run.poll() is None:
-            os.killpg(run.pid, signal.SIGTERM)
-            try:
-                run.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                os.killpg(run.pid, signal.SIGKILL)
-                run.wait()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(run.pid, number)
+            ended.join(STOP_S)
+        run.wait()
     records = _records(log)
     if len(records) < steps:
         raise InputError(f"{tree.name}: training ended after {len(records)} of {steps} steps, see above")
