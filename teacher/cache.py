@@ -49,7 +49,7 @@ class CacheSettings(Settings):
     top_p: float = Field(0.999, gt=0, le=1, description="topk: probability mass kept at each position")
     top_k: int = Field(128, ge=1, description="topk: most ids kept at each position")
     min_p: float = Field(
-        0.0015, ge=0, lt=1, description="topk: less probable ids are not kept (results/cache_fidelity.md)"
+        0.0015, ge=0, lt=1, description="topk: less probable ids are not kept (results/published/cache_fidelity.md)"
     )
     draws: int = Field(50, ge=1, le=MAX_DRAWS, description="sampled: ids drawn at each position, with replacement")
     features: tuple[Feature, ...] = Field(

@@ -47,7 +47,7 @@ from teacher.processor import SalmonnProcessor
 
 WAYS = {"cache": "the teacher's word from its cache", "memory": "the teacher in memory, asked at every step"}
 KEPT = 8
-"""Mean ids a position of the cached targets: about as many as the mini teacher's (results/cache_fidelity.md)."""
+"""Mean ids a position of cached targets: about as many as the mini teacher's (results/published/cache_fidelity.md)."""
 
 
 def one(way: str, arguments: argparse.Namespace) -> dict[str, float]:
