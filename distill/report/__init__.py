@@ -17,7 +17,7 @@ from data.paths import written_whole
 from distill.report.blocks import html_page, markdown_page
 from distill.report.leaderboard import cells, columns, entries, notes, rank_sums, ratios
 from distill.report.page import sections
-from distill.report.runs import Run, read_run
+from distill.report.runs import Run, read_runs
 from distill.report.seeds import arms_section, read_grid
 
 
@@ -25,7 +25,7 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> list[Run]:
     """Gathers results folders into one page.
 
     Args:
-        folders: Of runs; that of a grid (`grid.json`) stands for its runs, and is told over its seeds.
+        folders: Of runs, or of pages of several runs; that of a grid (`grid.json`) is told over its seeds.
         out: Where the page goes; the folder itself where there is one.
 
     Returns:
@@ -43,13 +43,10 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> list[Run]:
     for folder in folders:
         if (folder / "grid.json").is_file():
             grids.append(read_grid(folder))
-            runs += [read_run(path) for path in grids[-1].folders if list(path.glob("*/metrics.json"))]
+            runs += grids[-1].runs.values()
         else:
-            runs.append(read_run(folder))
-    names = [run.name for run in runs]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{out}: two of the runs are named {twice}; report each once")
+            runs += read_runs(folder)
+    runs = _each_once(runs)
     lines = entries(runs)
     about = "teacher and student" if len(runs) == 1 else f"{len(runs)} runs"
     title = f"{out.resolve().name}: {about}"
@@ -61,6 +58,24 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> list[Run]:
     with written_whole(out / "report.json") as temporary:
         temporary.write_text(json.dumps(_figures(runs), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return runs
+
+
+def _each_once(runs: Sequence[Run]) -> list[Run]:
+    """Runs without those that are told again: what was measured here counts, else the report of the most models.
+
+    Raises:
+        InputError: Two that were measured here have one name.
+    """
+    once: dict[str, Run] = {}
+    for run in runs:
+        other = once.setdefault(run.name, run)
+        if other is not run and not (run.is_retold or other.is_retold):
+            raise InputError(
+                f"two of the runs are named {run.name}, {other.folder} and {run.folder}; report one of them"
+            )
+        if (not run.is_retold, len(run.models)) > (not other.is_retold, len(other.models)):
+            once[run.name] = run
+    return list(once.values())
 
 
 def print_table(runs: Sequence[Run], console: Console | None = None) -> None:

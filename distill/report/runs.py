@@ -15,11 +15,12 @@ class Run:
 
     Attributes:
         name: The run's name, below the results of all runs.
-        folder: Where it lies.
+        folder: Where its logs lie.
         models: Metrics by model (teacher, student, student_int8, ...), the teacher first.
         steps: The training's log, a row a step in order.
         validation: The training's looks at the held-out sets, in order.
         recipe: As it was run; empty where it was not kept.
+        is_retold: Whether its figures are from a report.json, not from where they were measured.
     """
 
     name: str
@@ -28,6 +29,37 @@ class Run:
     steps: list[dict] = field(default_factory=list)
     validation: list[dict] = field(default_factory=list)
     recipe: dict = field(default_factory=dict)
+    is_retold: bool = False
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """Reads a results folder: its run, or those that a page of several runs tells of.
+
+    Such a page has its runs' figures; their logs lie beside it, each in the folder of its name.
+
+    Raises:
+        InputError: As `read_run`.
+    """
+    told = runs_told(folder)
+    if not told or list(folder.glob("*/metrics.json")):
+        return [read_run(folder)]
+    return [run_of(name, folder.parent / name, models, is_retold=True) for name, models in told.items()]
+
+
+def runs_told(folder: Path) -> dict[str, dict[str, dict]]:
+    """The models by run of a folder whose `report.json` is of several runs; empty where it is not.
+
+    Raises:
+        InputError: It is not what it should be.
+    """
+    path = folder / "report.json"
+    runs = read_metrics(path).get("runs") if path.is_file() else None
+    if runs is None:
+        return {}
+    # Logs are looked for under these names: none may lead elsewhere.
+    if not isinstance(runs, dict) or any(Path(name).is_absolute() or ".." in Path(name).parts for name in runs):
+        raise InputError(f"{path}: 'runs' are not as scripts/report.py writes them; make it again")
+    return {name: models for name, report in runs.items() if (models := _models(report))}
 
 
 def read_run(folder: Path) -> Run:
@@ -41,9 +73,9 @@ def read_run(folder: Path) -> Run:
         InputError: There is no model, or a file is not what it should be.
     """
     models = {path.parent.name: read_metrics(path) for path in sorted(folder.glob("*/metrics.json"))}
-    if not models and (folder / "report.json").is_file():
-        report = read_metrics(folder / "report.json")
-        models = {name: block for name, block in report.items() if isinstance(block, dict) and "model" in block}
+    is_retold = not models and (folder / "report.json").is_file()
+    if is_retold:
+        models = _models(read_metrics(folder / "report.json"))
     if (folder / "efficiency.json").is_file():
         found = read_metrics(folder / "efficiency.json")
         blocks = {name: of for name, of in found.items() if isinstance(of, dict) and "peak_memory_bytes" in of}
@@ -56,14 +88,31 @@ def read_run(folder: Path) -> Run:
                 models[name] = about | models.get(name, {}) | measured
     if not models:
         raise InputError(f"{folder}: no teacher/metrics.json or student/metrics.json; run scripts/evaluate.py first")
+    name = next((block["recipe"] for block in models.values() if block.get("recipe")), folder.resolve().name)
+    return run_of(name, folder, models, is_retold)
+
+
+def _models(report: object) -> dict[str, dict]:
+    """The models' figures in a run's report."""
+    blocks = report.items() if isinstance(report, dict) else ()
+    return {name: block for name, block in blocks if isinstance(block, dict) and "model" in block}
+
+
+def run_of(name: str, folder: Path, models: dict[str, dict], is_retold: bool) -> Run:
+    """A run of these figures, with the logs that lie in the folder.
+
+    Raises:
+        InputError: A log is not what it should be.
+    """
     recipe = folder / "recipe.json"
     return Run(
-        next((block["recipe"] for block in models.values() if block.get("recipe")), folder.resolve().name),
+        name,
         folder,
         dict(sorted(models.items(), key=lambda item: (not item[0].startswith("teacher"), item[0]))),
         read_steps(folder / "steps.jsonl"),
         read_validation(folder / "validation.jsonl"),
         read_metrics(recipe) if recipe.is_file() else {},
+        is_retold,
     )
 
 

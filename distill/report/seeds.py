@@ -10,7 +10,7 @@ from statistics import mean, stdev
 
 from data.errors import InputError
 from distill.report.blocks import Block, Heading, Items, Table, Text
-from distill.report.runs import read_metrics, read_run
+from distill.report.runs import Run, read_metrics, read_run, run_of, runs_told
 from distill.report.table import MISSING, value
 
 # Name, key in metrics.json, factor to the shown unit, digits.
@@ -23,23 +23,23 @@ class Grid:
 
     Attributes:
         name: The grid's.
-        folders: Results folders of all runs, the teacher's too.
-        arms: By name the results folders of its runs, in the order of the seeds.
+        runs: By folder those that were scored, the teacher's too.
+        arms: By name the folders of its runs, in the order of the seeds.
         seeds: Their seeds.
         about: What each arm overrides.
         failures: Runs that failed, each with its reason.
     """
 
     name: str
-    folders: list[Path]
-    arms: dict[str, list[Path]]
+    runs: dict[str, Run]
+    arms: dict[str, list[str]]
     seeds: list[int]
     about: dict[str, str]
     failures: dict[str, str]
 
 
 def read_grid(folder: Path) -> Grid:
-    """Reads a grid's folder, whose runs' folders lie in it.
+    """Reads a grid's folder, whose runs' folders lie in it; where a machine has only the report, from its figures.
 
     Raises:
         InputError: `grid.json` is not what `scripts/explore.py` writes.
@@ -48,12 +48,12 @@ def read_grid(folder: Path) -> Grid:
     state = read_metrics(path)
     try:
         runs, seeds = state["runs"], [int(seed) for seed in state["seeds"]]
-        arms: dict[str, list[Path]] = {}
+        arms: dict[str, list[str]] = {}
         for run in runs:
-            arms.setdefault(run["arm"], []).append(folder / run["folder"])
+            arms.setdefault(run["arm"], []).append(run["folder"])
         return Grid(
             state["name"],
-            [folder / "teacher", *(folder / run["folder"] for run in runs)],
+            _scored(folder, state["name"], ["teacher", *(run["folder"] for run in runs)]),
             arms,
             seeds,
             {str(name): str(text) for name, text in state["about"].items()},
@@ -63,9 +63,18 @@ def read_grid(folder: Path) -> Grid:
         raise InputError(f"{path}: not as scripts/explore.py writes it ({error!r}); run it again") from error
 
 
+def _scored(folder: Path, grid: str, names: list[str]) -> dict[str, Run]:
+    scored = {name: read_run(folder / name) for name in names if list((folder / name).glob("*/metrics.json"))}
+    if scored:
+        return scored
+    told = runs_told(folder)
+    of = {name: (told_as, folder / name) for name in names if (told_as := f"{grid}/{name}") in told}
+    return {name: run_of(*where, told[where[0]], is_retold=True) for name, where in of.items()}
+
+
 def arms_section(grid: Grid) -> list[Block]:
     """The arms side by side; every run; and what failed."""
-    figures = {arm: [_figures(folder) for folder in folders] for arm, folders in grid.arms.items()}
+    figures = {arm: [_figures(grid.runs.get(folder)) for folder in folders] for arm, folders in grid.arms.items()}
     shown = _shown_figures(figures)
     baseline = next(iter(figures))
     header = ["arm", *(title for name, *_ in shown for title in (name, f"minus {baseline}"))]
@@ -95,11 +104,10 @@ def arms_section(grid: Grid) -> list[Block]:
     return blocks
 
 
-def _figures(folder: Path) -> dict:
+def _figures(run: Run | None) -> dict:
     """A student's metrics, and under `validation` what its run last saw of each held-out set; empty if it failed."""
-    if not (folder / "student" / "metrics.json").is_file():
+    if run is None or "student" not in run.models:
         return {}
-    run = read_run(folder)
     return run.models["student"] | {"validation": {row["set"]: row for row in run.validation}}
 
 
