@@ -1,12 +1,9 @@
 """The challenge's submissions: a CSV with exactly `testset_id,text`, ids `testNNNN`, a text in every row."""
 
 import csv
-import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import pandas
 
 from data.errors import InputError
 from data.paths import written_whole
@@ -17,6 +14,9 @@ COLUMNS = ["testset_id", "text"]
 ID = re.compile(r"test[0-9]{4}")
 NOTHING = "."
 """Stands for an empty hypothesis: the form wants a text, and a full stop counts as no word in WER."""
+READ_AS_MISSING = {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>"}
+READ_AS_MISSING |= {"N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
+"""Texts that `pandas.read_csv`, by which submissions are read, takes for no text."""
 
 
 def submission_ids(rows: Sequence[Row], where: str) -> list[str]:
@@ -47,12 +47,11 @@ def submission_ids(rows: Sequence[Row], where: str) -> list[str]:
 def write_submission(path: Path, ids: Sequence[str], texts: Sequence[str]) -> None:
     """Writes a board's CSV; a text is one line, an empty one a full stop, which also guards what is read as missing."""
     lines = [" ".join(text.split()) for text in texts]
-    guarded = [
-        f"{line} {NOTHING}".strip() if missing else line
-        for line, missing in zip(lines, _read_as_missing(lines), strict=True)
-    ]
-    with written_whole(path) as temporary:
-        temporary.write_text(_csv(COLUMNS, zip(ids, guarded, strict=True)), encoding="utf-8")
+    guarded = [f"{line} {NOTHING}".strip() if line in READ_AS_MISSING else line for line in lines]
+    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(zip(ids, guarded, strict=True))
 
 
 def check_submission(path: Path, rows: Sequence[Row] | None = None) -> int:
@@ -88,27 +87,11 @@ def check_submission(path: Path, rows: Sequence[Row] | None = None) -> int:
             raise InputError(f'{where}: the id "{name}" is in line {places[name]} already; keep one of the two')
         if not text.strip():
             raise InputError(f'{where}: the text of "{name}" is empty; write "{NOTHING}" where nothing was heard')
+        if text in READ_AS_MISSING:
+            raise InputError(f'{where}: pandas reads "{text}" as no text; write "{text} {NOTHING}"')
         places[name] = number
     if not places:
         raise InputError(f"{path}: no rows; write one for each clip")
-    texts = [text for _, (_, text) in lines[1:]]
-    for (number, _), text, missing in zip(lines[1:], texts, _read_as_missing(texts), strict=True):
-        if missing:
-            raise InputError(f'{path}, line {number}: pandas reads "{text}" as no text; write "{text} {NOTHING}"')
     if rows is not None:
         match_ids(path, places, submission_ids(rows, "the annotation"), "the annotation")
     return len(places)
-
-
-def _csv(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return out.getvalue()
-
-
-def _read_as_missing(texts: Sequence[str]) -> list[bool]:
-    """Which texts a reader by pandas takes for no text: the empty one, "null", "NaN" and the like."""
-    table = _csv(["number", "text"], ([str(number), text] for number, text in enumerate(texts)))
-    return pandas.read_csv(io.StringIO(table))["text"].isna().tolist()
