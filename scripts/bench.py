@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data.errors import run_cli
+from data.errors import InputError, run_cli
 from data.paths import REPOSITORY
 
 BENCHES = ("caching", "encoder", "features", "fidelity", "loss", "manifest", "scan", "step")
@@ -25,7 +25,11 @@ def main() -> None:
     parser.add_argument("what", choices=BENCHES)
     parser.add_argument("options", nargs=argparse.REMAINDER, help="the bench's own; --help lists them")
     arguments = parser.parse_args()
-    import_module(f"distill.bench.{arguments.what}").main(arguments.options)
+    try:
+        bench = import_module(f"distill.bench.{arguments.what}")
+    except ModuleNotFoundError as error:
+        raise InputError(f"{error.name} is not installed; pip install -r requirements-dev.txt") from error
+    bench.main(arguments.options)
 
 
 if __name__ == "__main__":

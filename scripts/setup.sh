@@ -56,12 +56,12 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
 fi
 supported .venv/bin/python || fail ".venv holds an unsupported $(.venv/bin/python --version); remove .venv, run again"
 
-wanted=$(sha256sum <requirements.txt)
+wanted=$(cat requirements.txt requirements-dev.txt | sha256sum)
 if [ "$(cat .venv/requirements.sha256 2>/dev/null)" != "$wanted" ]; then
-    step "installing requirements.txt into .venv (some minutes and 6 GB the first time)"
-    .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.txt |
+    step "installing requirements-dev.txt into .venv (some minutes and 6 GB the first time)"
+    .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off -r requirements-dev.txt |
         sed -un 's/^ *\(Downloading .*\|Installing collected packages\).*/setup:   \1/p' ||
-        fail "pip could not install requirements.txt (see above); check the network and the disk, then run this again"
+        fail "pip could not install requirements-dev.txt (see above); check the network and the disk, then run this again"
     echo "$wanted" >.venv/requirements.sha256
 fi
 

@@ -236,3 +236,10 @@ def test_a_checkpoint_without_a_config_is_named(command, tiny_recipe, tmp_path):
     arguments = ["--config", tiny_recipe, "--model", "student", "--checkpoint", tmp_path]
     status, _, err = command("scripts/evaluate.py", *arguments)
     assert status == 2 and f"{tmp_path}: no trained model there" in err
+
+
+def test_a_bench_names_the_package_that_it_lacks(command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "librosa", None)
+    monkeypatch.delitem(sys.modules, "distill.bench.scan", raising=False)
+    status, _, err = command("scripts/bench.py", "scan")
+    assert status == 2 and err == "error: librosa is not installed; pip install -r requirements-dev.txt\n"
