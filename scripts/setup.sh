@@ -17,7 +17,8 @@ case "${1:-}" in
     *) fail "$1: unknown option; there is only --large" ;;
 esac
 
-supported() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; }
+version() { "$1" -c 'import platform; print(platform.python_version())' 2>/dev/null; }
+supported() { [[ $(version "$1") =~ ^3\.1[0-4]\. ]]; }
 
 # A Python that can build a virtual environment, and compile the small operation that DeepSpeed needs.
 missing_packages() {
@@ -29,15 +30,19 @@ missing_packages() {
     command -v c++ >/dev/null || echo g++
 }
 
+if [ -n "${PYTHON:-}" ] && ! supported "$PYTHON"; then
+    found=$(version "$PYTHON") || found="nothing that runs"
+    fail "PYTHON=$PYTHON is $found, not Python 3.10 to 3.14; name another, or leave PYTHON out"
+fi
 if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     python=""
-    for candidate in "${PYTHON:-python3}" python3.12 python3.11 python3.10; do
+    for candidate in ${PYTHON:+"$PYTHON"} python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
         if supported "$candidate"; then
             python=$candidate
             break
         fi
     done
-    [ -n "$python" ] || fail "no Python 3.10 to 3.12 found; install one, or name it: PYTHON=/path/to/python $0"
+    [ -n "$python" ] || fail "no Python 3.10 to 3.14 found; install one, or name it: PYTHON=/path/to/python $0"
     missing=$(missing_packages "$python" | paste -sd ' ')
     if [ -n "$missing" ]; then
         # $missing is a list of words, and so stands without quotes.
@@ -54,7 +59,11 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     step "making .venv with $("$python" --version)"
     "$python" -m venv --clear .venv || fail "could not make .venv; is the venv package of $python installed?"
 fi
-supported .venv/bin/python || fail ".venv holds an unsupported $(.venv/bin/python --version); remove .venv, run again"
+there=$(version .venv/bin/python)
+supported .venv/bin/python || fail ".venv holds Python $there, not 3.10 to 3.14; remove .venv, run again"
+if [ -n "${PYTHON:-}" ] && [ "$there" != "$(version "$PYTHON")" ]; then
+    fail ".venv holds Python $there, and PYTHON=$PYTHON is $(version "$PYTHON"); remove .venv, or leave PYTHON out"
+fi
 
 wanted=$(cat requirements.txt requirements-dev.txt | sha256sum)
 if [ "$(cat .venv/requirements.sha256 2>/dev/null)" != "$wanted" ]; then
