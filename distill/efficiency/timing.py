@@ -1,6 +1,6 @@
 """One clip's way through a model with a clock at every stage; and a process that times one model on command.
 
-`python -m distill.timing` answers a JSON line for each JSON line on its standard input, so that
+`python -m distill.efficiency.timing` answers a JSON line for each JSON line on its standard input, so that
 several models, each in a process with a memory of its own, are timed in turn (`distill/efficiency/measuring.py`).
 """
 

@@ -35,7 +35,7 @@ CAPTIONS = [["A dog barks, twice.", "the dog is barking"], ["rain falls on a roo
 
 def test_captions_are_scored_on_ptb_tokens_with_a_chance_level(monkeypatch):
     for metric in ("spice", "fense"):
-        monkeypatch.setattr(distill.caption_parts, f"has_{metric}", lambda: False)
+        monkeypatch.setattr(distill.scoring.caption_parts, f"has_{metric}", lambda: False)
     good = score_captions(CAPTIONS, ["a dog barks twice", "Rain falls on a roof!", "birds sing", "bell ringing"])
     assert good.cider_d > 10 * good.shuffled_cider_d
     assert good.cider_d_low <= good.cider_d <= good.cider_d_high
@@ -81,7 +81,7 @@ def test_with_its_parts_spider_is_the_mean_of_cider_d_and_spice(monkeypatch):
     monkeypatch.setattr(aac_metrics.utils.tokenization, "preprocess_mono_sents", tokenise)
     monkeypatch.setattr(aac_metrics.functional, "meteor", stand_in("meteor"))
     for metric in ("spice", "fense"):
-        monkeypatch.setattr(distill.caption_parts, f"has_{metric}", lambda: True)
+        monkeypatch.setattr(distill.scoring.caption_parts, f"has_{metric}", lambda: True)
         monkeypatch.setattr(aac_metrics.functional, metric, stand_in(metric))
     hypotheses = ["A dog barks!", "rain", "birds", "bell"]
     score = score_captions(CAPTIONS, hypotheses)

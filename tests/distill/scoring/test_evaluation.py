@@ -26,7 +26,7 @@ def measured(monkeypatch):
         figures = {"tpot_s": 0.01, "peak_memory_bytes": 1000}
         return {name: figures | {"ttft_s": len(calls)} for name in calls[-1]}
 
-    monkeypatch.setattr(distill.speeds, "measure", measure)
+    monkeypatch.setattr(distill.scoring.speeds, "measure", measure)
     return calls
 
 
@@ -40,14 +40,14 @@ def recipe(tiny_recipe, measured):
 def generated(monkeypatch):
     """The rows that were written for since the test began."""
     rows = []
-    write = distill.evaluation.write_hypotheses
+    write = distill.scoring.evaluation.write_hypotheses
 
     def spy(*arguments, **options):
         for out in write(*arguments, **options):
             rows.append(out.row.id)
             yield out
 
-    monkeypatch.setattr(distill.evaluation, "write_hypotheses", spy)
+    monkeypatch.setattr(distill.scoring.evaluation, "write_hypotheses", spy)
     return rows
 
 
@@ -145,14 +145,14 @@ def test_speed_is_measured_in_turn_with_what_was_scored_before(recipe, tiny_teac
 def test_another_model_that_cannot_be_measured_stops_nothing(recipe, tiny_teacher, measured, monkeypatch, capsys):
     save_student(recipe, tiny_teacher)
     evaluate(recipe, "teacher")
-    measure = distill.speeds.measure
+    measure = distill.scoring.speeds.measure
 
     def fails_with_the_teacher(recipe, models, protocol):
         if any(model.which == "teacher" for model in models):
             raise InputError("the teacher is gone")
         return measure(recipe, models, protocol)
 
-    monkeypatch.setattr(distill.speeds, "measure", fails_with_the_teacher)
+    monkeypatch.setattr(distill.scoring.speeds, "measure", fails_with_the_teacher)
     assert evaluate(recipe, "student")["ttft_s"] == 2
     assert measured[1] == ["student"] and "the teacher is gone\nmeasuring the student alone" in capsys.readouterr().out
 
@@ -184,7 +184,7 @@ def test_a_limit_a_kind_or_a_split_does_not_cost_what_there_is(tiny_recipe, reci
         assert references == [["a dog is barking", "a dog is barking loudly"]] * 2
         return SimpleNamespace(summary=lambda: {"cider_d": 1.0, "clips": len(texts)})
 
-    monkeypatch.setattr(distill.evaluation, "score_captions", stand_in)
+    monkeypatch.setattr(distill.scoring.evaluation, "score_captions", stand_in)
     both = read_recipe(tiny_recipe, [f"data.test.aac={own_data}/test_aac.json"])
     evaluate(both, "teacher", selection=Selection(kinds=("asr",)))
     few = evaluate(both, "teacher", selection=Selection(kinds=("asr",), limit=2))

@@ -12,7 +12,7 @@ from data.paths import REPOSITORY
 from data.words import asr_words
 from distill.scoring.transcripts import alignment, score_asr
 
-PAIRS = Path(__file__).resolve().parents[3] / "shared" / "fixtures" / "scoring_pairs.json"
+PAIRS = REPOSITORY.parent / "shared" / "fixtures" / "scoring_pairs.json"
 
 WORDS = ["a", "dog", "barks", "colour", "twenty", "one", "hundred", "and", "a half", "$5", "3.5", "it's", "won't"]
 WORDS += [
@@ -40,7 +40,7 @@ def load_metric(name: str, monkeypatch, folder: Path):
     import evaluate
 
     monkeypatch.chdir(REPOSITORY)
-    return evaluate.load(f"distill/metrics/{name}.py", cache_dir=str(folder))
+    return evaluate.load(f"distill/scoring/metrics/{name}.py", cache_dir=str(folder))
 
 
 @pytest.fixture(scope="module")
