@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+_PICKS = 500_000  # drawn at a time: memory does not grow with the test set
+
 
 def interval(
     statistic: Callable[[np.ndarray], np.ndarray], clips: int, resamples: int, seed: int
@@ -18,6 +20,10 @@ def interval(
         resamples: How often they are drawn anew.
         seed: Of the drawing.
     """
-    picks_BN = np.random.default_rng(seed).integers(0, clips, (resamples, clips))
-    low, high = np.percentile(statistic(picks_BN), [2.5, 97.5])
+    rng, block = np.random.default_rng(seed), max(1, _PICKS // clips)
+    figures = [
+        statistic(rng.integers(0, clips, (min(block, resamples - start), clips)))
+        for start in range(0, resamples, block)
+    ]
+    low, high = np.percentile(np.concatenate(figures), [2.5, 97.5])
     return float(low), float(high)
