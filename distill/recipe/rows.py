@@ -1,16 +1,20 @@
-"""The rows of a recipe's annotation files, as its policies leave them."""
+"""The rows of a recipe's annotation files: those to train on as its policies leave them, those held out as they are."""
 
 import os
+from typing import TYPE_CHECKING
 
 from data.paths import resolve
 from data.prompts import require_prompts
 from data.rows.manifest import Manifest, read_manifest
 from data.rows.policy import read_training_rows
+from data.rows.row import Row
 from data.rows.shards import shard_manifest
-from distill.recipe.recipe import Recipe
+
+if TYPE_CHECKING:  # not loaded: scripts/score.py scores texts without a model's libraries
+    from distill.recipe.recipe import Recipe
 
 
-def read_rows(recipe: Recipe, path: str) -> Manifest:
+def read_rows(recipe: "Recipe", path: str) -> Manifest:
     """The rows of one of the recipe's annotation files or manifests, under its limit.
 
     Training rows at fault are treated by the recipe's policies; held-out rows are never left out.
@@ -26,3 +30,26 @@ def read_rows(recipe: Recipe, path: str) -> Manifest:
     rows = read_training_rows(file, data.faults, data.lengths, root=root, scan=scan, limit=data.limit, quiet=quiet)
     require_prompts(rows, data.prompts)
     return rows.heard(data.mono)
+
+
+def read_held_out(recipe: "Recipe", path: str, *, texts: bool = True) -> list[Row]:
+    """The rows to be scored of a held-out file, under the recipe's limit.
+
+    A clip that is missing or cannot be read stays among them: it counts in the score, and its loading says what is
+    wrong with it. Its length is 0 where nothing states it.
+
+    Args:
+        recipe: The recipe.
+        path: The file.
+        texts: Whether every row must have a text.
+
+    Raises:
+        InputError: The file is missing, or not as it should be.
+    """
+    lost: dict[str, list[str]] = {"missing_file": [], "unreadable": []}
+    readable = read_manifest(resolve(path), texts=texts, left_out=lost).heard(recipe.data.mono)
+    if not any(lost.values()):
+        return list(readable[: recipe.data.limit])
+    by_id = {row.id: row for row in readable}
+    every = read_manifest(resolve(path), texts=texts, sounds=False).heard(recipe.data.mono)
+    return [by_id.get(row.id, row) for row in every[: recipe.data.limit]]

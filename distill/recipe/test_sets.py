@@ -1,13 +1,16 @@
-"""Which rows are scored: by kind of score, of the test sets or of the validation sets, each clip once."""
+"""Which rows are scored: by kind of score, those of its tasks, of the test sets or of the validation sets; each clip
+once.
+"""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 from data.errors import InputError
-from data.paths import resolve
-from data.rows.manifest import read_manifest
 from data.rows.row import Row
+from distill.recipe.rows import read_held_out
 
 if TYPE_CHECKING:  # not loaded: scripts/score.py scores texts without a model's libraries
     from distill.recipe.recipe import Recipe
@@ -46,26 +49,23 @@ class Selection:
             InputError: A file is not as it should be, two of a kind share an id, or no row is left.
         """
         found: dict[Kind, list[Row]] = {}
+        tasks: dict[str, None] = {}
         for kind in self.kinds:
-            if self.split == "test":
-                files = [recipe.data.test[kind]] if kind in recipe.data.test else []
-                rows = [row for path in files for row in self._read(recipe, path)]
-            else:
-                rows = [row for path in recipe.data.valid for row in of_kind(self._read(recipe, path), kind)]
+            files = recipe.data.valid if self.split == "valid" else filter(None, [recipe.data.test.get(kind)])
+            every = [row for path in files for row in read_held_out(recipe, path, texts=self.answers)]
+            tasks |= {row.task: None for row in every}
+            rows = of_kind(every, kind)
             if self.answers:
                 rows = grouped(rows, kind)
-            ids = [row.id for row in rows]
-            if len(set(ids)) < len(ids):
-                twice = next(name for name in ids if ids.count(name) > 1)
+            ids = Counter(row.id for row in rows)
+            if twice := next((name for name, count in ids.items() if count > 1), None):
                 raise InputError(f'id "{twice}" is in two of the {self.split} files; give each clip its own')
             if rows:
                 found[kind] = rows[: self.limit]
         if not found:
-            raise InputError(f"the recipe's {self.split} sets have no rows for {' or '.join(self.kinds)}")
+            theirs = f" (their tasks: {', '.join(tasks)})" if tasks else ""
+            raise InputError(f"the recipe's {self.split} sets have no rows for {' or '.join(self.kinds)}{theirs}")
         return found
-
-    def _read(self, recipe: "Recipe", path: str) -> list[Row]:
-        return read_manifest(resolve(path), texts=self.answers)[: recipe.data.limit]
 
 
 def of_kind(rows: Sequence[Row], kind: Kind) -> list[Row]:
@@ -76,7 +76,8 @@ def of_kind(rows: Sequence[Row], kind: Kind) -> list[Row]:
 def grouped(rows: Sequence[Row], kind: Kind) -> list[Row]:
     """Captions with all their references: rows of one clip and task, one reference each (AudioCaps), become one.
 
-    The clip keeps the id of its first row. Speech stays as it is.
+    Equal references are as many as there are: CIDEr-D is a mean over them. Only a list that several rows of a clip
+    repeat is taken once. The clip keeps the id of its first row. Speech stays as it is.
     """
     if kind == "asr":
         return list(rows)
@@ -85,6 +86,7 @@ def grouped(rows: Sequence[Row], kind: Kind) -> list[Row]:
         by_clip.setdefault((row.path, row.start_s, row.end_s, row.task), []).append(row)
     merged = []
     for clip in by_clip.values():
-        references = [text for row in clip for text in row.references or (row.text,)]
-        merged.append(replace(clip[0], references=tuple(dict.fromkeys(references))))
+        lists = dict.fromkeys(row.references for row in clip if len(row.references) > 1)
+        single = [text for row in clip if len(row.references) < 2 for text in row.references or (row.text,)]
+        merged.append(replace(clip[0], references=tuple([*chain(*lists), *single])))
     return merged

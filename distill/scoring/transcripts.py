@@ -98,10 +98,11 @@ def score_asr(
     by_word, by_character = jiwer.process_words(wanted, written), jiwer.process_characters(wanted, written)
     words = [len(text.split()) for text in wanted]
     errors = [sum(_chunk_errors(chunk) for chunk in clip) for clip in by_word.alignments]
+    errors_N, words_N = np.asarray(errors), np.asarray(words)
 
     def rate(picks_BN: np.ndarray) -> np.ndarray:
         # A resample of a tiny set may hold no reference word at all: then count against one word, not none.
-        return np.asarray(errors)[picks_BN].sum(-1) / np.asarray(words)[picks_BN].sum(-1).clip(min=1)
+        return errors_N[picks_BN].sum(-1) / words_N[picks_BN].sum(-1).clip(min=1)
 
     low, high = interval(rate, len(words), bootstrap, seed)
     char_errors = by_character.substitutions + by_character.deletions + by_character.insertions
