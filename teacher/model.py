@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor, PreTrainedModel, StoppingCriteria
 from transformers.modeling_outputs import CausalLMOutput
 
 from data.errors import InputError
@@ -147,15 +147,38 @@ class SalmonnForConditionalGeneration(PreTrainedModel):
         return CausalLMOutput(loss=loss, logits=logits_BTV)
 
     @torch.no_grad()
-    def generate(self, batch: Batch, audio_NH: Tensor | None = None, **options: object) -> object:
-        """New token ids after each left-padded prompt, by transformers' `generate` (greedy, beam, sampling)."""
+    def generate(
+        self,
+        batch: Batch,
+        audio_NH: Tensor | None = None,
+        *,
+        stopping_criteria: list[StoppingCriteria] | None = None,
+        logits_processor: list[LogitsProcessor] | None = None,
+        **options: object,
+    ) -> object:
+        """New token ids after each left-padded prompt, by transformers' `generate`.
+
+        The options alone say how: nothing is taken from the generation_config.json of the LLM's folder, which a
+        student does not have, nor a teacher that was saved as one model.
+
+        Args:
+            batch: The prompts.
+            audio_NH: Their audio tokens, where they are there already.
+            stopping_criteria: Further ones.
+            logits_processor: Further ones.
+            options: Of a `GenerationConfig`; greedy search if not given.
+        """
         embeds_BTH = self.embed(batch, self.audio_tokens(batch) if audio_NH is None else audio_NH)
-        options = {
-            "pad_token_id": self.config.pad_token_id,
-            "eos_token_id": self.config.eos_token_id,
-            "do_sample": False,
-        } | options
-        return self.llm.generate(inputs_embeds=embeds_BTH, attention_mask=batch.attention_mask_BT, **options)
+        ends = {"pad_token_id": self.config.pad_token_id, "eos_token_id": self.config.eos_token_id}
+        # What is not stated would be filled from here.
+        self.llm.generation_config = GenerationConfig()
+        return self.llm.generate(
+            inputs_embeds=embeds_BTH,
+            attention_mask=batch.attention_mask_BT,
+            generation_config=GenerationConfig(**ends | {"do_sample": False} | options),
+            stopping_criteria=stopping_criteria,
+            logits_processor=logits_processor,
+        )
 
 
 def supervised(labels_BT: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,11 @@
 import copy
+import json
+import shutil
 
 import pytest
 import torch
 
+from teacher.build import build_teacher
 from teacher.model import SalmonnForConditionalGeneration, merge_lora, supervised
 from teacher.processor import Clip
 
@@ -59,6 +62,26 @@ def test_generated_ids_do_not_depend_on_the_batch(tiny_teacher, waves):
         for clip, ids in zip(clips(waves, None), together, strict=True):
             alone = model.generate(processor([clip]), max_new_tokens=8, num_beams=beams)[0]
             assert alone.tolist() == ids[: len(alone)].tolist()
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"do_sample": True, "temperature": 0.7, "top_k": 0}])
+def test_nothing_is_decoded_as_the_llms_folder_advises(tiny_recipe, tiny_weights, waves, tmp_path, options):
+    from distill.recipe.reading import read_recipe
+
+    advised = shutil.copytree(tiny_weights / "llm", tmp_path / "advised")
+    advice = {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "do_sample": True, "temperature": 0.3, "top_k": 1}
+    advice |= {"min_new_tokens": 7, "eos_token_id": [5, 6], "suppress_tokens": [7], "length_penalty": 3.0, "num_beams": 2}
+    (advised / "generation_config.json").write_text(json.dumps(advice))
+    ids = []
+    for llm in (tiny_weights / "llm", advised):
+        model, processor = build_teacher(read_recipe(tiny_recipe, [f"teacher.llm={llm}"]).teacher)
+        for _ in range(2):
+            torch.manual_seed(0)
+            ids.append(model.generate(processor(clips(waves, None)), max_new_tokens=12, **options).tolist())
+    assert ids[0] == ids[1] == ids[2] == ids[3]
+    model.llm.generation_config.repetition_penalty = 1.3  # whoever sets it
+    torch.manual_seed(0)
+    assert ids[0] == model.generate(processor(clips(waves, None)), max_new_tokens=12, **options).tolist()
 
 
 @torch.no_grad()
