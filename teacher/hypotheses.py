@@ -1,6 +1,9 @@
-"""Texts that a model writes for clips: batches of like length, each text with its mean log-probability."""
+"""Texts that a model writes for clips, each with its mean log-probability.
 
-from collections.abc import Iterator
+Letters: B clips, T tokens of a text, R = B x beams rows that are continued together, K candidates of a row, V vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
@@ -8,8 +11,10 @@ import torch
 from data.rows.row import Row
 from pydantic import Field
 from torch import Tensor
+from transformers import LogitsProcessor, StoppingCriteria
 
 from data.batches import batches_by_length
+from data.errors import InputError
 from data.progress import Progress
 from data.settings import Settings
 from data.sound.audio import SAMPLE_RATE, load_clip
@@ -38,7 +43,7 @@ class GenerationSettings(LengthCap):
     """How hypotheses are written, for the cache and for scoring."""
 
     num_beams: int = Field(1, ge=1, description="beams; 1 is greedy")
-    max_seconds: float = Field(120.0, gt=0, description="padded audio seconds of a batch")
+    max_seconds: float = Field(120.0, gt=0, description="padded audio seconds of a batch in validation")
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,56 @@ class Hypothesis:
         text: Cut at the end symbol, lower-case.
         logp: Mean log-probability of its tokens, end symbol included.
         seconds: Its share of the batch's time.
+        fault: Why its clip cannot be heard; its text is empty then.
     """
 
     row: Row
     text: str
     logp: float
     seconds: float
+    fault: str = ""
+
+
+class _Caps(StoppingCriteria):
+    """Ends each clip's text at its own cap, its search with it: cut afterwards, beams would have searched on."""
+
+    def __init__(self, caps_B: Tensor) -> None:
+        self.caps_B = caps_B
+
+    def __call__(self, input_ids: Tensor, scores: object, **kwargs: object) -> Tensor:
+        written = input_ids.shape[1]  # the prompt came as embeddings, and is not among them
+        return (self.caps_B <= written).repeat_interleave(len(input_ids) // len(self.caps_B))
+
+
+class _Candidates(LogitsProcessor):
+    """Keeps the log-probabilities of what a step may choose, which are few, where `output_scores` keeps all V."""
+
+    def __init__(self, beams: int) -> None:
+        # A search takes the best 2 x beams continuations of all its beams, so no more than these of any one.
+        self.normalised, self.count = beams > 1, 2 * beams
+        self.ids_TRK: list[Tensor] = []
+        self.logp_TRK: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        logp_RV = scores if self.normalised else scores.float().log_softmax(-1)
+        logp_RK, ids_RK = logp_RV.topk(min(self.count, logp_RV.shape[1]), dim=-1)
+        self.logp_TRK.append(logp_RK)
+        self.ids_TRK.append(ids_RK)
+        return scores
+
+    def of(self, ids_BT: Tensor, rows_BT: Tensor) -> Tensor:
+        """The log-probability (B, T) of each token of a text, from the row that it continued."""
+        logp_BT = torch.empty(ids_BT.shape, device=ids_BT.device)
+        for step, (ids_RK, logp_RK) in enumerate(zip(self.ids_TRK, self.logp_TRK, strict=True)):
+            if step == ids_BT.shape[1]:  # beams search on when the best text is there
+                break
+            chosen_BK = ids_RK[rows_BT[:, step]] == ids_BT[:, step, None]
+            candidates_BK = logp_RK[rows_BT[:, step]]
+            # Of equals the search may take one that is not kept; the last one that is has its value.
+            logp_BT[:, step] = torch.where(
+                chosen_BK.any(1), candidates_BK.masked_fill(~chosen_BK, 0.0).sum(1), candidates_BK[:, -1]
+            )
+        return logp_BT
 
 
 def generate_texts(
@@ -68,34 +117,61 @@ def generate_texts(
 ) -> list[tuple[str, float, bool]]:
     """Texts, mean log-probabilities, and whether they ended, for a left-padded batch whose audio tokens are there.
 
-    Each text is cut at the cap of its own clip's `seconds`, so that it does not depend on the batch.
+    Each text, and its search, ends at the cap of its own clip's `seconds`: but for rounding it is the same in any batch.
     """
-    caps = [settings.cap(of) for of in seconds]
+    caps_B = torch.tensor([settings.cap(of) for of in seconds], device=batch.input_ids_BT.device)
+    candidates = _Candidates(settings.num_beams)
     out = model.generate(
         batch,
         audio_NH,
         num_beams=settings.num_beams,
-        max_new_tokens=max(caps),
+        max_new_tokens=int(caps_B.max()),
         return_dict_in_generate=True,
-        output_scores=True,
+        stopping_criteria=[_Caps(caps_B)],
+        logits_processor=[candidates],
     )
-    logp_BT = model.llm.compute_transition_scores(
-        out.sequences, out.scores, getattr(out, "beam_indices", None), normalize_logits=settings.num_beams == 1
-    )
-    ids_BT = out.sequences[:, : logp_BT.shape[1]]
+    ids_BT = out.sequences
+    rows_BT = torch.arange(len(ids_BT), device=ids_BT.device)[:, None].expand_as(ids_BT)
+    if settings.num_beams > 1:
+        rows_BT = out.beam_indices.clamp(min=0)  # -1 past a text's end
+    logp_BT = candidates.of(ids_BT, rows_BT)
     ended_BT = ids_BT == model.config.eos_token_id
     # Up to and with the first end symbol, and within the cap.
     written_BT = ended_BT.cumsum(1) - ended_BT.long() == 0
-    written_BT &= (
-        torch.arange(ids_BT.shape[1], device=ids_BT.device) < torch.tensor(caps, device=ids_BT.device)[:, None]
-    )
-    mean_B = logp_BT.float().masked_fill(~written_BT, 0.0).sum(1) / written_BT.sum(1).clamp(min=1)
+    written_BT &= torch.arange(ids_BT.shape[1], device=ids_BT.device) < caps_B[:, None]
+    mean_B = logp_BT.masked_fill(~written_BT, 0.0).sum(1) / written_BT.sum(1).clamp(min=1)
     texts = processor.decode(ids_BT.masked_fill(~written_BT, model.config.eos_token_id))
     ended_B = (ended_BT & written_BT).any(1)
     return list(zip(texts, mean_B.tolist(), ended_B.tolist(), strict=True))
 
 
 @torch.no_grad()
+def write_batch(
+    model: SalmonnForConditionalGeneration,
+    processor: SalmonnProcessor,
+    rows: Sequence[tuple[Row, str]],
+    settings: GenerationSettings,
+) -> list[Hypothesis]:
+    """A text for each (row, instruction), in one batch of all whose clips can be heard."""
+    began = monotonic()
+    waves, faults = {}, {}
+    for i, (row, _) in enumerate(rows):
+        try:
+            waves[i] = load_clip(row)
+        except InputError as error:
+            faults[i] = str(error)
+    written = {}
+    if waves:
+        batch = processor([Clip(wave, rows[i][1]) for i, wave in waves.items()]).to(model.device)
+        lengths = [len(wave) / SAMPLE_RATE for wave in waves.values()]
+        texts = generate_texts(model, processor, batch, model.audio_tokens(batch), lengths, settings)
+        written = dict(zip(waves, texts, strict=True))
+    seconds = (monotonic() - began) / len(rows)
+    return [
+        Hypothesis(row, *written.get(i, ("", 0.0))[:2], seconds, faults.get(i, "")) for i, (row, _) in enumerate(rows)
+    ]
+
+
 def write_hypotheses(
     model: SalmonnForConditionalGeneration,
     processor: SalmonnProcessor,
@@ -123,12 +199,8 @@ def write_hypotheses(
     """
     progress = Progress(label, len(rows), quiet=quiet)
     for indices in batches_by_length(processor.seconds([row for row, _ in rows]), settings.max_seconds):
-        began = monotonic()
-        clips = [Clip(load_clip(rows[i][0]), rows[i][1]) for i in indices]
-        batch = processor(clips).to(model.device)
-        lengths = [len(clip.wave) / SAMPLE_RATE for clip in clips]
-        texts = generate_texts(model, processor, batch, model.audio_tokens(batch), lengths, settings)
-        seconds = (monotonic() - began) / len(indices)
-        for i, (text, logp, _) in zip(indices, texts, strict=True):
-            yield Hypothesis(rows[i][0], text, logp, seconds)
+        for hypothesis in write_batch(model, processor, [rows[i] for i in indices], settings):
+            if hypothesis.fault:
+                raise InputError(hypothesis.fault)
+            yield hypothesis
         progress.add(len(indices))

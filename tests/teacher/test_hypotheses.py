@@ -6,6 +6,7 @@ import torch
 from data.rows.manifest import read_manifest
 from teacher.hypotheses import GenerationSettings, generate_texts, write_hypotheses
 from teacher.processor import Clip
+from tests.conftest import sound
 
 
 @torch.no_grad()
@@ -56,24 +57,54 @@ def test_text_and_logp_are_what_teacher_forcing_says(tiny_teacher, waves, beams)
     assert min(ends) < max(ends) or beams > 1
 
 
-def test_each_text_is_capped_by_its_own_clip(tiny_teacher, waves):
+@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize("ends", [True, False])
+def test_each_text_is_that_of_its_clip_alone_within_its_own_cap(tiny_teacher, beams, ends):
     model, processor = tiny_teacher
-    model.config.eos_token_id = processor.config.eos_token_id = 10_000  # never
-    settings = GenerationSettings(max_new_tokens=50, tokens_per_second=20)
-    seconds = [len(wave) / 16_000 for wave in waves]
+    waves = [sound(0.6 + 0.35 * i, i) for i in range(8)]
+    settings = GenerationSettings(max_new_tokens=22, tokens_per_second=5, num_beams=beams)
 
-    def texts(chosen):
+    def written(chosen):
         batch = processor([Clip(waves[i], "transcribe") for i in chosen])
-        return generate_texts(
-            model, processor, batch, model.audio_tokens(batch), [seconds[i] for i in chosen], settings
-        )
+        seconds = [len(waves[i]) / 16_000 for i in chosen]
+        return generate_texts(model, processor, batch, model.audio_tokens(batch), seconds, settings)
 
-    together = texts(range(len(waves)))
+    # A token that is written often becomes the end symbol, so that some texts end and some are cut; or none ends.
+    ids = model.generate(processor([Clip(wave, "transcribe") for wave in waves]), max_new_tokens=20)
+    common = ids.flatten().bincount().argsort(descending=True)
+    model.config.eos_token_id = processor.config.eos_token_id = int(common[3]) if ends else 10_000
+    together = written(range(len(waves)))
+    assert len({settings.cap(len(wave) / 16_000) for wave in waves}) > 5
+    assert {ended for *_, ended in together} == ({True, False} if ends else {False})
     for i, (text, logp, ended) in enumerate(together):
-        ((alone, alone_logp, _),) = texts([i])
-        assert not ended
-        assert text == alone and logp == pytest.approx(alone_logp, abs=1e-4)
-    assert len({min(50, 10 + int(20 * s)) for s in seconds}) > 1
+        ((alone, alone_logp, alone_ended),) = written([i])
+        assert (text, ended) == (alone, alone_ended) and logp == pytest.approx(alone_logp, abs=1e-4)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_log_probabilities_are_those_of_all_scores_without_keeping_them(tiny_teacher, waves, beams, monkeypatch):
+    model, processor = tiny_teacher
+    first = model.generate(processor([Clip(wave, "transcribe") for wave in waves]), max_new_tokens=8)[0]
+    model.config.eos_token_id = processor.config.eos_token_id = int(first[4])
+    batch = processor([Clip(wave, "transcribe") for wave in waves])
+    options = {"num_beams": beams, "max_new_tokens": 9, "return_dict_in_generate": True}
+    whole = model.generate(batch, output_scores=True, **options)
+    expected_BT = model.llm.compute_transition_scores(
+        whole.sequences, whole.scores, getattr(whole, "beam_indices", None), normalize_logits=beams == 1
+    )
+    kept, generate = [], type(model).generate
+
+    def spy(*arguments, **more):
+        kept.append(generate(*arguments, **more))
+        return kept[-1]
+
+    monkeypatch.setattr(type(model), "generate", spy)
+    settings = GenerationSettings(num_beams=beams, max_new_tokens=9)
+    texts = generate_texts(model, processor, batch, model.audio_tokens(batch), [30.0] * len(waves), settings)
+    assert kept[0].scores is None and kept[0].logits is None
+    for (_, logp, _), ids, expected_T in zip(texts, whole.sequences.tolist(), expected_BT, strict=True):
+        end = ids.index(model.config.eos_token_id) + 1 if model.config.eos_token_id in ids else len(ids)
+        assert logp == pytest.approx(float(expected_T[:end].mean()), abs=1e-6)
 
 
 def test_every_row_gets_its_own_text_whatever_the_batches(tiny_teacher, tiny_data):
