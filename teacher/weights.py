@@ -8,7 +8,6 @@ from collections.abc import Container
 from pathlib import Path
 
 import torch
-from data.hashing import hash_of
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from data.errors import InputError
+from data.hashing import hash_of
 from data.paths import file_sha256, resolve, written_whole
 from teacher.released import read_checkpoint, salmonn_tensors
 
@@ -121,11 +121,6 @@ def load_pretrained(kind: type, folder: Path, dtype: torch.dtype, **options: obj
 def is_trained_part(key: str) -> bool:
     """Whether a tensor is what SALMONN's training adds: the connector (with norms) and the LoRA updates."""
     return key.startswith("connector.") or ".lora_" in key
-
-
-def trained_part(model: nn.Module) -> dict[str, Tensor]:
-    """The connector and the LoRA updates of a model."""
-    return {key: value for key, value in model.state_dict().items() if is_trained_part(key)}
 
 
 def save_trained_part(

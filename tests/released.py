@@ -2,6 +2,8 @@
 
 import torch
 
+from teacher.weights import is_trained_part
+
 SIZES = {
     "embed_dim": 16,
     "encoder_layers": 2,
@@ -15,6 +17,11 @@ SIZES = {
 }
 CFG = SIZES | {"input_patch_size": 16, "conv_bias": False, "deep_norm": True}
 CFG |= {"layer_norm_first": False, "activation_fn": "gelu", "dropout": 0.1, "predictor_class": 527}
+
+
+def trained_part(model):
+    """The connector and the LoRA updates of a model."""
+    return {key: value for key, value in model.state_dict().items() if is_trained_part(key)}
 
 
 def released_beats(model):

@@ -89,10 +89,6 @@ class CacheWriter:
         with open(self._folder / "failed.jsonl", "ab", buffering=0) as file:
             file.write(line.encode())
 
-    def failed_ids(self) -> set[str]:
-        """The ids listed as failed when the folder was opened, and those listed since."""
-        return self._failed
-
     def close(self) -> None:
         """Writes what is left."""
         self._flush()

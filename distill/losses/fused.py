@@ -20,6 +20,9 @@ from distill.losses.divergences import Divergence, DivergenceName, divergence_na
 from distill.losses.signals import DenseSignal, HeadSignal, SparseSignal, TeacherSignal
 from distill.losses.universal import SpanSignal, span_loss
 
+BlockSignal = DenseSignal | SparseSignal | SpanSignal
+"""What the rows of a signal are."""
+
 
 @dataclass(frozen=True)
 class LossParts:
@@ -33,7 +36,6 @@ class LossParts:
         agreement: positions where student and teacher hold the same id most probable; 0 without a signal, or of another
             vocabulary.
         correct: positions where the student holds the label most probable.
-        tokens: N.
     """
 
     loss: torch.Tensor
@@ -41,7 +43,6 @@ class LossParts:
     kd: torch.Tensor
     agreement: torch.Tensor
     correct: torch.Tensor
-    tokens: int
 
 
 def fused_loss(
@@ -106,7 +107,7 @@ def fused_loss(
     settings = _Settings(ce_weight, kd_weight, named, temperature, chunk_rows, block_rows, even=tail == "even")
     with_gradient = torch.is_grad_enabled()
     loss, *sums = _FusedLoss.apply(hidden_ND, head_weight_VD, labels_N, signal, settings, with_gradient)
-    return LossParts(loss, *sums, tokens=N)
+    return LossParts(loss, *sums)
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ class _Totals:
         self.ce, self.kd = torch.zeros(2, dtype=dtype, device=device)
         self.agreement, self.correct = torch.zeros(2, dtype=torch.int64, device=device)
 
-    def add(self, block: "_Block", labels_N: torch.Tensor, signal: TeacherSignal | None) -> None:
+    def add(self, block: "_Block", labels_N: torch.Tensor, signal: BlockSignal | None) -> None:
         """A block's losses and what it holds most probable."""
         self.ce += block.ce_N.sum()
         self.correct += (block.top1_N == labels_N).sum()
@@ -200,7 +201,7 @@ class _Totals:
 def _chunk_loss(
     logits_NV: torch.Tensor,
     labels_N: torch.Tensor,
-    signal: TeacherSignal | None,
+    signal: BlockSignal | None,
     settings: _Settings,
     exact_NV: torch.Tensor,
     totals: _Totals,
@@ -240,7 +241,7 @@ class _Block:
 
 
 def _block_loss(
-    logits_NV: torch.Tensor, labels_N: torch.Tensor, signal: TeacherSignal | None, settings: _Settings
+    logits_NV: torch.Tensor, labels_N: torch.Tensor, signal: BlockSignal | None, settings: _Settings
 ) -> _Block:
     """The loss of a block; the logits are overwritten, mostly by the gradient."""
     match signal:

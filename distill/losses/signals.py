@@ -22,11 +22,12 @@ class TeacherSignal(Protocol):
     def rows(self, start: int, end: int) -> "TeacherSignal":
         """The signal of some positions."""
 
-    def to(self, device: torch.device | str) -> "TeacherSignal":
-        """The signal on a device."""
 
-    def top1_N(self) -> torch.Tensor:
-        """int64 [N], the teacher's most probable ids; -1 where it names none."""
+class CachedSignal(TeacherSignal, Protocol):
+    """What the cache says of N supervised positions."""
+
+    def to(self, device: torch.device | str) -> "CachedSignal":
+        """The signal on a device."""
 
     def kept_mass(self) -> float:
         """The probability of the outcomes that it names, summed over what is distilled: positions, or spans of them."""
@@ -49,17 +50,9 @@ class DenseSignal:
         """The signal of some positions."""
         return DenseSignal(self.logits_NV[start:end])
 
-    def to(self, device: torch.device | str) -> "DenseSignal":
-        """The signal on a device."""
-        return DenseSignal(self.logits_NV.to(device, non_blocking=True))
-
     def top1_N(self) -> torch.Tensor:
         """int64 [N], the teacher's most probable ids."""
         return self.logits_NV.argmax(1)
-
-    def kept_mass(self) -> float:
-        """All of it at each position."""
-        return float(len(self))
 
 
 @dataclass(frozen=True)
@@ -85,18 +78,6 @@ class HeadSignal:
         if padding := self.ids - logits_NV.shape[1]:
             logits_NV = torch.nn.functional.pad(logits_NV, (0, padding), value=-torch.inf)
         return DenseSignal(logits_NV)
-
-    def to(self, device: torch.device | str) -> "HeadSignal":
-        """The signal on a device."""
-        return HeadSignal(self.hidden_ND.to(device), self.head_VD.to(device), self.ids)
-
-    def top1_N(self) -> torch.Tensor:
-        """int64 [N], the teacher's most probable ids."""
-        return self.rows(0, len(self)).top1_N()
-
-    def kept_mass(self) -> float:
-        """All of it at each position."""
-        return float(len(self))
 
 
 @dataclass(frozen=True)

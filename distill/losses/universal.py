@@ -34,7 +34,7 @@ from distill.losses.alignment import Span
 
 @dataclass(frozen=True)
 class SpanSignal:
-    """A teacher of another vocabulary at N of the student's positions; a `TeacherSignal` (`distill/losses/signals.py`).
+    """A teacher of another vocabulary at N of the student's positions; a `CachedSignal` (`distill/losses/signals.py`).
 
     Attributes:
         p_SK: float, the most probable outcomes of each span in falling order; 0 at padding.

@@ -13,7 +13,7 @@ from distill.losses.ctc import CtcHead, has_room
 from distill.losses.fused import fused_loss
 from distill.losses.matching import LAST, FeatureMatching, TeacherFeatures, outputs_of
 from distill.losses.settings import KdSettings, LossWeights
-from distill.losses.signals import TeacherSignal
+from distill.losses.signals import CachedSignal, TeacherSignal
 from distill.losses.universal import SpanSignal
 from distill.models.frozen import FrozenTeacher
 from teacher.connector import AudioStates
@@ -41,7 +41,7 @@ class Example:
     """
 
     batch: Batch
-    signal: TeacherSignal | None = None
+    signal: CachedSignal | None = None
     states: AudioStates | None = None
     heard: Batch | None = None
     features: TeacherFeatures | None = None

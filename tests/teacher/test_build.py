@@ -12,9 +12,9 @@ from data.errors import InputError
 from distill.recipe.reading import read_recipe
 from teacher.build import build_teacher, missing_parts, weights_hash
 from teacher.processor import Clip
-from teacher.weights import load_trained_part, save_trained_part, trained_part
+from teacher.weights import load_trained_part, save_trained_part
 from tests.conftest import SENTENCES
-from tests.released import SIZES
+from tests.released import SIZES, trained_part
 
 
 def settings_of(recipe, *overrides):

@@ -9,8 +9,8 @@ from distill.recipe.reading import read_recipe
 from teacher.beats import BeatsEncoder, BeatsSettings
 from teacher.build import build_teacher
 from teacher.released import beats_settings, beats_tensors, read_checkpoint
-from teacher.weights import load_exactly, trained_part
-from tests.released import CFG, SIZES, released_beats, released_salmonn
+from teacher.weights import load_exactly
+from tests.released import CFG, SIZES, released_beats, released_salmonn, trained_part
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from distill.losses.ctc import CtcHead
 from distill.losses.matching import FeatureMatching, MatchSettings
 from distill.losses.settings import KdSettings, LossWeights
-from distill.losses.signals import DenseSignal
+from distill.losses.signals import SparseSignal
 from distill.models.frozen import FrozenTeacher
 from distill.training.objective import Example, Objective
 from student.shrink import StudentSettings, shrink
@@ -33,8 +33,9 @@ def student(tiny_teacher):
 def example_of(processor, waves, texts=TEXTS, seed=0):
     batch = processor([Clip(wave, "transcribe", text) for wave, text in zip(waves, texts, strict=True)])
     positions = int((batch.labels_BT != -100).sum())
-    logits_NV = 3 * torch.randn(positions, 301, generator=torch.Generator().manual_seed(seed))
-    return Example(batch, DenseSignal(logits_NV))
+    logp_NV = (3 * torch.randn(positions, 301, generator=torch.Generator().manual_seed(seed))).log_softmax(1)
+    ids_NV = torch.arange(301).expand_as(logp_NV)  # the whole vocabulary is kept
+    return Example(batch, SparseSignal(ids_NV, logp_NV, torch.zeros(positions), largest_id=300))
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_units_are_counted_before_the_computation(example, student, tiny_teacher
         "tokens": sum(map(len, texts)),
         "distilled": sum(map(len, texts)),
         "ctc_tokens": sum(len(text) - 1 for text in texts),
-        "kept_mass": sum(map(len, texts)),  # a teacher in memory keeps all of it
+        "kept_mass": sum(map(len, texts)),
         "frames": (110 + 280 + 174) // 2,
         "windows": 55 // 8 + 140 // 8 + 87 // 8,
         "columns": 0,
@@ -80,7 +81,7 @@ def test_the_losses_are_those_of_plain_pytorch(objective, example, student, tiny
 
     rows, labels_N = supervised(batch.labels_BT)
     logits_NV = student(batch).logits.flatten(0, 1)[rows]
-    p_NV = (example.signal.logits_NV / 2).softmax(-1)
+    p_NV = (example.signal.logp_NK / 2).softmax(-1)
     frames_B = (batch.features.mel_frames_B + 1) // 2
     own, theirs = (m.encoder(batch.features.mel_BMT, batch.features.mel_frames_B) for m in (student, teacher))
     audio_NH = student.audio_tokens(batch)
