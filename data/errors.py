@@ -1,9 +1,10 @@
 """The one exception for bad input, and the wrapper that turns it into exit status 2."""
 
-import os
 import sys
 import time
 from collections.abc import Callable
+
+from data.ranks import launched_rank
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 and the number of the signal, as shells count."""
@@ -21,7 +22,7 @@ def run_cli(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
-        if int(os.environ.get("RANK", 0)) > 0:
+        if launched_rank() > 0:
             # Mostly every rank finds the same: the first one says it, and the launcher ends the others meanwhile.
             time.sleep(10)
         print(f"error: {error}", file=sys.stderr, flush=True)

@@ -15,6 +15,11 @@ def canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 
+def seed_of(value: Any) -> int:
+    """A whole number of 48 bits, as if by chance, that depends on a JSON value alone: the same on every machine."""
+    return int(hash_of(value)[:12], 16)
+
+
 def drawn(value: Any) -> float:
-    """A number in [0, 1), as if by chance, that depends on a JSON value alone: the same on every machine."""
-    return int(hash_of(value)[:12], 16) / 16**12
+    """As `seed_of`, a number in [0, 1)."""
+    return seed_of(value) / 2**48

@@ -1,6 +1,5 @@
 """Trains by a recipe: `deepspeed distill/train.py --config configs/kd_mini.json`."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from data.cache.reader import CacheReader
 from data.errors import INTERRUPTED, run_cli
 from data.paths import resolve
 from data.prompts import instruction
+from data.ranks import launched_rank
 from distill.models.frozen import frozen_teacher
 from distill.models.sizes import beside
 from distill.models.students import processor_of, student_of
@@ -46,7 +46,7 @@ def main() -> None:
             cache = CacheReader(resolve(recipe.cache.folder), cache_identity(*settings, rows, processor))
         student = student_of(recipe, teacher, processor)
         theirs, processor = processor, processor_of(recipe, student, processor)
-        if int(os.environ.get("RANK", 0)) == 0 and not (recipe.run_dir / "checkpoints" / "latest").is_file():
+        if launched_rank() == 0 and not (recipe.run_dir / "checkpoints" / "latest").is_file():
             wording = instruction(recipe.data.prompts, next(iter(recipe.data.prompts)))
             print(beside({"teacher": (teacher, theirs), "student": (student, processor)}, wording), flush=True)
         del teacher  # in float32, and with its adapters apart

@@ -9,12 +9,10 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import os
-
-from distill.recipe.reading import recipe_of, recipe_parser
-
 from data.errors import InputError, run_cli
+from data.ranks import launched_rank, launched_world
 from distill.recipe.inputs import require_inputs
+from distill.recipe.reading import recipe_of, recipe_parser
 from distill.recipe.splits import files_of, read_split
 from teacher.build import build_teacher
 from teacher.cache import cache_identity, fill_cache
@@ -44,8 +42,8 @@ def main() -> None:
         split.rows,
         *settings,
         identity,
-        rank=int(os.environ.get("RANK", 0)),
-        world=int(os.environ.get("WORLD_SIZE", 1)),
+        rank=launched_rank(),
+        world=launched_world(),
     )
 
 

@@ -7,7 +7,6 @@ deepspeed scripts/evaluate.py --model student                       # on several
 
 import argparse
 import json
-import os
 import shutil
 import sys
 from contextlib import redirect_stdout
@@ -18,11 +17,11 @@ from typing import get_args
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.errors import InputError, run_cli
+from data.ranks import launched_rank
 
 with redirect_stdout(sys.stderr):  # DeepSpeed says which device it found, as it is imported
-    from distill.recipe.reading import recipe_of, recipe_parser
-
     from distill.recipe.inputs import require_inputs
+    from distill.recipe.reading import recipe_of, recipe_parser
     from distill.recipe.recipe import Recipe
     from distill.recipe.test_sets import KINDS, Selection
     from distill.report import print_table, write_report
@@ -97,7 +96,7 @@ def main() -> None:
             found = evaluate(recipe, arguments.model, checkpoint, selection, arguments.quantise)
             if found is not None:
                 report(recipe, selection, arguments.model)
-    if arguments.json and int(os.environ.get("RANK", 0)) == 0:
+    if arguments.json and launched_rank() == 0:
         print(json.dumps(found, indent=2, ensure_ascii=False))
 
 

@@ -9,21 +9,21 @@ from typing import Literal
 
 import numpy as np
 import torch
-from data.cache.row import CachedRow, CacheIdentity
-from data.hashing import hash_of
-from data.rows.row import Row
 from pydantic import Field
 from torch import Tensor
 
 from data.batches import batches_by_length
 from data.cache.files import read_failed
+from data.cache.row import CachedRow, CacheIdentity
 from data.cache.targets import MAX_DRAWS, Feature, SparseTargets, Target, draw, sparsify
 from data.cache.writer import CacheWriter
 from data.errors import InputError
+from data.hashing import hash_of, seed_of
 from data.paths import resolve
 from data.progress import Progress
 from data.prompts import Prompts, instruction
 from data.rows.manifest import Manifest, fingerprint_of
+from data.rows.row import Row
 from data.settings import Settings
 from data.sound.audio import SAMPLE_RATE, load_clip
 from data.sound.features import Features
@@ -214,7 +214,7 @@ def _cache_batch(
         model, processor, prompt, audio_NH, [len(wave) / SAMPLE_RATE for wave in waves], generation
     )
     texts = {"reference": [row.text for row in rows], "hypothesis": [text for text, *_ in written]}
-    seeds = [int(hash_of(row.id)[:12], 16) for row in rows]  # a row's draws are its own, whatever its batch
+    seeds = [seed_of(row.id) for row in rows]  # a row's draws are its own, whatever its batch
     targets = {kind: _targets(model, lay_out(texts[kind]), audio_NH, cache, seeds) for kind in cache.targets}
     kept = _features(model, features, states, audio_NH, cache.features)
     return [

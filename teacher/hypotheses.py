@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from time import monotonic
 
 import torch
-from data.rows.row import Row
 from pydantic import Field
 from torch import Tensor
 from transformers import LogitsProcessor, StoppingCriteria
@@ -16,6 +15,7 @@ from transformers import LogitsProcessor, StoppingCriteria
 from data.batches import batches_by_length
 from data.errors import InputError
 from data.progress import Progress
+from data.rows.row import Row
 from data.settings import Settings
 from data.sound.audio import SAMPLE_RATE, load_clip
 from teacher.model import Batch, SalmonnForConditionalGeneration
@@ -204,3 +204,4 @@ def write_hypotheses(
                 raise InputError(hypothesis.fault)
             yield hypothesis
         progress.add(len(indices))
+        began = monotonic()

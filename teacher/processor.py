@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from data.rows.row import Row
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from data.batches import batches_by_length
 from data.rows.manifest import durations_of
+from data.rows.row import Row
+from data.sound.audio import load_clip
 from data.sound.features import HOP, WINDOW_S, Features, fbank, log_mel
 from teacher.config import SalmonnConfig
 from teacher.connector import windows_of
@@ -54,6 +56,19 @@ class SalmonnProcessor:
         """Seconds that the encoder hears of each row's clip: at least 1, the margin with it, at most 30."""
         margin_s = WINDOW_S if self.config.margin_s is None else self.config.margin_s
         return np.minimum(np.maximum(durations_of(rows), 1.0) + margin_s, WINDOW_S)
+
+    def decoded(self, rows: Sequence[Row], max_seconds: float) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+        """Batches of rows of like length, the longest first: their indices, and their clips' samples.
+
+        Args:
+            rows: Any.
+            max_seconds: Padded audio seconds of a batch.
+
+        Raises:
+            InputError: A clip cannot be read; names the file.
+        """
+        for indices in batches_by_length(self.seconds(rows), max_seconds):
+            yield indices, [load_clip(rows[i]) for i in indices]
 
     def audio_slots(self, mel_frames: int) -> int:
         """Audio tokens of a clip of so many mel frames."""

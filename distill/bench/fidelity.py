@@ -18,14 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.batches import batches_by_length
 from data.cache.reader import CacheReader
 from data.cache.row import CachedRow, CacheIdentity
 from data.cache.targets import SparseTargets, draw, sparsify
 from data.cache.writer import CacheWriter
 from data.paths import written_whole
 from data.prompts import instruction
-from data.sound.audio import load_clip
 from distill.losses.signals import SparseSignal
 from distill.models.loading import load_for_scoring
 from distill.models.students import student_of
@@ -112,15 +110,15 @@ WAYS = {"tail bucket": tail_gradient, "renormalised": renormalised_gradient, "sp
 def logits_of(model: SalmonnForConditionalGeneration, processor: SalmonnProcessor, rows: list, prompts: dict) -> Tensor:
     """Logits (N, V) at the supervised positions of all rows, row after row whatever the batches."""
     parts: dict[int, Tensor] = {}
-    for batch_rows in batches_by_length(processor.seconds(rows), 120):
-        asked = [instruction(prompts, rows[i].task, question=rows[i].question) for i in batch_rows]
-        clips = [Clip(load_clip(rows[i]), of, rows[i].text) for i, of in zip(batch_rows, asked, strict=True)]
+    for indices, waves in processor.decoded(rows, 120):
+        asked = [instruction(prompts, rows[i].task, question=rows[i].question) for i in indices]
+        clips = [Clip(wave, of, rows[i].text) for i, wave, of in zip(indices, waves, asked, strict=True)]
         batch = processor(clips).to(model.device)
         positions, _ = supervised(batch.labels_BT)
         hidden_ND = model.hidden(batch).flatten(0, 1)[positions]
         logits_NV = model.llm.get_output_embeddings()(hidden_ND).float().cpu()
         lengths = (batch.labels_BT != -100).sum(1).tolist()
-        parts |= zip(batch_rows, logits_NV.split(lengths), strict=True)
+        parts |= zip(indices, logits_NV.split(lengths), strict=True)
     return torch.cat([parts[i] for i in range(len(rows))])
 
 

@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from data.cache.row import CachedRow
 
 from data.cache.reader import CacheReader
+from data.cache.row import CachedRow
 from data.cache.targets import SparseTargets
 from data.cache.writer import CacheWriter
 from data.errors import InputError, run_cli

@@ -1,6 +1,5 @@
 """The two models of a recipe as they are scored: built or loaded, adapters folded in, on their device."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from data.errors import InputError
 from distill.models.students import untrained_student
+from distill.recipe.identity import NOT_OF_A_MODEL, counting
 from distill.recipe.recipe import Recipe
 from teacher.build import build_teacher
 from teacher.device import DTYPES, pick_device
@@ -93,14 +93,9 @@ def _require_same_recipe(recipe: Recipe, folder: Path) -> None:
         then = Recipe.model_validate_json(made_by.read_text())  # keys that came later have their defaults
     except ValidationError as error:
         raise InputError(f"{made_by}: cannot be read ({error.error_count()} faults); train the model again") from error
-    then, now = (json.loads(of.model_dump_json()) for of in (then, recipe))
-    # Where training starts, and in what precision a model is scored, do not change what it is.
-    passing = {"teacher": ("dtype", "precision", "weights", "shapes"), "student": ("weights", "llm_shapes")}
-    for section, keys in passing.items():
-        sides = [dict(tree[section] or {}) for tree in (then, now)]
-        for side in sides:
-            for key in keys:
-                side.pop(key, None)
+    trees = [counting(of, NOT_OF_A_MODEL) for of in (then, recipe)]
+    for section in ("teacher", "student"):
+        sides = [tree[section] or {} for tree in trees]
         differs = [key for key in sides[0].keys() | sides[1].keys() if sides[0].get(key) != sides[1].get(key)]
         if differs:
             key = sorted(differs)[0]

@@ -1,6 +1,5 @@
 """A recipe's student as training starts from it; where its layers are ranked, on clips of the training set."""
 
-import os
 import random
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,6 +12,7 @@ from data.batches import batches_by_length
 from data.errors import InputError
 from data.paths import resolve
 from data.prompts import instruction
+from data.ranks import launched_rank
 from data.sound.audio import SAMPLE_RATE, load_clip
 from data.sound.features import HOP
 from distill.recipe.recipe import Recipe
@@ -102,7 +102,7 @@ def _with_layers_named(
     lengths = {part: there[part] - number for part, number in counts.items() if number < there[part]}
     distances = block_distances(teacher.eval(), _calibration(recipe, processor), lengths)
     named = {f"{part}_layers": least_needed(of, there[part]) for part, of in distances.items()}
-    if int(os.environ.get("RANK", 0)) == 0:
+    if launched_rank() == 0:
         for name, layers in named.items():
             print(f"ranked: student.{name}={list(layers)}", flush=True)
     return settings.model_copy(update=named)

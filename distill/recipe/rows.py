@@ -1,10 +1,10 @@
 """The rows of a recipe's annotation files: those to train on as its policies leave them, those held out as they are."""
 
-import os
 from typing import TYPE_CHECKING
 
 from data.paths import resolve
 from data.prompts import require_prompts
+from data.ranks import launched_rank
 from data.rows.manifest import Manifest, read_manifest
 from data.rows.policy import read_training_rows
 from data.rows.row import Row
@@ -24,7 +24,7 @@ def read_rows(recipe: "Recipe", path: str) -> Manifest:
         rows = read_manifest(resolve(path))[: data.limit].heard(data.mono)
         require_prompts(rows, data.prompts)
         return rows
-    quiet = int(os.environ.get("RANK", 0)) > 0
+    quiet = launched_rank() > 0
     scan = resolve(data.scan) if data.scan else None
     file, root = shard_manifest(path) if data.source == "shards" else (resolve(path), None)
     rows = read_training_rows(file, data.faults, data.lengths, root=root, scan=scan, limit=data.limit, quiet=quiet)

@@ -1,7 +1,6 @@
 """Scores one model of a recipe on held-out sets: hypotheses, WER, caption scores, sizes, times; or a submission."""
 
 import json
-import os
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from data.hashing import hash_of
 from data.paths import REPOSITORY, resolve, written_whole
 from data.prompts import instruction
+from data.ranks import launched_rank, launched_world
 from data.rows.row import Row
 from distill.efficiency.measuring import Measured
 from distill.models.loading import load_for_scoring, parameter_counts, part_bytes, student_folder
@@ -173,7 +173,7 @@ def _written(
         "folder": folder,
     }
     model, processor = load_for_scoring(recipe, what.which, folder, what.quantise)
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, world = launched_rank(), launched_world()
     if world > 1:  # they hand nothing to one another, and the slowest may take as long as it wants
         torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))
     path = results_folder(recipe, selection) / what.name / "hypotheses.jsonl"

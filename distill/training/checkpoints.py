@@ -16,6 +16,7 @@ from data.paths import file_sha256, resolve, written_whole
 from data.rows.manifest import fingerprint_of
 from data.rows.row import Row
 from data.rows.shards import layout_hash
+from distill.recipe.identity import NOT_OF_A_RUN, counting
 from distill.recipe.recipe import Recipe
 from teacher.build import weights_hash
 from teacher.weights import folder_hash, locate
@@ -27,17 +28,8 @@ LOGS = ("steps.jsonl", "validation.jsonl", "texts.jsonl")
 def run_identity(recipe: Recipe, rows: Sequence[Row], world: int, cache: CacheIdentity | None = None) -> dict[str, str]:
     """What must be equal for a checkpoint to be continued, as named hashes.
 
-    How often a run is saved and watched is no part of it. Frozen weights are not in a checkpoint, so the teacher is.
+    Frozen weights are not in a checkpoint, so the teacher is part of it.
     """
-    tree = json.loads(recipe.model_dump_json())
-    for key in ("save_every", "keep_checkpoints", "validate_every", "validate_clips", "validate_shown", "prefetch"):
-        tree["train"].pop(key)
-    for key in ("best_by", "export", "timeout_s"):
-        tree["train"].pop(key)
-    for section in ("valid", "test"):
-        tree["data"].pop(section)
-    for key in ("description", "generation", "evaluation", "runs", "results", "cache"):
-        tree.pop(key)
     start, llm = (recipe.student.weights, recipe.student.llm) if recipe.student else (None, None)
     if recipe.teacher.random_weights:
         llm = None
@@ -47,7 +39,7 @@ def run_identity(recipe: Recipe, rows: Sequence[Row], world: int, cache: CacheId
     # Shards of another layout would be batched otherwise.
     layout = {"shards": layout_hash(rows)} if recipe.data.source == "shards" else {}
     return layout | {
-        "recipe": hash_of(tree),
+        "recipe": hash_of(counting(recipe, NOT_OF_A_RUN)),
         "teacher": weights_hash(recipe.teacher),
         "start": "".join(parts),
         "rows": fingerprint_of(rows),

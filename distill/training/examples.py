@@ -6,12 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.batches import batches_by_length
 from data.cache.reader import CacheReader
 from data.cache.row import CachedRow
 from data.cache.targets import Target
 from data.errors import InputError
-from data.hashing import hash_of
+from data.hashing import drawn
 from data.progress import Progress
 from data.prompts import instruction
 from data.rows.manifest import Manifest
@@ -63,11 +62,11 @@ class Examples:
         """Computes the frozen encoder's states of all rows once, in bf16 (1.0 kB a frame at width 512)."""
         kept: dict[int, AudioStates] = {}
         progress = Progress("encoder states", len(self.rows), quiet=quiet)
-        for batch in batches_by_length(self.processor.seconds(self.rows), max_seconds):
-            features = self.processor.features([load_clip(self.rows[i]) for i in batch])
+        for indices, waves in self.processor.decoded(self.rows, max_seconds):
+            features = self.processor.features(waves)
             states = model.encode(features.to(model.device)).to("cpu", torch.bfloat16)
-            kept |= zip(batch, states.split(), strict=True)
-            progress.add(len(batch))
+            kept |= zip(indices, states.split(), strict=True)
+            progress.add(len(indices))
         self._kept = [kept[i] for i in range(len(self.rows))]
 
     def __call__(self, indices: list[int], losses: LossWeights) -> Example:
@@ -140,8 +139,7 @@ class Examples:
     def _which(self, entry: CachedRow) -> Target:
         """The text that a row is trained on, the same one throughout a run."""
         wanted = self.recipe.train.hypotheses
-        drawn = int(hash_of([self.recipe.seed, entry.id])[:12], 16) / 16**12 < wanted.share
-        if not drawn or not entry.hypothesis or not entry.hypothesis_ended:
+        if drawn([self.recipe.seed, entry.id]) >= wanted.share or not entry.hypothesis or not entry.hypothesis_ended:
             return "reference"
         if entry.hypothesis_wer is not None:
             good = entry.hypothesis_wer <= wanted.max_wer

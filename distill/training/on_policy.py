@@ -10,7 +10,7 @@ import deepspeed
 import torch
 from torch import Tensor
 
-from data.hashing import hash_of
+from data.hashing import drawn
 from distill.losses.settings import LossWeights
 from distill.recipe.recipe import Recipe
 from distill.training.objective import Example
@@ -40,8 +40,7 @@ class OnPolicy:
 
     def chosen(self, step: int, losses: LossWeights) -> bool:
         """Whether a step (counted from 0) is on-policy: the same on every rank, and after a restart."""
-        drawn = int(hash_of([self.seed, "on_policy", step])[:12], 16) / 16**12
-        return losses.kd > 0 and drawn < self.settings.fraction
+        return losses.kd > 0 and drawn([self.seed, "on_policy", step]) < self.settings.fraction
 
     @staticmethod
     def weights(losses: LossWeights) -> LossWeights:

@@ -5,10 +5,8 @@ from typing import Literal
 import deepspeed
 import torch
 
-from data.batches import batches_by_length
 from data.prompts import instruction
 from data.rows.row import Row
-from data.sound.audio import load_clip
 from distill.losses.settings import LossWeights
 from distill.recipe.recipe import Recipe
 from distill.recipe.test_sets import grouped, of_kind
@@ -63,8 +61,8 @@ def _cross_entropy(
     objective: Objective, processor: SalmonnProcessor, rows: list[Row], instructions: list[str], max_seconds: float
 ) -> float:
     weights, total, tokens = LossWeights(ce=1.0), 0.0, 0
-    for batch in batches_by_length(processor.seconds(rows), max_seconds):
-        clips = [Clip(load_clip(rows[i]), instructions[i], rows[i].text) for i in batch]
+    for indices, waves in processor.decoded(rows, max_seconds):
+        clips = [Clip(wave, instructions[i], rows[i].text) for i, wave in zip(indices, waves, strict=True)]
         example = Example(processor(clips).to(objective.student.device))
         counts = example.counts(objective.student)
         _, sums = objective(example, weights, counts)
@@ -75,12 +73,12 @@ def _cross_entropy(
 def _ctc_texts(objective: Objective, processor: SalmonnProcessor, rows: list[Row]) -> dict[str, str]:
     model = objective.student
     texts: dict[int, str] = {}
-    for batch in batches_by_length(processor.seconds(rows), 120.0):
-        features = processor.features([load_clip(rows[i]) for i in batch])
+    for indices, waves in processor.decoded(rows, 120.0):
+        features = processor.features(waves)
         states = model.encode(features.to(model.device))
         audio_NH = model.connector(states)
         # ZeRO 3 gathers a module's weights for its forward pass alone, and this is not it.
         with deepspeed.zero.GatheredParameters(list(objective.ctc.parameters())):
             paths = objective.ctc.decode(audio_NH, model.connector.windows(states.frames_B))
-        texts |= {i: processor.tokenizer.decode(ids) for i, ids in zip(batch, paths, strict=True)}
+        texts |= {i: processor.tokenizer.decode(ids) for i, ids in zip(indices, paths, strict=True)}
     return {rows[i].id: text for i, text in texts.items()}

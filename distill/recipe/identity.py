@@ -1,0 +1,27 @@
+"""Which keys of a recipe do not count where two recipes are asked whether they are the same."""
+
+import json
+
+from distill.recipe.recipe import Recipe
+
+NOT_OF_A_RUN = (
+    *("description", "runs", "results", "data.valid", "data.test", "cache", "generation", "evaluation"),
+    *("train.save_every", "train.keep_checkpoints", "train.best_by", "train.export", "train.prefetch"),
+    *("train.validate_every", "train.validate_clips", "train.validate_shown", "train.timeout_s"),
+)
+"""A run goes on under others of these: where it lies, how often it is saved and watched, what is done after it."""
+NOT_OF_A_MODEL = (
+    *("teacher.dtype", "teacher.precision", "teacher.weights", "teacher.shapes"),
+    *("student.weights", "student.llm_shapes"),
+)
+"""Where training starts, and in what precision a model is scored, do not change what it is."""
+
+
+def counting(recipe: Recipe, without: tuple[str, ...]) -> dict:
+    """A recipe as JSON has it, without some of its keys (`a.b`); a section that the recipe does not have is null."""
+    tree = json.loads(recipe.model_dump_json())
+    for key in without:
+        section, _, name = key.rpartition(".")
+        if (of := tree[section] if section else tree) is not None:
+            del of[name]
+    return tree
