@@ -45,12 +45,14 @@ def main() -> None:
             settings = (recipe.teacher, recipe.cache, recipe.generation, recipe.data.prompts)
             cache = CacheReader(resolve(recipe.cache.folder), cache_identity(*settings, rows, processor))
         student = student_of(recipe, teacher, processor)
-        theirs, processor = processor, processor_of(recipe, student, processor)
+        teacher_processor, processor = processor, processor_of(recipe, student, processor)
         if launched_rank() == 0 and not (recipe.run_dir / "checkpoints" / "latest").is_file():
             wording = instruction(recipe.data.prompts, next(iter(recipe.data.prompts)))
-            print(beside({"teacher": (teacher, theirs), "student": (student, processor)}, wording), flush=True)
+            print(
+                beside({"teacher": (teacher, teacher_processor), "student": (student, processor)}, wording), flush=True
+            )
         del teacher  # in float32, and with its adapters apart
-        trainer = Trainer(recipe, student, processor, frozen_teacher(recipe), cache, theirs)
+        trainer = Trainer(recipe, student, processor, frozen_teacher(recipe), cache, teacher_processor)
     trainer.train()
     if trainer.stopped:
         sys.exit(INTERRUPTED)

@@ -115,11 +115,8 @@ def shrink(
     Raises:
         InputError: A layer list does not fit the teacher.
     """
-    own = teacher.llm
-    if llm is not None:
-        teacher.llm = llm  # not copied, nor merged, only to be dropped
-    source = copy.deepcopy(teacher)
-    teacher.llm = own
+    # Where another LLM comes in, the teacher's own is not copied only to be dropped.
+    source = copy.deepcopy(teacher, {} if llm is None else {id(teacher.llm): copy.deepcopy(llm)})
     merge_lora(source)
     encoder_layers = layers_kept(settings.encoder_layers, len(source.encoder.layers), "encoder_layers")
     llm_layers = layers_kept(settings.llm_layers, source.llm.config.num_hidden_layers, "llm_layers")

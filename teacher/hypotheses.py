@@ -204,4 +204,3 @@ def write_hypotheses(
                 raise InputError(hypothesis.fault)
             yield hypothesis
         progress.add(len(indices))
-        began = monotonic()

@@ -61,10 +61,10 @@ def one(way: str, arguments: argparse.Namespace) -> dict[str, float]:
     prepare_process()
     with tempfile.TemporaryDirectory() as name, redirect_stdout(sys.stderr):
         recipe = _over_noise(way, arguments, Path(name))
-        student, theirs = _student(recipe)
-        processor = processor_of(recipe, student, theirs)
-        cache = _made_up_cache(recipe, theirs) if recipe.trains_from_cache else None
-        trainer = Trainer(recipe, student, processor, frozen_teacher(recipe), cache, theirs)
+        student, teacher_processor = _student(recipe)
+        processor = processor_of(recipe, student, teacher_processor)
+        cache = _made_up_cache(recipe, teacher_processor) if recipe.trains_from_cache else None
+        trainer = Trainer(recipe, student, processor, frozen_teacher(recipe), cache, teacher_processor)
         built = peak_bytes(trainer.engine.device)
         forget_peak(trainer.engine.device)
         trainer.train()
@@ -106,20 +106,22 @@ def _student(recipe: Recipe) -> tuple[SalmonnForConditionalGeneration, SalmonnPr
     dtype = torch.bfloat16 if recipe.deepspeed.get("bf16", {}).get("enabled") else torch.float32
     if recipe.teacher.random_weights:
         with torch.device("meta"):  # its processor alone: the teacher takes no memory
-            _, theirs = build_teacher(recipe.teacher, dtype)
-        return untrained_student(recipe)[0].to(dtype), theirs
-    teacher, theirs = build_teacher(recipe.teacher, dtype)
-    return student_of(recipe, teacher, theirs), theirs
+            _, teacher_processor = build_teacher(recipe.teacher, dtype)
+        return untrained_student(recipe)[0].to(dtype), teacher_processor
+    teacher, teacher_processor = build_teacher(recipe.teacher, dtype)
+    return student_of(recipe, teacher, teacher_processor), teacher_processor
 
 
-def _made_up_cache(recipe: Recipe, theirs: SalmonnProcessor) -> CacheReader:
+def _made_up_cache(recipe: Recipe, teacher_processor: SalmonnProcessor) -> CacheReader:
     """A cache of random ids, in the form and of the size that the teacher's would have."""
     rows, rng = read_rows(recipe, recipe.data.train), np.random.default_rng(0)
-    identity = cache_identity(recipe.teacher, recipe.cache, recipe.generation, recipe.data.prompts, rows, theirs)
-    ids_of = theirs.config.llm_config.vocab_size
+    identity = cache_identity(
+        recipe.teacher, recipe.cache, recipe.generation, recipe.data.prompts, rows, teacher_processor
+    )
+    ids_of = teacher_processor.config.llm_config.vocab_size
     with CacheWriter(resolve(recipe.cache.folder), identity, rank=0, world=1) as writer:
         for row in rows:
-            token_ids = np.array(theirs.text_ids(row.text), np.int32)
+            token_ids = np.array(teacher_processor.text_ids(row.text), np.int32)
             counts = rng.geometric(1 / KEPT, len(token_ids)).clip(1, min(recipe.cache.top_k, ids_of)).astype(np.int32)
             ids = np.concatenate([rng.choice(ids_of, count, replace=False) for count in counts]).astype(np.int32)
             falling = np.concatenate([_falling(count) for count in counts])

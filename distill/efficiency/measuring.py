@@ -137,8 +137,8 @@ class _Worker:
         line = self.answers.readline()
         if not line:
             status = self.process.wait()
-            said = (self.log.read_text().strip().splitlines() or ["no message"])[-1]
-            cause = "killed, most likely for want of memory" if status == -9 else said
+            message = (self.log.read_text().strip().splitlines() or ["no message"])[-1]
+            cause = "killed, most likely for want of memory" if status == -9 else message
             raise InputError(f"measuring the {self.name} failed: {cause}")
         answer = json.loads(line)
         if "error" in answer:

@@ -31,20 +31,20 @@ class Alignment:
     """Cuts a text as two processors tokenise it, end symbols included (see `SalmonnProcessor.text_ids`).
 
     Args:
-        student: The student's processor.
-        teacher: The teacher's.
+        student_processor: The student's.
+        teacher_processor: The teacher's.
 
     Raises:
         InputError: A tokenizer cannot say which characters a token stands for.
     """
 
-    def __init__(self, student: SalmonnProcessor, teacher: SalmonnProcessor) -> None:
-        self.teacher = teacher
-        self._own, self._theirs = _Offsets(student), _Offsets(teacher)
+    def __init__(self, student_processor: SalmonnProcessor, teacher_processor: SalmonnProcessor) -> None:
+        self.teacher_processor = teacher_processor
+        self._student_offsets, self._teacher_offsets = _Offsets(student_processor), _Offsets(teacher_processor)
 
     def __call__(self, text: str) -> list[Span]:
         """The spans of a text, in order; its end symbols are the last one."""
-        return spans(*self._own(text), *self._theirs(text))
+        return spans(*self._student_offsets(text), *self._teacher_offsets(text))
 
 
 def spans(student: Offsets, student_kept: int, teacher: Offsets, teacher_kept: int) -> list[Span]:
@@ -59,10 +59,10 @@ def spans(student: Offsets, student_kept: int, teacher: Offsets, teacher_kept: i
         teacher: The same of the teacher's.
         teacher_kept: The same of the teacher's.
     """
-    own, theirs = _boundaries(student, student_kept), _boundaries(teacher, teacher_kept)
+    own, other = _boundaries(student, student_kept), _boundaries(teacher, teacher_kept)
     ends, i, j = [(0, 0)], 0, 0
-    while i < len(own) and j < len(theirs):
-        (at, first, last), (other_at, other_first, other_last) = own[i], theirs[j]
+    while i < len(own) and j < len(other):
+        (at, first, last), (other_at, other_first, other_last) = own[i], other[j]
         if first <= other_last and other_first <= last:
             ends.append((at, other_at))
             i, j = i + 1, j + 1

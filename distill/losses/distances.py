@@ -37,22 +37,24 @@ def distance(own_ND: Tensor, teacher_ND: Tensor, kind: Distance) -> Tensor:
     return squared_N.sum() / spread
 
 
-def between_windows(tokens_ND: Tensor, frames_B: Tensor, theirs: tuple[int, int], own: tuple[int, int]) -> Tensor:
+def between_windows(
+    tokens_ND: Tensor, frames_B: Tensor, teacher_window: tuple[int, int], student_window: tuple[int, int]
+) -> Tensor:
     """Tokens of the teacher's windows at the centres of the student's: linear between two, held at the ends.
 
     Args:
         tokens_ND: One for each of the teacher's windows, clip after clip.
         frames_B: Encoder frames of each clip.
-        theirs: Length and stride of the teacher's windows, frames.
-        own: Of the student's.
+        teacher_window: Length and stride of the teacher's windows, frames.
+        student_window: Of the student's.
 
     Returns:
         One row for each of the student's windows, clip after clip; the same tokens where the windows are the same.
     """
-    counts_B, wanted_B = windows_of(frames_B, *theirs), windows_of(frames_B, *own)
+    counts_B, wanted_B = windows_of(frames_B, *teacher_window), windows_of(frames_B, *student_window)
     clip_M = torch.arange(len(frames_B), device=frames_B.device).repeat_interleave(wanted_B)
     number_M = torch.arange(len(clip_M), device=frames_B.device) - (wanted_B.cumsum(0) - wanted_B)[clip_M]
-    (length, stride), (own_length, own_stride) = theirs, own
+    (length, stride), (own_length, own_stride) = teacher_window, student_window
     place_M = (number_M * own_stride + (own_length - length) / 2) / stride
     last_M = counts_B[clip_M] - 1
     place_M = place_M.clamp(min=0).minimum(last_M)

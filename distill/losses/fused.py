@@ -97,7 +97,7 @@ def fused_loss(
         raise ValueError(f"{N} hidden states, {len(labels_N)} labels, teacher: {signal and len(signal)}")
     if isinstance(signal, SparseSignal) and signal.largest_id >= V:
         raise ValueError(f"the teacher's vocabulary is not the student's: id {signal.largest_id} in {V} ids")
-    if isinstance(signal, HeadSignal) and not len(signal.head_VD) <= signal.ids == V:
+    if isinstance(signal, HeadSignal) and not len(signal.head_VD) <= signal.vocab_size == V:
         raise ValueError(f"the teacher's vocabulary is not the student's: {len(signal.head_VD)} ids, not {V}")
     if isinstance(signal, DenseSignal) and signal.logits_NV.shape[1] != V:
         raise ValueError(f"the teacher's vocabulary is not the student's: {signal.logits_NV.shape[1]} ids, not {V}")

@@ -86,7 +86,7 @@ class FeatureMatching(nn.Module):
 
     Args:
         student: The model that is trained.
-        theirs: The teacher's configuration.
+        teacher_config: The teacher's configuration.
         settings: What is matched how.
         names: The features that a stage matches.
 
@@ -97,44 +97,44 @@ class FeatureMatching(nn.Module):
     def __init__(
         self,
         student: SalmonnForConditionalGeneration,
-        theirs: SalmonnConfig,
+        teacher_config: SalmonnConfig,
         settings: MatchSettings,
         names: set[str] = frozenset(),
     ) -> None:
         super().__init__()
         own = student.config
         self.settings = settings
-        self.windows = [(config.window_frames, config.window_stride) for config in (theirs, own)]
+        self.windows = [(config.window_frames, config.window_stride) for config in (teacher_config, own)]
         depths = {
-            "encoder": [config.encoder_config.encoder_layers for config in (own, theirs)],
-            "hidden": [config.llm_config.num_hidden_layers for config in (own, theirs)],
+            "encoder": [config.encoder_config.encoder_layers for config in (own, teacher_config)],
+            "hidden": [config.llm_config.num_hidden_layers for config in (own, teacher_config)],
         }
         self.layers = {name: _by_side(name, getattr(settings, f"{name}_layers"), of) for name, of in depths.items()}
         self.project = nn.ModuleDict()
-        llms = [config.llm_config.hidden_size for config in (own, theirs)]
+        llms = [config.llm_config.hidden_size for config in (own, teacher_config)]
         if llms[0] != llms[1]:
             projected = ["audio_tokens"] if "audio_tokens" in names else []
             projected += [f"hidden_{i}" for i in range(len(settings.hidden_layers))] if "hidden" in names else []
             self.project.update({name: nn.Linear(*llms) for name in projected})
         if "beats" in names:
-            beats = BeatsSettings(**theirs.beats_config)
+            beats = BeatsSettings(**teacher_config.beats_config)
             self.column, patches = column_frames(beats.input_patch_size), FBANK_BINS // beats.input_patch_size
             self.project["beats"] = nn.Linear(own.encoder_config.d_model, patches * beats.encoder_embed_dim)
 
     @torch.no_grad()
     def answer(
-        self, teacher: SalmonnForConditionalGeneration, heard: Batch, frames_B: Tensor, names: set[str], llm: bool
+        self, teacher: SalmonnForConditionalGeneration, batch: Batch, frames_B: Tensor, names: set[str], llm: bool
     ) -> TeacherFeatures:
         """What the teacher makes of a batch, in one pass through those of its parts that are needed.
 
         Args:
             teacher: In evaluation mode.
-            heard: The clips and texts as the teacher gets them.
+            batch: The clips and texts as the teacher gets them.
             frames_B: Encoder frames that the student has of each clip.
             names: The features that are matched now.
             llm: Whether its LLM is asked, for hidden states or for distributions.
         """
-        out, features = TeacherFeatures(), heard.features
+        out, features = TeacherFeatures(), batch.features
         with outputs_of(
             teacher.encoder.layers, teacher.encoder.layer_norm, self.layers["encoder"][1] if "encoder" in names else ()
         ) as seen:
@@ -151,7 +151,7 @@ class FeatureMatching(nn.Module):
         if "beats" in names:
             out.beats_BCD = teacher.beats.columns(sound_BPD, FBANK_BINS)
         if llm:
-            out.hidden_BTH, out.hidden = self.hidden_states(teacher, 1, heard, teacher.connector(states))
+            out.hidden_BTH, out.hidden = self.hidden_states(teacher, 1, batch, teacher.connector(states))
         if "audio_tokens" in names:
             # Cut to the frames that the student has.
             states.speech_BTD, states.frames_B = states.speech_BTD[:, : int(frames_B.max())], frames_B

@@ -62,12 +62,13 @@ class HeadSignal:
     Attributes:
         hidden_ND: its last hidden states.
         head_VD: its head's weight, of the same dtype.
-        ids: rows of the student's head; those past the teacher's only pad the same vocabulary, and have probability 0.
+        vocab_size: rows of the student's head; those past the teacher's only pad the same vocabulary, and have
+            probability 0.
     """
 
     hidden_ND: torch.Tensor
     head_VD: torch.Tensor
-    ids: int
+    vocab_size: int
 
     def __len__(self) -> int:
         return len(self.hidden_ND)
@@ -75,7 +76,7 @@ class HeadSignal:
     def rows(self, start: int, end: int) -> DenseSignal:
         """The logits of some positions."""
         logits_NV = self.hidden_ND[start:end] @ self.head_VD.T
-        if padding := self.ids - logits_NV.shape[1]:
+        if padding := self.vocab_size - logits_NV.shape[1]:
             logits_NV = torch.nn.functional.pad(logits_NV, (0, padding), value=-torch.inf)
         return DenseSignal(logits_NV)
 

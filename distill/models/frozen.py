@@ -3,64 +3,55 @@
 Letters: B clips, T positions, N supervised positions of all clips, V vocabulary, D width.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 import deepspeed
 import torch
 from torch import Tensor, nn
 
 from data.errors import InputError
+from distill.losses.matching import FeatureMatching, TeacherFeatures
 from distill.losses.signals import HeadSignal
 from distill.recipe.recipe import Recipe
 from teacher.build import build_teacher
 from teacher.model import Batch, SalmonnForConditionalGeneration, merge_lora, supervised
 
-T = TypeVar("T")
 
-
-class FrozenTeacher(nn.Module):
-    """The teacher, answering questions without a gradient.
-
-    A question is a function of the model. It is asked within the forward pass of a module because that is where
-    DeepSpeed, which may have partitioned the weights, begins to follow which of them are fetched.
+class FrozenTeacher:
+    """The teacher, asked without a gradient.
 
     Args:
         model: The teacher, adapters folded in where its LLM is asked.
     """
 
     def __init__(self, model: SalmonnForConditionalGeneration) -> None:
-        super().__init__()
         self.model = model.eval().requires_grad_(False)
-        self._engine: list[nn.Module] = [self]  # in a list, nn.Module does not see it
+        self._module: nn.Module = _Asked(self.model)
 
-    @torch.no_grad()
-    def forward(self, question: Callable[[SalmonnForConditionalGeneration], T]) -> T:
-        """What the model answers."""
-        return question(self.model)
-
-    def ask(self, question: Callable[[SalmonnForConditionalGeneration], T]) -> T:
-        """What the model answers, whether its weights are whole here or partitioned."""
-        return self._engine[0](question)
+    def features(
+        self, matching: FeatureMatching, batch: Batch, frames_B: Tensor, names: set[str], llm: bool
+    ) -> TeacherFeatures:
+        """What it makes of a batch (see `FeatureMatching.answer`)."""
+        return self._module(batch, matching, frames_B, names, llm)
 
     @contextmanager
-    def signal(self, batch: Batch, ids: int, hidden_BTD: Tensor | None = None) -> Iterator[HeadSignal]:
+    def signal(self, batch: Batch, vocab_size: int, hidden_BTD: Tensor | None = None) -> Iterator[HeadSignal]:
         """Its distributions at the supervised positions; logits come into being for the rows that are asked for.
 
         Args:
             batch: The clips as the teacher gets them, with their texts.
-            ids: Rows of the student's head, which may be more than the teacher's.
+            vocab_size: Rows of the student's head, which may be more than the teacher's.
             hidden_BTD: Its LLM's last hidden states, where they are there already.
         """
         if hidden_BTD is None:
-            hidden_BTD = self.ask(lambda model: model.hidden(batch))
+            hidden_BTD = self._module(batch).hidden_BTH
         rows_N, _ = supervised(batch.labels_BT)
         head_VD = self.model.llm.get_output_embeddings().weight
-        with deepspeed.zero.GatheredParameters([head_VD], enabled=self._engine[0] is not self):
-            yield HeadSignal(hidden_BTD.flatten(0, 1)[rows_N], head_VD, ids)
+        with deepspeed.zero.GatheredParameters([head_VD], enabled=hasattr(head_VD, "ds_id")):
+            yield HeadSignal(hidden_BTD.flatten(0, 1)[rows_N], head_VD, vocab_size)
 
-    def place(self, recipe: Recipe, device: torch.device) -> "FrozenTeacher":
+    def place(self, recipe: Recipe, device: torch.device) -> None:
         """Puts the weights on a device; at ZeRO 3, each rank's share of them, by an engine of DeepSpeed's own.
 
         Raises:
@@ -68,17 +59,38 @@ class FrozenTeacher(nn.Module):
         """
         if recipe.deepspeed.get("zero_optimization", {}).get("stage") != 3:
             self.model.to(device)
-            return self
+            return
         dtypes = {parameter.dtype for parameter in self.model.parameters()}
         if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:
             raise InputError(
                 "teacher.precision: at ZeRO 3 a teacher in memory is partitioned, and its parts have one precision; "
                 "set teacher.dtype alone, or deepspeed.zero_optimization.stage=2"
             )
-        self._engine[0], *_ = deepspeed.initialize(
-            model=self, config=_partitioned(recipe.deepspeed, dtypes.pop()), dist_init_required=False
+        self._module, *_ = deepspeed.initialize(
+            model=self._module, config=_partitioned(recipe.deepspeed, dtypes.pop()), dist_init_required=False
         )
-        return self
+
+
+class _Asked(nn.Module):
+    """All that is asked of a model, in one forward pass: DeepSpeed fetches partitioned weights within one alone."""
+
+    def __init__(self, model: SalmonnForConditionalGeneration) -> None:
+        super().__init__()
+        self.model = model
+
+    @torch.no_grad()
+    def forward(
+        self,
+        batch: Batch,
+        matching: FeatureMatching | None = None,
+        frames_B: Tensor | None = None,
+        names: set[str] = frozenset(),
+        llm: bool = True,
+    ) -> TeacherFeatures:
+        """The features that are matched; without `matching` the LLM's last hidden states alone."""
+        if matching is None:
+            return TeacherFeatures(hidden_BTH=self.model.hidden(batch))
+        return matching.answer(self.model, batch, frames_B, names, llm)
 
 
 def frozen_teacher(recipe: Recipe) -> FrozenTeacher | None:

@@ -103,5 +103,5 @@ def _require_universal_possible(recipe: Recipe) -> None:
 
 def _hears_longer(recipe: Recipe) -> bool:
     """Whether the student hears more of a clip's end than the teacher; a margin of None is all of 30 s."""
-    own, heard = recipe.student.margin_s, recipe.teacher.margin_s
-    return heard is not None and (own is None or own > heard)
+    of_student, of_teacher = recipe.student.margin_s, recipe.teacher.margin_s
+    return of_teacher is not None and (of_student is None or of_student > of_teacher)

@@ -84,7 +84,7 @@ class TrainSettings(Settings):
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept; the best one is kept beside them")
     best_by: Literal["wer", "cider_d", "ce"] | None = Field(
         None,
-        description="figure of the validation, mean over its sets, that the best checkpoint has; null: wer where there "
+        description="metric of the validation, mean over its sets, that the best checkpoint has; null: wer where there "
         "is speech, else cider_d where there are captions, else ce",
     )
     export: Literal["last", "best"] = Field(

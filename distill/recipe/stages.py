@@ -73,7 +73,7 @@ class StageSettings(Settings):
         """The largest weight that each loss ever has: which losses there are."""
         return LossWeights(**{name: max(ends) for name, ends in self._ends().items()})
 
-    def losses_at(self, step: int) -> LossWeights:
+    def weights_at(self, step: int) -> LossWeights:
         """The weights at a step of the stage, counted from 0."""
         share = step / max(self.steps - 1, 1)
         if self.curve == "cosine":

@@ -100,14 +100,14 @@ def save(engine: DeepSpeedEngine, run_dir: Path, step: int, keep: int, best: int
     dist.barrier()
 
 
-def best_step(run_dir: Path, figure: str) -> int | None:
-    """The first step whose validation was the best by a figure (mean over the sets that have it); None without one."""
-    figures: dict[int, list[float]] = {}
+def best_step(run_dir: Path, metric: str) -> int | None:
+    """The first step whose validation was the best by a metric (mean over the sets that have it); None without one."""
+    values: dict[int, list[float]] = {}
     for record, _ in _records(run_dir / "validation.jsonl"):
-        if figure in record:
-            figures.setdefault(record["step"], []).append(record[figure])
-    sign = -1 if figure == "cider_d" else 1
-    return min(figures, key=lambda step: (sign * sum(figures[step]) / len(figures[step]), step), default=None)
+        if metric in record:
+            values.setdefault(record["step"], []).append(record[metric])
+    sign = -1 if metric == "cider_d" else 1
+    return min(values, key=lambda step: (sign * sum(values[step]) / len(values[step]), step), default=None)
 
 
 def was_validated(run_dir: Path, step: int) -> bool:
@@ -115,15 +115,15 @@ def was_validated(run_dir: Path, step: int) -> bool:
     return any(record["step"] == step for record, _ in _records(run_dir / "validation.jsonl"))
 
 
-def load_best(engine: DeepSpeedEngine, run_dir: Path, figure: str) -> int:
-    """Loads the best checkpoint by a figure of the validation and gives its step; all ranks take part.
+def load_best(engine: DeepSpeedEngine, run_dir: Path, metric: str) -> int:
+    """Loads the best checkpoint by a metric of the validation and gives its step; all ranks take part.
 
     Raises:
-        InputError: No validation had the figure, or that checkpoint is gone or damaged.
+        InputError: No validation had the metric, or that checkpoint is gone or damaged.
     """
-    step = best_step(run_dir, figure)
+    step = best_step(run_dir, metric)
     if step is None:
-        raise InputError(f"train.export 'best': no validation of {run_dir} has '{figure}'; set train.export=last")
+        raise InputError(f"train.export 'best': no validation of {run_dir} has '{metric}'; set train.export=last")
     folder = run_dir / "checkpoints" / f"step_{step}"
     if not _is_whole(folder):
         raise InputError(f"{folder}: the best checkpoint is gone or damaged; --set train.export=last takes the last")

@@ -39,7 +39,7 @@ class Examples:
         processor: The student's.
         rows: Training rows.
         cache: The teacher's cache, where distillation uses it.
-        teacher: The teacher's processor, where it is in memory and hears the clips otherwise.
+        teacher_processor: The teacher's, where it is in memory and hears the clips otherwise.
         alignment: Of the student's tokens and the teacher's, where their vocabularies are of different kinds.
     """
 
@@ -49,10 +49,10 @@ class Examples:
         processor: SalmonnProcessor,
         rows: Manifest,
         cache: CacheReader | None = None,
-        teacher: SalmonnProcessor | None = None,
+        teacher_processor: SalmonnProcessor | None = None,
         alignment: Alignment | None = None,
     ) -> None:
-        self.teacher, self.alignment = teacher, alignment
+        self.teacher_processor, self.alignment = teacher_processor, alignment
         self.recipe, self.processor, self.rows, self.cache = recipe, processor, rows, cache
         self._lock = Lock()
         self._kept: list[AudioStates] | None = None
@@ -69,13 +69,13 @@ class Examples:
             progress.add(len(indices))
         self._kept = [kept[i] for i in range(len(self.rows))]
 
-    def __call__(self, indices: list[int], losses: LossWeights) -> Example:
-        """The example of these rows, with what the stage's losses need of the teacher."""
-        heard = None
+    def __call__(self, indices: list[int], weights: LossWeights) -> Example:
+        """The example of these rows, with what the stage's weights need of the teacher."""
+        teacher_batch = None
         rows = [self.rows[i] for i in indices]
         # A stage that matches features alone asks for no text.
-        with_signal = losses.kd > 0 and not self.recipe.asks_teacher
-        with_text = any((losses.ce, losses.kd, losses.hidden))
+        with_signal = weights.kd > 0 and not self.recipe.asks_teacher
+        with_text = any((weights.ce, weights.kd, weights.hidden))
         from_cache = with_signal or (with_text and self.recipe.train.hypotheses.share > 0)
         cached = self._cached(rows) if from_cache else []
         which = [self._which(entry) for entry in cached] or ["reference"] * len(rows)
@@ -95,37 +95,40 @@ class Examples:
         else:
             waves = [load_clip(row) for row in rows]
             features = self.processor.features(waves)
-            asked = (losses.features and not self.recipe.matches_from_cache) or (losses.kd and self.recipe.asks_teacher)
-            if asked and self.teacher is not None:
-                heard = self.teacher.lay_out(self.teacher.features(waves), instructions, texts)
+            asked = (weights.features and not self.recipe.matches_from_cache) or (
+                weights.kd and self.recipe.asks_teacher
+            )
+            if asked and self.teacher_processor is not None:
+                teacher_features = self.teacher_processor.features(waves)
+                teacher_batch = self.teacher_processor.lay_out(teacher_features, instructions, texts)
         batch = self.processor.lay_out(features, instructions, texts)
         signal = self._signal(cached, which, texts) if with_signal else None
         known = columns_B = None
-        if losses.features and self.recipe.matches_from_cache:
-            known = self._features(rows, losses, features.mel_frames_B)
-        if losses.beats:
-            side = self.teacher.config.beats_config["input_patch_size"]
-            theirs_B = known.columns_B if known else heard.features.fbank_frames_B // side
-            columns_B = theirs_B.minimum(encoder_frames(features.mel_frames_B) // column_frames(side))
+        if weights.features and self.recipe.matches_from_cache:
+            known = self._features(rows, weights, features.mel_frames_B)
+        if weights.beats:
+            side = self.teacher_processor.config.beats_config["input_patch_size"]
+            teacher_B = known.columns_B if known else teacher_batch.features.fbank_frames_B // side
+            columns_B = teacher_B.minimum(encoder_frames(features.mel_frames_B) // column_frames(side))
         ids = tuple(row.id for row in rows)
-        return Example(batch, signal, states, heard, known, columns_B, ids, tuple(instructions))
+        return Example(batch, signal, states, teacher_batch, known, columns_B, ids, tuple(instructions))
 
-    def _features(self, rows: list[Row], losses: LossWeights, mel_frames_B: Tensor) -> TeacherFeatures:
+    def _features(self, rows: list[Row], weights: LossWeights, mel_frames_B: Tensor) -> TeacherFeatures:
         """The cached features that are matched, as far as the student hears."""
         with self._lock:
             cached = [self.cache.features(row.id) for row in rows]
         out = TeacherFeatures()
-        if losses.encoder:
+        if weights.encoder:
             frames = encoder_frames(mel_frames_B).tolist()
             parts = [torch.from_numpy(entry["encoder"])[:t] for entry, t in zip(cached, frames, strict=True)]
             states_BTD = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).float()
             out.encoder = [states_BTD] * len(self.recipe.train.match.encoder_layers)
-        if losses.audio_tokens:
-            theirs = self.recipe.teacher.window_frames, self.recipe.teacher.window_stride
-            slots = windows_of(encoder_frames(mel_frames_B), *theirs).tolist()
+        if weights.audio_tokens:
+            window = self.recipe.teacher.window_frames, self.recipe.teacher.window_stride
+            slots = windows_of(encoder_frames(mel_frames_B), *window).tolist()
             parts = [torch.from_numpy(entry["audio_tokens"])[:w] for entry, w in zip(cached, slots, strict=True)]
             out.audio_NH = torch.cat(parts).float()
-        if losses.beats:
+        if weights.beats:
             parts = [torch.from_numpy(entry["beats"]) for entry in cached]
             out.beats_BCD = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).float()
             out.columns_B = torch.tensor([len(part) for part in parts])
@@ -149,7 +152,7 @@ class Examples:
 
     def _signal(self, cached: list[CachedRow], which: list[Target], texts: list[str]) -> SparseSignal | SpanSignal:
         targets = []
-        asked = self.alignment.teacher if self.alignment else self.processor
+        asked = self.alignment.teacher_processor if self.alignment else self.processor
         for entry, name, text in zip(cached, which, texts, strict=True):
             target = entry.targets[name]
             if not np.array_equal(target.token_ids, asked.text_ids(text)):

@@ -14,7 +14,7 @@ _GOES_ON = "then the same command goes on from the last checkpoint"
 
 
 @contextmanager
-def told_in_one_line(run_dir: Path, timeout_s: float) -> Iterator[None]:
+def as_input_error(run_dir: Path, timeout_s: float) -> Iterator[None]:
     """Raises InputError for a full disk, a process that is gone, and a loss scale that cannot fall further.
 
     Args:
@@ -28,15 +28,15 @@ def told_in_one_line(run_dir: Path, timeout_s: float) -> Iterator[None]:
             raise
         raise InputError(f"{error.filename or run_dir}: cannot be written ({error.strerror}); {_no_room()}") from error
     except Exception as error:  # DeepSpeed and gloo raise these as plain Exception and RuntimeError
-        said = str(error)
-        if "PytorchStreamWriter failed" in said or "unexpected pos" in said:
+        message = str(error)
+        if "PytorchStreamWriter failed" in message or "unexpected pos" in message:
             raise InputError(f"{run_dir}: a checkpoint cannot be written in full; {_no_room()}") from error
-        if "loss scale already at minimum" in said:
+        if "loss scale already at minimum" in message:
             raise InputError(
                 "fp16: gradients overflow even at the lowest loss scale, so nothing is learned; lower the learning "
                 "rates or train in bf16 (deepspeed.bf16), then go on from the last checkpoint under another name"
             ) from error
-        if isinstance(error, dist.DistError) or "gloo" in said or "Connection closed by peer" in said:
+        if isinstance(error, dist.DistError) or "gloo" in message or "Connection closed by peer" in message:
             raise InputError(
                 f"rank {dist.get_rank()}: another process of this run is gone, or was silent for {timeout_s:g} s; see "
                 f"what it said last (a kill without a word: out of memory), {_GOES_ON}"

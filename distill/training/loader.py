@@ -32,7 +32,7 @@ class StepLoader:
         for stage in recipe.train.stages:
             chosen = examples.rows.among("task", stage.tasks) if stage.tasks else np.ones(len(examples.rows), bool)
             rows, processor = examples.rows.where(chosen), examples.processor
-            weights = row_weights(examples.rows, recipe.data.mix if stage.mix is None else stage.mix)
+            mix_weights = row_weights(examples.rows, recipe.data.mix if stage.mix is None else stage.mix)
             batches = LengthBatches(
                 processor.seconds(rows),
                 max_seconds=stage.max_seconds,
@@ -42,14 +42,14 @@ class StepLoader:
                 accumulation=accumulation,
                 text_tokens=list(processor.text_lengths(rows.values("text"))) if stage.max_text_tokens else (),
                 max_text_tokens=stage.max_text_tokens,
-                weights=None if weights is None else weights[chosen],
+                weights=None if mix_weights is None else mix_weights[chosen],
                 shards=shards_of(rows) if recipe.data.source == "shards" else None,
                 buffer_rows=recipe.data.buffer_rows,
             )
             if rank == 0:
                 sound, text = (f"{100 * share:.1f}%" for share in batches.padding())
-                told = f"{sound} of the sound" + (f" and {text} of the text" if stage.max_text_tokens else "")
-                print(f"{stage.name}: {batches.steps_per_epoch} steps an epoch, {told} is padding", flush=True)
+                padding = f"{sound} of the sound" + (f" and {text} of the text" if stage.max_text_tokens else "")
+                print(f"{stage.name}: {batches.steps_per_epoch} steps an epoch, {padding} is padding", flush=True)
             self._stages.append((batches, np.flatnonzero(chosen)))
         self._pool = ThreadPoolExecutor(max(recipe.train.prefetch, 1))
         self._coming: dict[int, list[Future[Example]]] = {}
@@ -66,5 +66,5 @@ class StepLoader:
     def _ask(self, step: int) -> list[Future[Example]]:
         index, within = self.recipe.locate(step)
         batches, chosen = self._stages[index]
-        losses = self.recipe.train.stages[index].losses_at(within)
-        return [self._pool.submit(self.examples, chosen[rows].tolist(), losses) for rows in batches.step(within)]
+        weights = self.recipe.train.stages[index].weights_at(within)
+        return [self._pool.submit(self.examples, chosen[rows].tolist(), weights) for rows in batches.step(within)]

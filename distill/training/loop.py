@@ -31,7 +31,7 @@ from distill.training.checkpoints import (
 from distill.training.engine import join_ranks, start_engine
 from distill.training.examples import Examples
 from distill.training.export import save_model
-from distill.training.failures import told_in_one_line
+from distill.training.failures import as_input_error
 from distill.training.loader import StepLoader
 from distill.training.objective import Objective
 from distill.training.on_policy import OnPolicy
@@ -39,7 +39,7 @@ from distill.training.optimizer import parameters_by_part
 from distill.training.run_log import RunLog
 from distill.training.step import OptimizerStep, sum_over_ranks
 from distill.training.stopping import StopRequest
-from distill.training.validation import figure_of, score_texts, validate
+from distill.training.validation import default_metric, score_texts, validate
 from student.shrink import set_trainable
 from teacher.device import give_back_memory
 from teacher.model import SalmonnForConditionalGeneration
@@ -61,7 +61,7 @@ class Trainer:
         processor: Its processor.
         teacher: The frozen teacher, where a stage asks it for what the cache does not have.
         cache: The teacher's cache, where a stage trains on what it holds.
-        theirs: The teacher's processor, where a stage trains on anything of the teacher's.
+        teacher_processor: The teacher's, where a stage trains on anything of the teacher's.
     """
 
     def __init__(
@@ -71,27 +71,27 @@ class Trainer:
         processor: SalmonnProcessor,
         teacher: FrozenTeacher | None = None,
         cache: CacheReader | None = None,
-        theirs: SalmonnProcessor | None = None,
+        teacher_processor: SalmonnProcessor | None = None,
     ) -> None:
         self.recipe, self.student, self.processor = recipe, student, processor
         join_ranks(recipe.train.timeout_s)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         stages = recipe.train.stages
         rows = read_rows(recipe, recipe.data.train)
-        if not (told := rows.with_text).all():
+        if not (with_text := rows.with_text).all():
             if self.rank == 0:
-                first = rows.where(~told)[0].id
-                print(f"{(~told).sum()} rows without a text are left out, the first of them {first}", flush=True)
-            rows = rows.where(told)
+                first = rows.where(~with_text)[0].id
+                print(f"{(~with_text).sum()} rows without a text are left out, the first of them {first}", flush=True)
+            rows = rows.where(with_text)
         if cache is not None:
             rows = _cached_rows(rows, cache, recipe.cache.folder)
-        hearing = None
-        if (teacher is not None or "beats" in recipe.matched) and not processor.hears_like(theirs.config):
-            hearing = theirs
-        alignment = Alignment(processor, theirs) if recipe.train.kd.vocabulary == "universal" else None
-        examples = Examples(recipe, processor, rows, cache, hearing, alignment)
-        looked_at = recipe.train.validate_clips
-        self.valid = {Path(path).stem: read_rows(recipe, path)[:looked_at] for path in recipe.data.valid}
+        batch_processor = None
+        if (teacher is not None or "beats" in recipe.matched) and not processor.hears_like(teacher_processor.config):
+            batch_processor = teacher_processor
+        alignment = Alignment(processor, teacher_processor) if recipe.train.kd.vocabulary == "universal" else None
+        examples = Examples(recipe, processor, rows, cache, batch_processor, alignment)
+        clips = recipe.train.validate_clips
+        self.valid = {Path(path).stem: read_rows(recipe, path)[:clips] for path in recipe.data.valid}
 
         trained = {part for part in PARTS if any(getattr(stage.lr, part) for stage in stages)}
         embeddings = bool(recipe.student and recipe.student.train_embeddings)
@@ -100,7 +100,7 @@ class Trainer:
         matching = None
         if recipe.matched:
             torch.manual_seed(recipe.seed)
-            matching = FeatureMatching(student, theirs.config, recipe.train.match, recipe.matched)
+            matching = FeatureMatching(student, teacher_processor.config, recipe.train.match, recipe.matched)
         objective = Objective(student, recipe.train.kd, ctc, teacher, matching)
         trained_parts = parameters_by_part(objective)
         self.engine = start_engine(recipe, objective)
@@ -116,11 +116,11 @@ class Trainer:
             world=self.world,
             accumulation=self.engine.gradient_accumulation_steps(),
         )
-        on_policy = OnPolicy(recipe, self.engine, processor, hearing)
+        on_policy = OnPolicy(recipe, self.engine, processor, batch_processor)
         self.one_step = OptimizerStep(recipe, self.engine, loader, on_policy, trained_parts)
-        said = validation_texts(recipe, theirs) if theirs and self.rank == 0 else {}
-        self.log = RunLog(recipe, self.engine.monitor, self.engine.device, said)
-        self.figure = recipe.train.best_by or figure_of([row for rows in self.valid.values() for row in rows])
+        teacher_texts = validation_texts(recipe, teacher_processor) if teacher_processor and self.rank == 0 else {}
+        self.log = RunLog(recipe, self.engine.monitor, self.engine.device, teacher_texts)
+        self.metric = recipe.train.best_by or default_metric([row for rows in self.valid.values() for row in rows])
         self.step = 0
         self.stopped, self._stop = False, StopRequest()
 
@@ -134,9 +134,9 @@ class Trainer:
         """Runs from the newest checkpoint, or from the start, to the last stage's end; `stopped` tells a signal did.
 
         Raises:
-            InputError: The loss is no number, or something outside ends the run (see `told_in_one_line`).
+            InputError: The loss is no number, or something outside ends the run (see `as_input_error`).
         """
-        with told_in_one_line(self.recipe.run_dir, self.recipe.train.timeout_s):
+        with as_input_error(self.recipe.run_dir, self.recipe.train.timeout_s):
             self._train()
 
     def _train(self) -> None:
@@ -159,7 +159,7 @@ class Trainer:
             if self._is_due() and not self.stopped:
                 better = self._validate()
             if self.step % settings.save_every == 0 or self.step == total or self.stopped or better:
-                best = best_step(self.recipe.run_dir, self.figure)
+                best = best_step(self.recipe.run_dir, self.metric)
                 save(self.engine, self.recipe.run_dir, self.step, settings.keep_checkpoints, best)
         if self.stopped and self.rank == 0:
             print(f"stopped at step {self.step}; the same command goes on from there", flush=True)
@@ -178,19 +178,19 @@ class Trainer:
         stage = self.recipe.train.stages[self.recipe.locate(self.step - 1)[0]]
         self.engine.eval()
         for name, rows in self.valid.items():
-            figures, texts = validate(self.recipe, self.engine.module, self.processor, rows, stage.used)
+            metrics, texts = validate(self.recipe, self.engine.module, self.processor, rows, stage.used)
             if self.rank == 0:
-                figures |= score_texts(rows, texts) if texts else {}
-                self.log.validation({"step": self.step, "set": name} | figures, rows, texts)
+                metrics |= score_texts(rows, texts) if texts else {}
+                self.log.validation({"step": self.step, "set": name} | metrics, rows, texts)
         # The first rank alone has written it.
-        return self._any(self.rank == 0 and best_step(self.recipe.run_dir, self.figure) == self.step)
+        return self._any(self.rank == 0 and best_step(self.recipe.run_dir, self.metric) == self.step)
 
     def save_model(self) -> tuple[Path, int]:
         """Writes the trained model of the recipe's choice; gives its folder and its step."""
         run_dir, step = self.recipe.run_dir, self.step
-        with told_in_one_line(run_dir, self.recipe.train.timeout_s):
+        with as_input_error(run_dir, self.recipe.train.timeout_s):
             if self.recipe.train.export == "best":
-                step = load_best(self.engine, run_dir, self.figure)
+                step = load_best(self.engine, run_dir, self.metric)
             return save_model(self.recipe, self.engine, self.processor), step
 
     def _resume(self) -> None:

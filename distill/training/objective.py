@@ -33,7 +33,7 @@ class Example:
         batch: The clips as the student gets them.
         signal: The teacher's word on their supervised positions, where a stage distils from the cache.
         states: The student's encoder states, where they are kept in memory.
-        heard: The clips and texts as a teacher in memory gets them, where it hears the clips otherwise.
+        teacher_batch: The clips and texts as a teacher in memory gets them, where it hears the clips otherwise.
         features: The teacher's features of the clips, where they are cached.
         columns_B: Columns of BEATs' states that are matched.
         ids: Of the rows.
@@ -43,7 +43,7 @@ class Example:
     batch: Batch
     signal: CachedSignal | None = None
     states: AudioStates | None = None
-    heard: Batch | None = None
+    teacher_batch: Batch | None = None
     features: TeacherFeatures | None = None
     columns_B: Tensor | None = None
     ids: tuple[str, ...] = ()
@@ -77,8 +77,8 @@ class Objective(nn.Module):
         student: The model that is trained.
         kd: Divergence settings.
         ctc: The CTC head, where a stage uses it.
-        teacher: A frozen teacher, where examples do not bring all of its features and distributions. It is kept out
-            of the module's parameters.
+        teacher: A frozen teacher, where examples do not bring all of its features and distributions. It is no module,
+            so none of its parameters is one of these.
         matching: The feature losses, where a stage has one.
     """
 
@@ -91,8 +91,7 @@ class Objective(nn.Module):
         matching: FeatureMatching | None = None,
     ) -> None:
         super().__init__()
-        self.student, self.kd, self.ctc, self.matching = student, kd, ctc, matching
-        self._teacher = [teacher]  # in a list, nn.Module does not see it
+        self.student, self.kd, self.ctc, self.matching, self.teacher = student, kd, ctc, matching, teacher
 
     def forward(
         self, example: Example, weights: LossWeights, counts: dict[str, float]
@@ -171,8 +170,8 @@ class Objective(nn.Module):
     ) -> AbstractContextManager[TeacherSignal | None]:
         """The teacher's word on the supervised positions: that of the example, or asked for now."""
         if weights.kd and example.signal is None:
-            ids = self.student.config.llm_config.vocab_size
-            return self._teacher[0].signal(example.heard or example.batch, ids, teacher_BTH)
+            vocab_size = self.student.config.llm_config.vocab_size
+            return self.teacher.signal(example.teacher_batch or example.batch, vocab_size, teacher_BTH)
         return nullcontext(example.signal if weights.kd else None)
 
     def _asked(self, example: Example, frames_B: Tensor, weights: LossWeights) -> TeacherFeatures:
@@ -180,5 +179,5 @@ class Objective(nn.Module):
         if example.features is not None:
             return example.features
         llm = weights.hidden > 0 or (weights.kd > 0 and example.signal is None)
-        heard = example.heard or example.batch
-        return self._teacher[0].ask(lambda model: self.matching.answer(model, heard, frames_B, weights.features, llm))
+        batch = example.teacher_batch or example.batch
+        return self.teacher.features(self.matching, batch, frames_B, weights.features, llm)

@@ -25,7 +25,7 @@ class OnPolicy:
         recipe: The run's recipe.
         engine: DeepSpeed's, around the objective.
         processor: The student's.
-        teacher: The teacher's, where it hears the clips otherwise.
+        teacher_processor: The teacher's, where it hears the clips otherwise.
     """
 
     def __init__(
@@ -33,19 +33,19 @@ class OnPolicy:
         recipe: Recipe,
         engine: deepspeed.DeepSpeedEngine,
         processor: SalmonnProcessor,
-        teacher: SalmonnProcessor | None = None,
+        teacher_processor: SalmonnProcessor | None = None,
     ) -> None:
         self.settings, self.seed, self.engine = recipe.train.on_policy, recipe.seed, engine
-        self.processor, self.teacher = processor, teacher
+        self.processor, self.teacher_processor = processor, teacher_processor
 
-    def chosen(self, step: int, losses: LossWeights) -> bool:
+    def chosen(self, step: int, weights: LossWeights) -> bool:
         """Whether a step (counted from 0) is on-policy: the same on every rank, and after a restart."""
-        return losses.kd > 0 and drawn([self.seed, "on_policy", step]) < self.settings.fraction
+        return weights.kd > 0 and drawn([self.seed, "on_policy", step]) < self.settings.fraction
 
     @staticmethod
-    def weights(losses: LossWeights) -> LossWeights:
+    def without_texts(weights: LossWeights) -> LossWeights:
         """The weights of such a step: nothing holds the student to a text that it wrote itself."""
-        return losses.model_copy(update={"ce": 0.0, "ctc": 0.0})
+        return weights.model_copy(update={"ce": 0.0, "ctc": 0.0})
 
     def rewrite(self, micro: list[Example], seeds: list[int]) -> list[Example]:
         """The micro-batches of a step, each with texts that the student draws for its clips.
@@ -72,7 +72,7 @@ class OnPolicy:
         prompt = self.processor.lay_out(features, instructions, [None] * len(instructions)).to(student.device)
         audio_NH = student.connector(student.encode(features))
         caps = [self.settings.cap(frames / 100) for frames in features.mel_frames_B.tolist()]
-        ids = student.config.llm_config.vocab_size
+        vocab_size = student.config.llm_config.vocab_size
         torch.manual_seed(seed)
         ids_BT = student.generate(
             prompt,
@@ -84,17 +84,18 @@ class OnPolicy:
             top_k=0,
             top_p=1.0,
             # A place for an audio token, and rows of the head that stand for nothing (the teacher need not have them).
-            suppress_tokens=[student.config.pad_token_id, *range(len(self.processor.tokenizer), ids)],
+            suppress_tokens=[student.config.pad_token_id, *range(len(self.processor.tokenizer), vocab_size)],
         )
         return [_whole(ids_T[:cap], student.config.eos_token_id) for ids_T, cap in zip(ids_BT, caps, strict=True)]
 
     def _with_texts(self, example: Example, texts: list[list[int]]) -> Example:
         device = example.batch.input_ids_BT.device
         batch = self.processor.lay_out(example.batch.features, example.instructions, texts).to(device)
-        heard = example.heard
-        if heard is not None:
-            heard = self.teacher.lay_out(heard.features, example.instructions, texts).to(device)
-        return replace(example, batch=batch, heard=heard, signal=None)
+        teacher_batch = example.teacher_batch
+        if teacher_batch is not None:
+            features = teacher_batch.features
+            teacher_batch = self.teacher_processor.lay_out(features, example.instructions, texts).to(device)
+        return replace(example, batch=batch, teacher_batch=teacher_batch, signal=None)
 
 
 def _whole(ids_T: Tensor, end: int) -> list[int]:

@@ -29,7 +29,7 @@ class RunLog:
     ) -> None:
         self.recipe, self.monitor, self.device = recipe, monitor, device
         self.run_dir, self.teacher_texts = recipe.run_dir, teacher_texts
-        self._heard: set[str] = set()
+        self._shown_sounds: set[str] = set()
 
     def step(self, record: dict, left_s: float) -> None:
         """A step's record, and now and then a line of it with the time left, in seconds."""
@@ -37,9 +37,9 @@ class RunLog:
         memory_gib = peak_bytes(self.device) / 2**30
         rates = {f"lr/{part}": rate for part, rate in record["lr"].items()}
         speed = {name: record[name] / record["seconds"] for name in ("tokens", "audio_s")}
-        figures = {name: value for name, value in record.items() if isinstance(value, float)} | rates
-        figures |= {"tokens_per_s": speed["tokens"], "audio_s_per_s": speed["audio_s"], "memory_gib": memory_gib}
-        self._monitored("train", figures, record["step"])
+        metrics = {name: value for name, value in record.items() if isinstance(value, float)} | rates
+        metrics |= {"tokens_per_s": speed["tokens"], "audio_s_per_s": speed["audio_s"], "memory_gib": memory_gib}
+        self._monitored("train", metrics, record["step"])
         done = record["step"] + 1
         if done % 10 == 0 or done in (1, self.recipe.total_steps):
             names = ("loss", *UNITS, "correct", "agreement", "kept_mass", "grad_norm")
@@ -67,15 +67,15 @@ class RunLog:
         ]
         _append(self.run_dir / "texts.jsonl", table)
         _append(self.run_dir / "validation.jsonl", [record])  # last: it says that this validation is done
-        figures = {name: value for name, value in record.items() if isinstance(value, float)}
-        self._monitored(f"validation/{record['set']}", figures, record["step"])
+        metrics = {name: value for name, value in record.items() if isinstance(value, float)}
+        self._monitored(f"validation/{record['set']}", metrics, record["step"])
         self._show(record, table, shown)
-        numbers = " ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        numbers = " ".join(f"{name} {value:.3f}" for name, value in metrics.items())
         print(f"validation {record['set']} at step {record['step']}: {numbers}", flush=True)
 
-    def _monitored(self, group: str, figures: dict[str, float], step: int) -> None:
+    def _monitored(self, group: str, metrics: dict[str, float], step: int) -> None:
         if self.monitor.enabled:
-            self.monitor.write_events([(f"{group}/{name}", value, step) for name, value in figures.items()])
+            self.monitor.write_events([(f"{group}/{name}", value, step) for name, value in metrics.items()])
 
     def _show(self, record: dict, table: list[dict], rows: list[Row]) -> None:
         """Texts and sounds on TensorBoard, which alone of DeepSpeed's monitors takes them through its writer."""
@@ -87,8 +87,8 @@ class RunLog:
         text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         board.summary_writer.add_text(f"texts/{record['set']}", text, record["step"])
         for row in rows:
-            if row.id not in self._heard:  # a sound does not change from step to step
-                self._heard.add(row.id)
+            if row.id not in self._shown_sounds:  # a sound does not change from step to step
+                self._shown_sounds.add(row.id)
                 wave = torch.from_numpy(load_clip(row))[None]
                 board.summary_writer.add_audio(f"sounds/{record['set']}/{row.id}", wave, record["step"], SAMPLE_RATE)
         board.flush()

@@ -54,13 +54,13 @@ class OptimizerStep:
         """
         index, within = self.recipe.locate(step)
         stage = self.recipe.train.stages[index]
-        weights = stage.losses_at(within)
+        weights = stage.weights_at(within)
         began = time.monotonic()
         made = self.loader.load(step)
-        seeds = [hash((self.recipe.seed, step, n * self.world + self.rank)) for n in range(len(made))]
+        seeds = [micro_batch_seed(self.recipe.seed, step, n * self.world + self.rank) for n in range(len(made))]
         own_texts = self.on_policy.chosen(step, weights)
         if own_texts:
-            weights = self.on_policy.weights(weights)
+            weights = self.on_policy.without_texts(weights)
             made = self.on_policy.rewrite([example.to(self.engine.device) for example in made], seeds)
         # Counted where they were made: on a GPU each count would wait for the device.
         student = self.engine.module.student
@@ -126,6 +126,19 @@ class OptimizerStep:
             f"the {what} is {value} at step {step}, over the clips {shown} (all: {path}); lower "
             f"train.stages.{stage}.lr (the last checkpoint is kept)"
         )
+
+
+def micro_batch_seed(seed: int, step: int, number: int) -> int:
+    """The seed of what is drawn for a micro-batch: its dropout, and texts that the student writes.
+
+    `hash` gives whole numbers the same value in every process; it is salted for texts alone.
+
+    Args:
+        seed: The recipe's.
+        step: Counted from 0.
+        number: Of the micro-batch, among those of all ranks at this step.
+    """
+    return hash((seed, step, number))
 
 
 def sum_over_ranks(rows: list[dict[str, float]], device: torch.device) -> dict[str, float]:

@@ -19,18 +19,18 @@ from teacher.processor import Clip, SalmonnProcessor
 
 @torch.no_grad()
 def validate(
-    recipe: Recipe, objective: Objective, processor: SalmonnProcessor, rows: list[Row], losses: LossWeights
+    recipe: Recipe, objective: Objective, processor: SalmonnProcessor, rows: list[Row], weights: LossWeights
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Cross-entropy, and texts by row id: from the LLM where the stage trains it, else from CTC's best path."""
     if not rows:
         return {}, {}
     instructions = [instruction(recipe.data.prompts, row.task, question=row.question) for row in rows]
-    if losses.ce or losses.kd:
+    if weights.ce or weights.kd:
         ce = _cross_entropy(objective, processor, rows, instructions, recipe.generation.max_seconds)
         pairs = list(zip(rows, instructions, strict=True))
         written = write_hypotheses(objective.student, processor, pairs, recipe.generation, quiet=True)
         return {"ce": ce}, {hypothesis.row.id: hypothesis.text for hypothesis in written}
-    return {}, _ctc_texts(objective, processor, rows) if losses.ctc else {}
+    return {}, _ctc_texts(objective, processor, rows) if weights.ctc else {}
 
 
 def score_texts(rows: list[Row], texts: dict[str, str]) -> dict[str, float]:
@@ -38,19 +38,19 @@ def score_texts(rows: list[Row], texts: dict[str, str]) -> dict[str, float]:
     speech, captions = of_kind(rows, "asr"), grouped(of_kind(rows, "aac"), "aac")
     kinds = {row.id for row in [*speech, *of_kind(rows, "aac")]}
     others = [row for row in rows if row.id not in kinds]
-    figures = {}
+    metrics = {}
     if speech:
-        figures["wer"] = score_asr([row.text for row in speech], [texts[row.id] for row in speech]).wer
+        metrics["wer"] = score_asr([row.text for row in speech], [texts[row.id] for row in speech]).wer
     if len(captions) > 1:
         references = [row.references or (row.text,) for row in captions]
-        figures["cider_d"] = cider_d(references, [texts[row.id] for row in captions])
+        metrics["cider_d"] = cider_d(references, [texts[row.id] for row in captions])
     if others:
         right = sum(texts[row.id] in (row.references or (row.text,)) for row in others)
-        figures["exact"] = right / len(others)
-    return figures
+        metrics["exact"] = right / len(others)
+    return metrics
 
 
-def figure_of(rows: list[Row]) -> Literal["wer", "cider_d", "ce"]:
+def default_metric(rows: list[Row]) -> Literal["wer", "cider_d", "ce"]:
     """What tells best how good a model is on these rows: see `train.best_by`."""
     if of_kind(rows, "asr"):
         return "wer"

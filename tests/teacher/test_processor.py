@@ -1,8 +1,11 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.rows.manifest import read_manifest
+from data.sound.audio import load_clip
 from teacher.connector import Connector
 from teacher.processor import MAX_TEXT_TOKENS, Clip, SalmonnProcessor
 
@@ -96,3 +99,15 @@ def test_a_saved_processor_lays_out_the_same(tiny_teacher, tmp_path, waves):
 def test_lengths_of_many_texts_are_those_of_each(processor):
     texts = ["Press One", "", "b" * (MAX_TEXT_TOKENS + 50)] * 2000  # more than are tokenised at a time
     assert list(processor.text_lengths(texts)) == [len(processor.text_ids(text)) for text in texts[:3]] * 2000
+
+
+def test_rows_are_decoded_in_batches_of_like_length(tiny_teacher, own_data):
+    _, processor = tiny_teacher
+    rows = read_manifest(own_data / "train.json")
+    batches = list(processor.decoded(rows, max_seconds=6))
+    assert sorted(i for indices, _ in batches for i in indices) == list(range(len(rows)))
+    longest = [processor.seconds(rows)[indices].max() for indices, _ in batches]
+    assert longest == sorted(longest, reverse=True) and len(batches) > 2
+    for indices, waves in batches:
+        assert len(indices) * processor.seconds(rows)[indices].max() <= 6
+        assert all(np.array_equal(wave, load_clip(rows[i])) for i, wave in zip(indices, waves, strict=True))

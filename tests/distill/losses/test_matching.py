@@ -242,7 +242,7 @@ def test_what_beats_hears_is_matched_column_by_column(tiny_salmonn, waves):
     def sums(clips):
         batch, heard = batch_of(own, clips), batch_of(processor, clips)
         columns_B = heard.features.fbank_frames_B // 16
-        example = Example(batch, heard=heard, columns_B=columns_B)
+        example = Example(batch, teacher_batch=heard, columns_B=columns_B)
         assert example.counts(student)["columns"] == int(columns_B.sum())
         return objective(example, LossWeights(beats=1), {"columns": 1})
 
@@ -274,7 +274,7 @@ def test_past_a_clips_end_no_sound_is_matched(tiny_salmonn, waves):
     own, heard = batch_of(SalmonnProcessor(processor.tokenizer, student.config), waves), batch_of(processor, waves)
     columns_B = heard.features.fbank_frames_B // 16
     assert columns_B.tolist() == [round(100 * len(wave) / 16_000) // 16 for wave in waves]
-    _, sums = objective(Example(own, heard=heard, columns_B=columns_B), LossWeights(beats=1), {"columns": 1})
+    _, sums = objective(Example(own, teacher_batch=heard, columns_B=columns_B), LossWeights(beats=1), {"columns": 1})
     sound_BPD, whole_B = teacher.hear_sounds(heard.features)
     states_BTD = student.encoder(own.features.mel_BMT, own.features.mel_frames_B)
     expected = 0.0

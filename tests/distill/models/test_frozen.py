@@ -50,7 +50,7 @@ def test_its_distributions_are_those_of_the_whole_logits(teacher, tiny_teacher, 
 def test_its_loss_and_gradient_are_those_of_a_cache_that_keeps_the_whole_vocabulary(
     tiny_recipe, fill_tiny_cache, teacher, tiny_teacher, tmp_path, margin_s, padding
 ):
-    hearing = tiny_teacher[1]
+    teacher_processor = tiny_teacher[1]
     whole = [NO_CTC, f"student.margin_s={margin_s}", "cache.top_p=1", "cache.top_k=1000", "cache.min_p=0"]
     folder, _ = fill_tiny_cache(f"cache.folder={tmp_path}/all", *whole[2:], model=teacher.model)
     cached, asked = (read_recipe(tiny_recipe, [*whole, f"train.teacher={name}"]) for name in ("cache", "memory"))
@@ -59,12 +59,12 @@ def test_its_loss_and_gradient_are_those_of_a_cache_that_keeps_the_whole_vocabul
     add_rows(llm, padding)
     student = shrink(teacher.model, cached.student, 0, llm).eval()
     assert student.config.llm_config.vocab_size == 301 + padding
-    own = SalmonnProcessor(hearing.tokenizer, student.config)
+    own = SalmonnProcessor(teacher_processor.tokenizer, student.config)
     rows, weights, found = read_rows(cached, cached.data.train), LossWeights(ce=0.3, kd=0.7), []
     for examples, objective in (
         (Examples(cached, own, rows, CacheReader(folder)), Objective(student, cached.train.kd)),
         (
-            Examples(asked, own, rows, None, None if own.hears_like(hearing.config) else hearing),
+            Examples(asked, own, rows, None, None if own.hears_like(teacher_processor.config) else teacher_processor),
             Objective(student, asked.train.kd, teacher=teacher),
         ),
     ):

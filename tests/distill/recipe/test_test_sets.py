@@ -4,10 +4,10 @@ from subprocess import run
 
 import pytest
 import soundfile
-from distill.recipe.reading import read_recipe
 
 from data.errors import InputError
 from data.sound.audio import load_clip
+from distill.recipe.reading import read_recipe
 from distill.recipe.test_sets import Selection, grouped, of_kind
 from tests.conftest import REPOSITORY, sound
 

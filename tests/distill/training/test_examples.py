@@ -44,31 +44,31 @@ def examples(tiny_recipe, tiny_teacher, fill_tiny_cache):
     return make
 
 
-def supervised_texts(examples, losses):
+def supervised_texts(examples, weights):
     """Text by row id, as the labels have it."""
     indices = range(len(examples.rows))
-    labels_BT = examples(list(indices), losses).batch.labels_BT
+    labels_BT = examples(list(indices), weights).batch.labels_BT
     texts = [examples.processor.decode(row[None, row != -100])[0] for row in labels_BT]
     return {examples.rows[i].id: text for i, text in zip(indices, texts, strict=True)}
 
 
 def test_a_share_of_the_rows_is_trained_on_what_the_teacher_wrote(examples):
     good = ["train.hypotheses.max_wer=100", "train.hypotheses.min_logp=-1000"]
-    losses = LossWeights(ce=0.5, kd=0.5)
+    weights = LossWeights(ce=0.5, kd=0.5)
     mixed, cache = examples("train.hypotheses.share=0.5", *good), examples().cache
     hypotheses = {row_id: cache[row_id].hypothesis for row_id in cache.ids()}
     references = {row.id: row.text for row in mixed.rows}
     assert all(hypotheses.values()) and not hypotheses.items() & references.items()
-    texts = supervised_texts(mixed, losses)
+    texts = supervised_texts(mixed, weights)
     written = [row_id for row_id, text in texts.items() if text == hypotheses[row_id]]
     assert 0 < len(written) < len(texts)
     assert all(texts[row_id] == references[row_id] for row_id in texts.keys() - written)
     # The same rows without distillation, in another order, and one by one.
     assert supervised_texts(mixed, LossWeights(ce=1)) == texts
-    assert supervised_texts(examples("train.hypotheses.share=0.5", *good), losses) == texts
-    assert supervised_texts(examples("train.hypotheses.share=0.5", "seed=5", *good), losses) != texts
-    assert supervised_texts(examples("train.hypotheses.share=1", *good), losses) == hypotheses
-    assert supervised_texts(examples(), losses) == references
+    assert supervised_texts(examples("train.hypotheses.share=0.5", *good), weights) == texts
+    assert supervised_texts(examples("train.hypotheses.share=0.5", "seed=5", *good), weights) != texts
+    assert supervised_texts(examples("train.hypotheses.share=1", *good), weights) == hypotheses
+    assert supervised_texts(examples(), weights) == references
 
 
 def test_the_distribution_is_that_on_the_text(examples):
@@ -80,7 +80,7 @@ def test_the_distribution_is_that_on_the_text(examples):
 
 
 @pytest.mark.parametrize(
-    ("told", "kept"),
+    ("cached", "kept"),
     [
         ({"hypothesis_wer": 0.2, "hypothesis_logp": -9.0}, True),
         ({"hypothesis_wer": 0.21, "hypothesis_logp": -0.01}, False),
@@ -90,9 +90,9 @@ def test_the_distribution_is_that_on_the_text(examples):
         ({"hypothesis_wer": None, "hypothesis_logp": 0.0, "hypothesis_ended": False}, False),
     ],
 )
-def test_a_text_that_is_not_good_enough_is_not_trained_on(examples, told, kept):
+def test_a_text_that_is_not_good_enough_is_not_trained_on(examples, cached, kept):
     limits = ["train.hypotheses.share=1", "train.hypotheses.max_wer=0.2", "train.hypotheses.min_logp=-0.3"]
-    made = examples(*limits, **{"hypothesis_ended": True} | told)
+    made = examples(*limits, **{"hypothesis_ended": True} | cached)
     texts = supervised_texts(made, LossWeights(ce=1))
     references = {row.id: row.text for row in made.rows}
     assert (texts == references) == (not kept)
@@ -105,18 +105,21 @@ def test_cached_features_are_those_that_the_teacher_would_make(
     kept = [f"cache.folder={tmp_path}/features", 'cache.features=["encoder", "audio_tokens"]']
     folder, _ = fill_tiny_cache(*kept)
     recipe = read_recipe(tiny_recipe, [*kept, f"student.margin_s={margin_s}"])
-    teacher, hearing = tiny_teacher
+    teacher, teacher_processor = tiny_teacher
     student = shrink(teacher, recipe.student)
-    own = SalmonnProcessor(hearing.tokenizer, student.config)
+    own = SalmonnProcessor(teacher_processor.tokenizer, student.config)
     rows = read_rows(recipe, recipe.data.train)
-    losses = LossWeights(encoder=1, audio_tokens=1)
-    cached = Examples(recipe, own, rows, CacheReader(folder))([3, 0, 7], losses)
-    with_teacher = Examples(read_recipe(tiny_recipe, [f"student.margin_s={margin_s}"]), own, rows, None, hearing)
-    heard = with_teacher([3, 0, 7], losses)
-    assert heard.features is None
-    states = student.encode(heard.batch.features)
+    weights = LossWeights(encoder=1, audio_tokens=1)
+    cached = Examples(recipe, own, rows, CacheReader(folder))([3, 0, 7], weights)
+    with_teacher = Examples(
+        read_recipe(tiny_recipe, [f"student.margin_s={margin_s}"]), own, rows, None, teacher_processor
+    )
+    example = with_teacher([3, 0, 7], weights)
+    assert example.features is None
+    states = student.encode(example.batch.features)
     matching = FeatureMatching(student, teacher.config, recipe.train.match)
-    found = matching.answer(teacher, heard.heard or heard.batch, states.frames_B, losses.features, llm=False)
+    batch = example.teacher_batch or example.batch
+    found = matching.answer(teacher, batch, states.frames_B, weights.features, llm=False)
     (cached_BTD,), cached_NH, (encoder_BTD,) = cached.features.encoder, cached.features.audio_NH, found.encoder
     real_BT = within(states.frames_B, cached_BTD.shape[1])
     torch.testing.assert_close(cached_BTD[real_BT], encoder_BTD[:, : real_BT.shape[1]][real_BT], atol=2e-3, rtol=2e-3)
@@ -147,8 +150,8 @@ def test_what_was_asked_of_a_cached_row_is_asked_of_the_student(tiny_recipe, tin
     rows = read_rows(recipe, recipe.data.train)
     made = Examples(recipe, tiny_teacher[1], rows, CacheReader(folder))
     asked = {}
-    for losses in (LossWeights(kd=1), LossWeights(ce=1)):
-        example = made(list(range(len(rows))), losses)
+    for weights in (LossWeights(kd=1), LossWeights(ce=1)):
+        example = made(list(range(len(rows))), weights)
         for row, instruction, ids in zip(rows, example.instructions, example.batch.input_ids_BT.tolist(), strict=True):
             assert instruction == made.cache[row.id].prompt
             assert f" {instruction}\nASSISTANT:" in made.processor.tokenizer.decode(ids)

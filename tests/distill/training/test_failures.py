@@ -5,7 +5,7 @@ import torch
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 
 from data.errors import InputError
-from distill.training.failures import told_in_one_line
+from distill.training.failures import as_input_error
 
 
 def full_disk():
@@ -30,13 +30,13 @@ def collapsed_scale():
     ],
 )
 def test_an_end_from_outside_is_told_in_one_line(fail, line, tmp_path):
-    with pytest.raises(InputError, match=line) as told, told_in_one_line(tmp_path, 60):
+    with pytest.raises(InputError, match=line) as raised, as_input_error(tmp_path, 60):
         fail()
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes do not fit"), FileNotFoundError("gone"), InputError("a line")])
 def test_what_it_does_not_know_stays_as_it_is(error, tmp_path):
-    with pytest.raises(type(error)) as same, told_in_one_line(tmp_path, 60):
+    with pytest.raises(type(error)) as same, as_input_error(tmp_path, 60):
         raise error
     assert same.value is error

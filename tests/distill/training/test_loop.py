@@ -337,11 +337,11 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(train, tmp_path):
 def test_weights_move_over_a_stage(train):
     moving = {"losses": {"ce": 1.0}, "final_losses": {"ce": 0.2, "kd": 0.6}, "curve": "cosine"}
     found = stage(**moving | {"steps": 5})
-    assert [found.losses_at(step).kd for step in range(5)] == pytest.approx([0, 0.0879, 0.3, 0.5121, 0.6], abs=1e-4)
-    assert found.losses_at(4).ce == pytest.approx(0.2) and found.used.kd == 0.6 and found.used.ce == 1.0
-    assert stage(losses={"ce": 0.5}).losses_at(7).ce == 0.5
+    assert [found.weights_at(step).kd for step in range(5)] == pytest.approx([0, 0.0879, 0.3, 0.5121, 0.6], abs=1e-4)
+    assert found.weights_at(4).ce == pytest.approx(0.2) and found.used.kd == 0.6 and found.used.ce == 1.0
+    assert stage(losses={"ce": 0.5}).weights_at(7).ce == 0.5
     line = stage(losses={"ce": 1.0}, final_losses={}, steps=3)
-    assert [line.losses_at(step).ce for step in range(3)] == [1.0, 0.5, 0.0]
+    assert [line.weights_at(step).ce for step in range(3)] == [1.0, 0.5, 0.0]
     overrides = [f"train.stages.1.{key}={json.dumps(value)}" for key, value in moving.items()]
     steps, _ = train("moving", *overrides)
     assert "kd" not in steps[2] and all(step["kd"] > 0 for step in steps[3:])

@@ -59,7 +59,7 @@ def test_the_students_own_texts_are_trained_on(train, written, tmp_path):
         len(text) for texts, _ in written for text in texts
     )
     for texts, example in written:
-        for batch in (example.batch, example.heard):  # as the student gets it, and as the teacher does
+        for batch in (example.batch, example.teacher_batch):  # as the student gets it, and as the teacher does
             assert [row[row != -100].tolist() for row in batch.labels_BT] == texts
         assert all(0 < len(text) <= 7 and 300 not in text for text in texts)  # [PAD] is no word
         assert all(1 not in text[:-1] for text in texts)  # nothing follows the end symbol

@@ -58,7 +58,7 @@ def plain(tiny_recipe, fill_tiny_cache):
         index, within = recipe.locate(step)
         stage = recipe.train.stages[index]
         (example,) = loader.load(step)
-        loss, _ = objective(example, stage.losses_at(within), example.counts(student))
+        loss, _ = objective(example, stage.weights_at(within), example.counts(student))
         objective.zero_grad()
         loss.backward()
         trained = [part for part in parts if stage.peak_lr(part)]
