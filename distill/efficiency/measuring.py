@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ from data.errors import InputError
 from data.paths import REPOSITORY, resolve
 from data.progress import Progress
 from distill.efficiency.timing import TTFT_PARTS
+from distill.models.loading import checkpoint_shown
 from distill.recipe.recipe import Recipe
 
 HEADLINE_S = 10.0
@@ -164,6 +166,7 @@ def measure(recipe: Recipe, models: Iterable[Measured], protocol: Protocol) -> d
     """
     models = list(models)
     blocks: dict[str, dict] = {}
+    began = datetime.now(timezone.utc)
     progress = Progress("measured", len(models) * len(protocol.cells) * (protocol.warmup + protocol.runs), "runs")
     with tempfile.TemporaryDirectory() as folder:
         recipe_file = Path(folder) / "recipe.json"
@@ -175,11 +178,13 @@ def measure(recipe: Recipe, models: Iterable[Measured], protocol: Protocol) -> d
         as_stated = model.which == "teacher" and model.folder is None
         precision = recipe.teacher.precision_shown() if as_stated else recipe.teacher.dtype
         shown = f"{precision}, llm {model.quantise}" if model.quantise else precision
-        blocks[model.name] |= {"dtype": shown, "quantise": model.quantise}
+        about = {"dtype": shown, "quantise": model.quantise, "checkpoint": checkpoint_shown(recipe, model.folder)}
+        blocks[model.name] |= about
     ratios = {name: _ratio(block, blocks["teacher"]) for name, block in blocks.items() if "teacher" in blocks}
     return {
         "recipe": recipe.name,
         "random_weights": recipe.teacher.random_weights,
+        "at": began.isoformat(timespec="seconds"),
         "protocol": vars(protocol),
         **{model.name: blocks[model.name] for model in models},
         "ratio": ratios.get("student", {}),

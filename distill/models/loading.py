@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from data.errors import InputError
+from data.paths import REPOSITORY, resolve
 from distill.models.students import untrained_student
 from distill.recipe.identity import NOT_OF_A_MODEL, counting
 from distill.recipe.recipe import Recipe
@@ -33,6 +34,13 @@ def student_folder(recipe: Recipe, folder: Path | None = None) -> Path:
             "or name its folder with --checkpoint"
         )
     return folder
+
+
+def checkpoint_shown(recipe: Recipe, folder: Path | None) -> str:
+    """The checkpoint as a reader elsewhere can make sense of it."""
+    weights = None if recipe.teacher.random_weights else recipe.teacher.weights
+    path = folder or (resolve(weights) if weights else Path("untrained"))
+    return str(path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path)
 
 
 def load_for_scoring(

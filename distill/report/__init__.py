@@ -16,6 +16,7 @@ from data.errors import InputError
 from data.paths import written_whole
 from distill.report.blocks import html_page, markdown_page
 from distill.report.leaderboard import cells, columns, entries, notes, rank_sums, ratios
+from distill.report.measured import comparable
 from distill.report.page import sections
 from distill.report.runs import Run, read_runs
 from distill.report.seeds import arms_section, read_grid
@@ -103,7 +104,8 @@ def _figures(runs: Sequence[Run]) -> dict:
     for run in runs:
         models = {model: _portable(block) for model, block in run.models.items()}
         teacher, student = (models.get(name, {}) for name in ("teacher", "student"))
-        by_run[run.name] = models | {"ratio": ratios(teacher, student), "notes": notes(entries([run]))}
+        ratio = ratios(comparable(teacher, student), comparable(student, teacher))
+        by_run[run.name] = models | {"ratio": ratio, "notes": notes(entries([run]))}
     return next(iter(by_run.values())) if len(by_run) == 1 else {"runs": by_run}
 
 

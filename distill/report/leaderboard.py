@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from distill.report.measured import FIGURES, comparable, conditions, measured_at
 from distill.report.runs import Run
 from distill.report.table import MISSING, is_number, value
 
@@ -78,8 +79,8 @@ def columns(lines: Sequence[Entry]) -> list[Column]:
 
 
 def ratio(entry: Entry, key: str) -> float | None:
-    """The figure over the teacher's; None for the teacher itself, and where one is missing or the teacher's is 0."""
-    own, theirs = value(entry.block, key), value(entry.teacher, key)
+    """The figure over the teacher's; None for the teacher itself, and where the two cannot be compared."""
+    own, theirs = value(entry.block, key), value(comparable(entry.teacher, entry.block), key)
     if entry.is_teacher or own is None or not theirs or not math.isfinite(own / theirs):
         return None
     return own / theirs
@@ -98,8 +99,8 @@ def cells(entry: Entry, shown: Sequence[Column], rank_sum: int | None) -> list[s
 def rank_sums(lines: Sequence[Entry]) -> list[int | None]:
     """The challenge's rule: ranks by WER, captions, memory and latency, weighed and added up; the least wins.
 
-    Ranks are among the lines that have all figures, on the same clips and the same kind of device; a rank is one more
-    than the number of lines that are better. None where a figure is missing, or a line has no rival.
+    Ranks are among the lines that have all figures, on the same clips, memory and times measured in the same way; a
+    rank is one more than the number of lines that are better. None where a figure is missing, or a line has no rival.
     """
     captions = columns(lines)[1].key
     keys = {captions if key == "aac" else key: weight for key, weight in CHALLENGE_WEIGHTS.items()}
@@ -131,7 +132,7 @@ def ratios(teacher: dict, student: dict) -> dict:
 
 def notes(lines: Sequence[Entry]) -> list[str]:
     """What was not the same for a line and its teacher, so that a ratio does not mean what it says."""
-    found = []
+    found, apart = [], []
     for line in lines:
         if line.is_teacher or not line.teacher:
             continue
@@ -147,6 +148,15 @@ def notes(lines: Sequence[Entry]) -> list[str]:
                 found.append(
                     f"{key}: {line.teacher.get(key)} for the teacher, {line.block.get(key)} for the {line.label}"
                 )
+        if all(any(key in block for key in FIGURES) for block in (line.block, line.teacher)):
+            if conditions(line.block) != conditions(line.teacher):
+                found.append(
+                    f"memory and time of the {line.label} were measured otherwise than the teacher's: no ratio"
+                )
+            elif measured_at(line.block) != measured_at(line.teacher):
+                apart.append(line.label)
+    if apart:
+        found.append(f"not timed in turn with the teacher, but at another time: {', '.join(apart)}")
     return list(dict.fromkeys(found))
 
 
@@ -158,4 +168,4 @@ def _same(block: dict) -> tuple:
 
 def _arena(block: dict) -> tuple:
     asr, aac = (block.get(kind, {}) for kind in ("asr", "aac"))
-    return (asr.get("clips"), asr.get("data"), aac.get("clips"), aac.get("data"), block.get("device"))
+    return (asr.get("clips"), asr.get("data"), aac.get("clips"), aac.get("data"), *conditions(block))

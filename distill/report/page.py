@@ -7,6 +7,7 @@ from data.paths import REPOSITORY
 from distill.report import plots
 from distill.report.blocks import Block, Code, Heading, Items, Picture, Table, Text
 from distill.report.leaderboard import Entry, cells, columns, notes, rank_sums, ratio
+from distill.report.measured import told
 from distill.report.published import SOURCE, SYSTEMS, WHERE
 from distill.report.runs import Run
 from distill.report.sounds import player_sound
@@ -37,7 +38,7 @@ def sections(runs: Sequence[Run], lines: Sequence[Entry], folder: Path) -> list[
         blocks.append(Items([f"Note: {note}." for note in found]))
     blocks.append(
         Text(
-            "In brackets: to the teacher, as it was measured in the same run. "
+            "In brackets: to the teacher of the same run; of memory and times only where they were measured alike. "
             "CIDEr-D runs from 0 to 10, SPIDEr to 5.5. TTFT: time to the first token; "
             f"TPOT: time for each further token. {RANKING}"
         )
@@ -51,11 +52,12 @@ def sections(runs: Sequence[Run], lines: Sequence[Entry], folder: Path) -> list[
 
 
 def _measured(line: Entry) -> str:
-    """Which checkpoint, on how many clips, in which precision, on which device."""
+    """Which checkpoint, on how many clips, in which precision, on which device; how memory and times were measured."""
     counts = [(value(line.block, key), what) for key, what in (("asr.clips", "speech"), ("aac.clips", "captioned"))]
     clips = " and ".join(f"{count:,} {what}" for count, what in counts if count is not None) or "no"
     where = f"{line.block.get('dtype', MISSING)} on {line.block.get('device', MISSING)}"
-    return f"{line.label}: checkpoint `{line.block.get('checkpoint', MISSING)}`, {clips} clips, {where}"
+    parts = [f"{line.label}: checkpoint `{line.block.get('checkpoint', MISSING)}`, {clips} clips, {where}"]
+    return "; ".join(filter(None, [*parts, told(line.block)]))
 
 
 def _pareto(lines: Sequence[Entry], folder: Path) -> list[Block]:

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.errors import InputError
-
-MEASURED = ("parameters", "weight_bytes", "peak_memory_bytes", "ttft_s", "tpot_s", "rtfx", "device")
+from distill.report.measured import with_efficiency
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,8 @@ def runs_told(folder: Path) -> dict[str, dict[str, dict]]:
 def read_run(folder: Path) -> Run:
     """Reads a results folder.
 
-    A model's figures are in `<model>/metrics.json`; where a machine has only the report, in its `report.json`. What
-    `efficiency.json` says of memory and time goes before both where it has all of these models as large as they are
-    now: else ratios would be between two measurements. A model that was never scored is taken from there in any case.
+    A model's figures are in `<model>/metrics.json`; where a machine has only the report, in its `report.json`.
+    `efficiency.json` renews memory and times only where it measured the same (see `with_efficiency`).
 
     Raises:
         InputError: There is no model, or a file is not what it should be.
@@ -77,15 +75,7 @@ def read_run(folder: Path) -> Run:
     if is_retold:
         models = _models(read_metrics(folder / "report.json"))
     if (folder / "efficiency.json").is_file():
-        found = read_metrics(folder / "efficiency.json")
-        blocks = {name: of for name, of in found.items() if isinstance(of, dict) and "peak_memory_bytes" in of}
-        sizes = {name: block.get("parameters") for name, block in models.items()}
-        of_all = all(name in blocks and blocks[name].get("parameters") == size for name, size in sizes.items())
-        for name, block in blocks.items():
-            if of_all or name not in models:
-                about = {"model": name, "dtype": block.get("dtype")}
-                measured = {key: block[key] for key in MEASURED if key in block}
-                models[name] = about | models.get(name, {}) | measured
+        models = with_efficiency(models, read_metrics(folder / "efficiency.json"))
     if not models:
         raise InputError(f"{folder}: no teacher/metrics.json or student/metrics.json; run scripts/evaluate.py first")
     name = next((block["recipe"] for block in models.values() if block.get("recipe")), folder.resolve().name)

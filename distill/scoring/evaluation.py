@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 
 from data.hashing import hash_of
-from data.paths import REPOSITORY, resolve, written_whole
+from data.paths import written_whole
 from data.prompts import instruction
 from data.ranks import launched_rank, launched_world
 from data.rows.row import Row
 from distill.efficiency.measuring import Measured
-from distill.models.loading import load_for_scoring, parameter_counts, part_bytes, student_folder
+from distill.models.loading import checkpoint_shown, load_for_scoring, parameter_counts, part_bytes, student_folder
 from distill.recipe.recipe import Recipe
 from distill.recipe.test_sets import Kind, Selection
 from distill.scoring.captions import score_captions
@@ -167,7 +167,7 @@ def _written(
         "model": what.name,
         "recipe": recipe.name,
         "split": selection.split,
-        "checkpoint": _shown(recipe, folder),
+        "checkpoint": checkpoint_shown(recipe, folder),
         "dtype": f"{precision}, llm {what.quantise}" if what.quantise else precision,
         "identity": hash_of([weights, writing, *filter(None, [what.quantise])])[:16],
         "folder": folder,
@@ -186,10 +186,3 @@ def _written(
                 writer.append(kind, out)
     written = {kind: writer.texts(kind, rows) for kind, rows in tests.items()} if rank == 0 else None
     return written, about, model
-
-
-def _shown(recipe: Recipe, folder: Path | None) -> str:
-    """The checkpoint as a reader elsewhere can make sense of it."""
-    weights = None if recipe.teacher.random_weights else recipe.teacher.weights
-    path = folder or (resolve(weights) if weights else Path("untrained"))
-    return str(path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path)

@@ -8,10 +8,11 @@ from data.errors import InputError
 from data.paths import resolve, written_whole
 from distill.efficiency.measuring import Measured, Protocol, measure, sound_of
 from distill.recipe.recipe import Recipe
+from distill.report.measured import measured_of
 from teacher.build import missing_parts
 from teacher.settings import Quantisation
 
-FIGURES = ("ttft_s", "tpot_s", "peak_memory_bytes")
+FIGURES = ("ttft_s", "tpot_s", "peak_memory_bytes", "threads")
 
 
 def measure_scored(recipe: Recipe, results: Path, model: Measured) -> dict:
@@ -23,7 +24,7 @@ def measure_scored(recipe: Recipe, results: Path, model: Measured) -> dict:
         model: The model that is scored now.
 
     Returns:
-        Its `ttft_s`, `tpot_s` and `peak_memory_bytes`.
+        Its `ttft_s`, `tpot_s`, `peak_memory_bytes` and `threads`, and under `measured` how they were measured.
 
     Raises:
         InputError: It cannot be loaded. (Another that cannot be stops nothing.)
@@ -41,14 +42,14 @@ def measure_scored(recipe: Recipe, results: Path, model: Measured) -> dict:
         others, found = [], measure(recipe, [model], protocol)
     for other in others:
         path = results / other.name / "metrics.json"
-        metrics = json.loads(path.read_text(encoding="utf-8")) | _figures(found[other.name])
+        metrics = json.loads(path.read_text(encoding="utf-8")) | _figures(found, other.name)
         with written_whole(path) as temporary:
             temporary.write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return _figures(found[model.name])
+    return _figures(found, model.name)
 
 
-def _figures(block: dict) -> dict:
-    return {key: block[key] for key in FIGURES}
+def _figures(found: dict, name: str) -> dict:
+    return {key: found[name][key] for key in FIGURES if key in found[name]} | {"measured": measured_of(found, name)}
 
 
 def _scored(recipe: Recipe, results: Path) -> list[Measured]:

@@ -11,7 +11,7 @@ from data.paths import REPOSITORY
 from data.settings import read_settings
 from distill.explore import Exploration, GridSettings, jobs, run_command
 from distill.report import write_report
-from tests.distill.test_report import TEACHER, put, put_log, student
+from tests.distill.report.conftest import TEACHER, put, put_log, student
 
 LOSSES = {"name": "a", "steps": 2, "max_seconds": 6, "lr": {"connector": 1e-3}}
 

@@ -1,5 +1,6 @@
 import json
 import math
+from datetime import datetime, timedelta
 
 import pytest
 import torch
@@ -101,6 +102,9 @@ def test_the_command_measures_both_in_turn(command, tiny_recipe, untrained, tmp_
         assert all(block[field] > 0 for field in FIELDS) and set(block["rtfx"]) == {"1", "2"}
         assert sum(block["ttft_parts_s"].values()) == pytest.approx(block["ttft_s"])
         assert [(cell["seconds"], cell["batch"]) for cell in block["cells"]] == [(2, 1), (1, 1), (2, 2)]
+    assert found["student"]["checkpoint"] == "untrained" and datetime.fromisoformat(
+        found["at"]
+    ).utcoffset() == timedelta(0)
     for field in FIELDS:
         assert found["ratio"][field] == found["student"][field] / found["teacher"][field]
     assert found["ratio"]["parameters"] < 1 and set(found["ratio"]["rtfx"]) == {"1", "2"}

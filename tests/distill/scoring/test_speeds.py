@@ -1,0 +1,55 @@
+import json
+
+import pytest
+
+import distill.scoring.speeds
+from distill.efficiency.measuring import Measured, Protocol, sound_of
+from distill.recipe.reading import read_recipe
+from distill.report.measured import with_efficiency
+from distill.scoring.speeds import measure_scored
+
+
+@pytest.fixture
+def recipe(tiny_recipe):
+    return read_recipe(tiny_recipe)
+
+
+@pytest.fixture
+def results(recipe, monkeypatch):
+    """The recipe's results, where the teacher was scored; measuring takes no time."""
+
+    def measure(recipe, models, protocol):
+        block = {"ttft_s": 1.0, "tpot_s": 0.1, "peak_memory_bytes": 1000, "threads": 2, "device": "cpu", "rtfx": {}}
+        cell = {"seconds": 10.0, "batch": 1}
+        blocks = {model.name: block | cell for model in models}
+        return {"at": "2025-03-01T12:00:00+00:00", "protocol": vars(protocol), **blocks, "ratio": {}}
+
+    monkeypatch.setattr(distill.scoring.speeds, "measure", measure)
+    scored(recipe.results_dir, "teacher", json.dumps({"model": "teacher", "asr": {"wer": 0.5}}))
+    return recipe.results_dir
+
+
+def scored(results, model: str, text: str):
+    (results / model).mkdir(parents=True)
+    (results / model / "metrics.json").write_text(text)
+
+
+def metrics(results, model: str = "teacher") -> dict:
+    return json.loads((results / model / "metrics.json").read_text())
+
+
+def test_figures_say_how_they_were_measured(recipe, results):
+    found = measure_scored(recipe, results, Measured("student"))
+    how = {"protocol": "scoring", "at": "2025-03-01T12:00:00+00:00", "seconds": 10.0, "batch": 1, "tokens": 64}
+    assert found["measured"] == how | {"sound": "speech", "counts_features": True} and found["threads"] == 2
+    assert metrics(results)["measured"] == found["measured"] and metrics(results)["asr"] == {"wer": 0.5}
+
+
+def test_a_later_run_of_the_same_code_renews_what_was_scored(recipe, results):
+    subject = {"checkpoint": "a", "dtype": "fp32", "parameters": 1, "weight_bytes": 4, "device": "cpu"}
+    models = {"student": subject | measure_scored(recipe, results, Measured("student"))}
+    protocol = Protocol("default", sound=sound_of(recipe))
+    found = distill.scoring.speeds.measure(recipe, [Measured("student")], protocol)
+    later = found | {"at": "2025-03-01T12:00:01+00:00", "student": found["student"] | subject | {"ttft_s": 0.5}}
+    assert with_efficiency(models, later)["student"]["ttft_s"] == 0.5
+    assert with_efficiency(models, later | {"at": found["at"]})["student"]["ttft_s"] == 1.0
