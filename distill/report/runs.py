@@ -116,7 +116,9 @@ def read_metrics(path: Path) -> dict:
         metrics = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: not there; score the model with scripts/evaluate.py first") from None
-    except ValueError as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); make it again") from None
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); make it again with the command that wrote it") from None
     if not isinstance(metrics, dict):
         raise InputError(f"{path}: not a JSON object; make it again with the command that wrote it")

@@ -9,6 +9,7 @@ from data.paths import resolve, written_whole
 from distill.efficiency.measuring import Measured, Protocol, measure, sound_of
 from distill.recipe.recipe import Recipe
 from distill.report.measured import measured_of
+from distill.report.runs import read_metrics
 from teacher.build import missing_parts
 from teacher.settings import Quantisation
 
@@ -42,9 +43,11 @@ def measure_scored(recipe: Recipe, results: Path, model: Measured) -> dict:
         others, found = [], measure(recipe, [model], protocol)
     for other in others:
         path = results / other.name / "metrics.json"
-        metrics = json.loads(path.read_text(encoding="utf-8")) | _figures(found, other.name)
+        if (metrics := _metrics(path)) is None:
+            continue  # it was whole before the measurement
         with written_whole(path) as temporary:
-            temporary.write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            text = json.dumps(metrics | _figures(found, other.name), indent=2, ensure_ascii=False)
+            temporary.write_text(text + "\n", encoding="utf-8")
     return _figures(found, model.name)
 
 
@@ -53,14 +56,26 @@ def _figures(found: dict, name: str) -> dict:
 
 
 def _scored(recipe: Recipe, results: Path) -> list[Measured]:
-    """The models that have a metrics.json and whose weights are there."""
+    """The models that have a metrics.json which can be read, and whose weights are there."""
     models = []
     for path in sorted(results.glob("*/metrics.json")):
         which, _, quantise = path.parent.name.partition("_")
         if which not in ("teacher", "student") or (quantise and quantise not in get_args(Quantisation)):
             continue
-        place = resolve(json.loads(path.read_text(encoding="utf-8")).get("checkpoint", ""))
+        if (metrics := _metrics(path)) is None:
+            continue
+        checkpoint = metrics.get("checkpoint")
+        place = resolve(checkpoint if isinstance(checkpoint, str) else "")
         folder = place if (place / "config.json").is_file() else None
         if folder or (which == "teacher" and not missing_parts(recipe.teacher)):
             models.append(Measured(which, quantise or None, folder))
     return models
+
+
+def _metrics(path: Path) -> dict | None:
+    """The metrics of another model; None, and told, where the file is damaged: that stops no scoring of this one."""
+    try:
+        return read_metrics(path)
+    except InputError as error:
+        print(error, flush=True)
+        return None

@@ -53,3 +53,28 @@ def test_a_later_run_of_the_same_code_renews_what_was_scored(recipe, results):
     later = found | {"at": "2025-03-01T12:00:01+00:00", "student": found["student"] | subject | {"ttft_s": 0.5}}
     assert with_efficiency(models, later)["student"]["ttft_s"] == 0.5
     assert with_efficiency(models, later | {"at": found["at"]})["student"]["ttft_s"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "text", ['{"model": "stud', "", "[]", "null", "[" * 10**5, "\udcff", '{"checkpoint": 3}', "{}"]
+)
+def test_a_damaged_file_of_another_model_stops_nothing(recipe, results, capsys, text):
+    scored(results, "student", "")
+    (results / "student" / "metrics.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    (results / "student_int8" / "metrics.json").mkdir(parents=True)
+    assert measure_scored(recipe, results, Measured("teacher"))["ttft_s"] == 1
+    told = capsys.readouterr().out
+    assert (f"{results}/student/metrics.json: not " in told) == (not text.endswith("}"))
+    assert f"{results}/student_int8/metrics.json: cannot be read (Is a directory)" in told
+
+
+def test_a_file_that_is_damaged_meanwhile_is_left_alone(recipe, results, monkeypatch, capsys):
+    measure = distill.scoring.speeds.measure
+
+    def damages(*of):
+        (results / "teacher" / "metrics.json").write_text("{")
+        return measure(*of)
+
+    monkeypatch.setattr(distill.scoring.speeds, "measure", damages)
+    assert measure_scored(recipe, results, Measured("student"))["ttft_s"] == 1
+    assert (results / "teacher" / "metrics.json").read_text() == "{" and "not JSON" in capsys.readouterr().out
