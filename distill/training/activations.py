@@ -29,7 +29,8 @@ def recompute_activations(model: SalmonnForConditionalGeneration, block: dict[st
 
 def _checkpoint(forward: partial, *inputs: Any) -> Any:
     """A layer's forward pass, as transformers hands it over: its keywords are bound, tensors among them."""
-    layer, *_ = forward.args
+    # Up to 5.22 what is called is bound to the layer, from 5.23 on it is the first argument.
+    layer = forward.args[0] if forward.args else forward.func.__self__
     tensors = [x for x in (*inputs, *forward.keywords.values()) if torch.is_tensor(x)]
     if not any(tensor.requires_grad for tensor in tensors):
         if not any(parameter.requires_grad for parameter in layer.parameters()):
