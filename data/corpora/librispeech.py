@@ -1,34 +1,50 @@
 """LibriSpeech (Panayotov et al. 2015): read English, a folder a split, a `.trans.txt` a chapter."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.corpora.entry import SOUNDS, Entry, found, lines_of
+from data.corpora.entry import Entry
+from data.corpora.files import Files
+from data.corpora.lists import lines_of
 from data.errors import InputError
-from data.text import normalise
 
 NAME = "librispeech"
 LAYOUT = "SPLIT/SPEAKER/CHAPTER/*.trans.txt beside its sounds, as the corpus is unpacked"
+NORMALISE = "english"
 _GENDERS = {"F": "female", "M": "male"}
-_SPLITS = ("train", "dev", "test")
+_SPLIT = re.compile(r"(train|dev|test)(-[A-Za-z0-9-]+)?")
+_OFFICIAL = re.compile(r"(train|dev|test)-(clean|other)(-\d+)?")
+_UTTERANCE = re.compile(r"\w+-\w+-\w+")
 
 
-def entries(root: Path, lists: Path) -> Iterator[Entry]:
+def entries(sounds: Files, lists: Files) -> Iterator[Entry]:
     """Every utterance as `asr`, and, where SPEAKERS.TXT is there, as `gender_recognition`."""
-    genders = {speaker: gender for path in found(lists, "SPEAKERS.TXT") for speaker, gender in _speakers(path)}
-    for chapter in found(lists, "*.trans.txt"):
-        split = next((part for part in reversed(chapter.parent.parts) if part.startswith(_SPLITS)), "train")
+    genders = {speaker: gender for path in lists.named("SPEAKERS.TXT") for speaker, gender in _speakers(path)}
+    for chapter in lists.named("*.trans.txt"):
+        split = _split(chapter, lists.folder)
         for number, line in enumerate(lines_of(chapter), 1):
-            name, _, words = line.strip().partition(" ")
+            name, words = [*line.split(maxsplit=1), "", ""][:2]
+            where = f"{chapter}, line {number}"
             if not name:
                 continue
-            if name.count("-") != 2:
-                raise InputError(f"{chapter}, line {number}: must be SPEAKER-CHAPTER-NUMBER and words; mend it")
-            sounds = (chapter.parent / f"{name}{ending}" for ending in SOUNDS)
-            sound = next((path for path in sounds if path.is_file()), None)
-            yield Entry(split, name, sound, normalise(words), "asr")
+            if not _UTTERANCE.fullmatch(name):
+                raise InputError(f"{where}: must be SPEAKER-CHAPTER-NUMBER and words; mend it")
+            sound = sounds.sound(name, beside=chapter.parent)
+            yield Entry(split, name, sound, words, "asr", where=where)
             if gender := genders.get(name.split("-")[0]):
-                yield Entry(split, f"{name}#gender", sound, gender, "gender_recognition")
+                yield Entry(split, f"{name}#gender", sound, gender, "gender_recognition", where=where)
+
+
+def _split(chapter: Path, root: Path) -> str:
+    """The folder nearest to the chapter that is called as a split is; above the root only an official name counts."""
+    for part in reversed((root.resolve().name, *chapter.relative_to(root).parts[:-1])):
+        if _SPLIT.fullmatch(part):
+            return part
+    for part in reversed(root.resolve().parts):
+        if _OFFICIAL.fullmatch(part):
+            return part
+    raise InputError(f"{chapter}: in no folder of a split, such as dev-clean; give a --root that has them")
 
 
 def _speakers(path: Path) -> Iterator[tuple[str, str]]:

@@ -1,17 +1,40 @@
 """From a corpus as it is distributed to annotation files, one a split."""
 
+import hashlib
+import json
 import os
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
+from data.corpora import huggingface
+from data.corpora.contents import written_out
 from data.corpora.entry import Corpus, Entry
+from data.corpora.files import Files
 from data.errors import InputError
-from data.paths import written_whole
 from data.progress import Progress
 from data.rows.annotation import annotation_writer
+from data.sound.decode import Sound, SoundBytes, sound_info
+from data.text import normalise
+
+TEXTLESS = "in which nothing is said"
+MISSING = "whose sound file is not there"
+UNREADABLE = "whose sound cannot be read"
+OUTSIDE = "whose stretch is not in their sound"
+TWICE = "that are there twice"
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+_LATE_S = 0.25
+"""How far a stretch may go beyond its sound's end: less than a word; converting a sound shifts its end by less."""
+_BATCH = 128
+_THREADS = 8
 
 
 @dataclass
@@ -21,16 +44,25 @@ class Prepared:
     Attributes:
         files: Annotation file of each split.
         rows: Rows by split and task.
-        textless: Rows left out because there is nothing in them to learn.
-        missing: Rows left out because their sound file is not there.
-        first_missing: The first of those.
+        left_out: How many rows were left out, by the reason.
+        first: The first row left out for each reason.
     """
 
     files: dict[str, Path] = field(default_factory=dict)
     rows: Counter[tuple[str, str]] = field(default_factory=Counter)
-    textless: int = 0
-    missing: int = 0
-    first_missing: str = ""
+    left_out: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def leave_out(self, entry: Entry, reason: str, about: str = "") -> None:
+        """Counts a row that is left out."""
+        self.left_out[reason] += 1
+        self.first.setdefault(reason, f"{entry.id}{f' ({about})' if about else ''}")
+
+    def told(self) -> list[str]:
+        """What was left out, in words."""
+        return [
+            f"{count} rows {reason}, the first of them {self.first[reason]}" for reason, count in self.left_out.items()
+        ]
 
 
 def prepare(
@@ -41,8 +73,13 @@ def prepare(
     *,
     tasks: Sequence[str] = (),
     renamed: Mapping[str, str] | None = None,
+    name: str = "",
+    normalised: str = "",
+    **options: Any,
 ) -> Prepared:
     """Writes `NAME_SPLIT.json` for every split of a corpus; they appear when all of it was read.
+
+    Nothing that the corpus says becomes a path outside of `out`, and lengths are those of the sounds' headers.
 
     Args:
         corpus: A module of `data.corpora`.
@@ -51,66 +88,198 @@ def prepare(
         lists: Where its lists lie, if not below the root.
         tasks: Which tasks are kept; all if not given.
         renamed: New names of tasks, by the corpus's own.
+        name: What the corpus is called in files and rows, if not by its own name.
+        normalised: How transcripts are written down, `english` or `none`; as the corpus has it if not given.
+        options: What this corpus alone can be asked.
 
     Raises:
         InputError: Nothing of what the corpus is made of is there, or it is not as it should be.
     """
-    lists, renamed = lists or root, renamed or {}
-    made, splits, progress = Prepared(), {}, Progress(corpus.NAME, None, unit="rows")
-    with ExitStack() as stack:
-        for entry in corpus.entries(root, lists):
-            progress.add(1)
-            task = renamed.get(entry.task, entry.task)
-            if tasks and task not in tasks:
-                continue
-            if not entry.text.strip():
-                made.textless += 1
-            elif entry.path is None:
-                made.missing, made.first_missing = made.missing + 1, made.first_missing or entry.id
-            else:
-                base = root if entry.content is None else out
-                if entry.split not in splits:
-                    made.files[entry.split] = out / f"{corpus.NAME}_{entry.split}.json"
-                    splits[entry.split] = stack.enter_context(annotation_writer(made.files[entry.split], base))
-                _write(splits[entry.split], entry, task, corpus.NAME, base)
-                made.rows[entry.split, task] += 1
-        progress.end()
-        _require_rows(corpus, root, lists, made, tasks)
+    lists = lists or root
+    sounds = Files(root)
+    listed = sounds if lists == root else Files(lists)
+    name = name or (huggingface.name_of(lists) if corpus.NAME == huggingface.NAME else corpus.NAME)
+    _require_plain(name, "name", "the corpus")
+    english = (normalised or corpus.NORMALISE) == "english"
+    made, progress = Prepared(), Progress(name, None, unit="rows")
+    choice = _Choice(made, tasks, renamed or {}, english)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            writer = _Writer(made, name, sounds.folder, out, stack)
+            chosen = filter(None, map(choice, corpus.entries(sounds, listed, **options)))
+            for entry, seconds, fault in _with_lengths(chosen, progress):
+                if fault:
+                    made.leave_out(entry, fault[0], fault[1])
+                else:
+                    writer.write(entry, seconds)
+            progress.end()
+            _require_rows(corpus, root, lists, made, tasks)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or out}: {error.strerror or error}; mend it, or give another place"
+        ) from None
     return made
 
 
-def _write(write, entry: Entry, task: str, corpus: str, base: Path) -> None:
-    """One row; a sound that lies within the corpus's own files is written out."""
-    path = entry.path
-    if entry.content is not None:
-        path = base / path
-        if not path.is_file():
-            with written_whole(path) as temporary:
-                temporary.write_bytes(entry.content)
-    write(
-        path=Path(os.path.relpath(path, base)).as_posix(),
-        text=entry.text.strip(),
-        task=task,
-        id=f"{corpus}/{entry.id}",
-        corpus=entry.corpus or corpus,
-        duration=entry.duration_s,
-        references=entry.references,
-        question=entry.question,
-        testset_id=entry.testset_id,
-        start=entry.start_s,
-        end=entry.end_s,
-    )
+class _Choice:
+    """Goes over rows one by one: gives those that are to be written, with their task and text as they will be."""
+
+    def __init__(self, made: Prepared, tasks: Sequence[str], renamed: Mapping[str, str], english: bool) -> None:
+        self.made, self.tasks, self.renamed, self.english = made, tasks, renamed, english
+        self._ids: set[int] = set()
+
+    def __call__(self, entry: Entry) -> Entry | None:
+        task = self.renamed.get(entry.task, entry.task)
+        if self.tasks and task not in self.tasks:
+            return None
+        where = entry.where or entry.id
+        for kind, given in (("split", entry.split), ("task", task), ("corpus", entry.corpus or "none")):
+            _require_plain(given, kind, where)
+        spoken = entry.task == "asr"
+        written = normalise if spoken and self.english else str.strip
+        references = tuple(filter(None, map(written, entry.references)))
+        chosen = replace(entry, task=task, text=written(entry.text), references=references)
+        _require_unicode(chosen, where)
+        if entry.left_out:
+            return self.made.leave_out(entry, entry.left_out)
+        if not (any(map(str.isalnum, chosen.text)) if spoken else chosen.text):
+            return self.made.leave_out(entry, TEXTLESS)
+        if entry.path is None and entry.content is None:
+            return self.made.leave_out(entry, MISSING)
+        if self._is_known(chosen, where):
+            return self.made.leave_out(entry, TWICE)
+        return chosen
+
+    def _is_known(self, entry: Entry, where: str) -> bool:
+        """Whether the very same row was there before; 8 bytes of a hash are kept of each id, and of each row."""
+        row = _hash((entry.id, entry.task, entry.text, entry.path, entry.start_s, entry.end_s, entry.question))
+        name = _hash(entry.id)
+        known = row in self._ids
+        if not known and name in self._ids:
+            raise InputError(
+                f'{where}: id "{entry.id}" is there twice, for other sounds or texts; give each row its own'
+            )
+        self._ids |= {row, name}
+        return known
+
+
+def _with_lengths(
+    entries: Iterator[Entry], progress: Progress
+) -> Iterator[tuple[Entry, float, tuple[str, str] | None]]:
+    """Each row with the length of its sound (s), from its header, or why it is left out."""
+    measured = lru_cache(_BATCH)(_length)  # rows of one recording follow each other
+    with ThreadPoolExecutor(_THREADS) as pool:
+        while batch := list(islice(entries, _BATCH)):
+            for entry, (seconds, fault) in zip(batch, pool.map(lambda one: _of(one, measured), batch), strict=True):
+                progress.add(1)
+                if fault:
+                    yield entry, seconds, (UNREADABLE, fault)
+                elif _is_outside(entry, seconds):
+                    yield entry, seconds, (OUTSIDE, f"{entry.start_s:g} to {entry.end_s:g} s of {seconds:.2f} s")
+                else:
+                    yield entry, seconds, None
+
+
+def _is_outside(entry: Entry, seconds: float) -> bool:
+    """Whether a stretch is empty, or goes beyond the end of its sound."""
+    empty = entry.end_s and entry.end_s <= entry.start_s
+    return bool(empty) or 0 < seconds <= entry.start_s or entry.end_s > seconds + _LATE_S
+
+
+def _of(entry: Entry, measured: Callable[[Path], tuple[float, str]]) -> tuple[float, str]:
+    return _length(SoundBytes(entry.content, entry.id)) if entry.content is not None else measured(entry.path)
+
+
+def _length(sound: Sound) -> tuple[float, str]:
+    """Seconds, or why they cannot be read."""
+    try:
+        return sound_info(sound).seconds, ""
+    except InputError as error:
+        return 0.0, str(error).removeprefix(f"{sound}: ").split(";")[0]
+    except OSError as error:
+        return 0.0, error.strerror or str(error)
+
+
+class _Writer:
+    """Writes rows to the annotation file of their split; sounds within the corpus's own files are written out."""
+
+    def __init__(self, made: Prepared, name: str, root: Path, out: Path, stack: ExitStack) -> None:
+        self.made, self.name, self.root, self.out, self.stack = made, name, root, out, stack
+        self._writers: dict[str, tuple[Callable[..., None], Path]] = {}
+
+    def write(self, entry: Entry, seconds: float) -> None:
+        """One row.
+
+        Args:
+            entry: The row.
+            seconds: Length of its sound.
+        """
+        path = entry.path
+        if entry.content is not None:
+            path = written_out(entry.content, self.out / self.name / entry.split, self.out)
+        write, base = self._writers.get(entry.split) or self._opened(entry)
+        end_s = entry.end_s if entry.end_s <= seconds else 0.0
+        write(
+            path=_relative(path, base),
+            text=entry.text,
+            task=entry.task,
+            id=f"{self.name}/{entry.id}",
+            corpus=entry.corpus or self.name,
+            duration=(end_s or seconds) - entry.start_s,
+            references=entry.references,
+            question=entry.question,
+            testset_id=entry.testset_id,
+            start=entry.start_s,
+            end=end_s,
+        )
+        self.made.rows[entry.split, entry.task] += 1
+
+    def _opened(self, entry: Entry) -> tuple[Callable[..., None], Path]:
+        base = self.root if entry.content is None else self.out
+        path = self.out / f"{self.name}_{entry.split}.json"
+        self.made.files[entry.split] = path
+        self._writers[entry.split] = self.stack.enter_context(annotation_writer(path, base)), base
+        return self._writers[entry.split]
+
+
+def _relative(path: Path, base: Path) -> str:
+    """A path as an annotation of this root has it: a link below the root stays, and one on the way to it does not."""
+    if path.is_relative_to(base):
+        return path.relative_to(base).as_posix()
+    return Path(os.path.relpath(path.parent.resolve() / path.name, base.resolve())).as_posix()
+
+
+def _require_plain(given: str, kind: str, where: str) -> None:
+    """Refuses a name that is more than a name: it stands in names of files and folders."""
+    if not _PLAIN.fullmatch(given) or given in (".", ".."):
+        raise InputError(
+            f"{where}: the {kind} {json.dumps(given[:100])} must be letters, digits, '.', '_' and '-' alone; rename it"
+        )
+
+
+def _require_unicode(entry: Entry, where: str) -> None:
+    try:
+        "".join((entry.id, str(entry.path), entry.text, *entry.references, entry.question, entry.testset_id)).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{where}: cannot be written as UTF-8 ({error.reason}); mend its text or rename it") from None
+
+
+def _hash(value: object) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(value).encode(), digest_size=8).digest(), "little")
 
 
 def _require_rows(corpus: Corpus, root: Path, lists: Path, made: Prepared, tasks: Sequence[str]) -> None:
     if made.rows:
         return
-    if made.missing:
+    if made.left_out[MISSING]:
         raise InputError(
-            f"{root}: none of the sound files of {made.missing} rows is there, the first of them "
-            f"{made.first_missing}; looked for {corpus.LAYOUT}"
+            f"{root}: none of the sound files of {made.left_out[MISSING]} rows is there, the first of them "
+            f"{made.first[MISSING]}; looked for {corpus.LAYOUT}"
         )
-    if made.textless:
-        raise InputError(f"{lists}: none of {made.textless} rows has a text; looked for {corpus.LAYOUT}")
+    if made.left_out[TEXTLESS]:
+        raise InputError(f"{lists}: none of {made.left_out[TEXTLESS]} rows has a text; looked for {corpus.LAYOUT}")
+    if made.left_out:
+        raise InputError(f"{lists}: no rows but {'; '.join(made.told())}")
     among = f" with the task {' or '.join(tasks)}" if tasks else ""
     raise InputError(f"{lists}: no rows of {corpus.NAME}{among}; looked for {corpus.LAYOUT}")

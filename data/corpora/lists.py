@@ -1,0 +1,162 @@
+"""Lists of clips as text: lines, CSV and TSV, JSON lines, in the encodings that spreadsheets write."""
+
+import codecs
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from data.errors import InputError
+
+_BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_DELIMITERS = (",", ";", "\t")
+# A whole transcript fits; where a quotation mark that is never closed swallows a file, `strict` tells.
+csv.field_size_limit(1 << 26)
+
+
+class Listed(dict[str, Any]):
+    """A row of a list, its values by their names.
+
+    Attributes:
+        where: The list and the line, for messages.
+    """
+
+    def __init__(self, values: dict[str, Any], where: str) -> None:
+        super().__init__(values)
+        self.where = where
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file, without their ends.
+
+    Raises:
+        InputError: It is neither UTF-8 nor UTF-16.
+    """
+    try:
+        return path.read_text(encoding=_encoding(path)).split("\n")
+    except UnicodeDecodeError:
+        _refuse_encoding(path)
+
+
+def csv_rows(path: Path, *columns: str, delimiter: str | None = None, verbatim: Sequence[str] = ()) -> Iterator[Listed]:
+    """The rows of a CSV or TSV file with a header, their values without blanks around them; empty lines are none.
+
+    Tabs need no quotes: between them a quotation mark is one.
+
+    Args:
+        path: The file.
+        columns: Those that must be there.
+        delimiter: Between the values; if not given, the one of comma, semicolon and tab that gives these columns.
+        verbatim: Columns whose values keep the blanks around them, such as names of files.
+
+    Raises:
+        InputError: A column is missing or there twice, a row is too short or too long, its quotation marks do not pair,
+            or the file is neither UTF-8 nor UTF-16; names the line.
+    """
+    reader = None
+    try:
+        with path.open(encoding=_encoding(path), newline="") as file:
+            head = file.readline()
+            delimiter = delimiter or _delimiter(head, columns)
+            file.seek(0)
+            plain = delimiter == "\t"
+            blanks = any(name.startswith(" ") for name in head.split(delimiter)[1:])
+            reader = csv.reader(
+                file,
+                delimiter=delimiter,
+                quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL,
+                strict=not plain,
+                skipinitialspace=blanks,
+            )
+            header = _header(path, next(reader, []), columns)
+            for fields in reader:
+                if any(field.strip() for field in fields):
+                    yield _row(f"{path}, line {reader.line_num}", header, fields, columns, verbatim)
+    except UnicodeDecodeError:
+        _refuse_encoding(path)
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: cannot be read as CSV ({error}); mend the line") from None
+
+
+def json_rows(path: Path) -> Iterator[Listed]:
+    """The objects of a file of JSON lines; empty lines are none.
+
+    Raises:
+        InputError: A line is no object, or the file is neither UTF-8 nor UTF-16; names the line.
+    """
+    try:
+        with path.open(encoding=_encoding(path)) as file:
+            for number, line in enumerate(file, 1):
+                where = f"{path}, line {number}"
+                if line.strip():
+                    yield Listed(_object(where, line), where)
+    except UnicodeDecodeError:
+        _refuse_encoding(path)
+
+
+def _header(path: Path, names: list[str], columns: Sequence[str]) -> list[str]:
+    names = [name.strip() for name in names]
+    if missing := [name for name in columns if name not in names]:
+        raise InputError(f"{path}: no column '{missing[0]}'; it has {', '.join(filter(None, names)) or 'none'}")
+    if twice := [name for name in names if name and names.count(name) > 1]:
+        raise InputError(f"{path}: the column '{twice[0]}' is there twice; take one away")
+    return names
+
+
+def _row(where: str, header: list[str], fields: list[str], columns: Sequence[str], verbatim: Sequence[str]) -> Listed:
+    there = dict(zip(header, fields, strict=False))
+    if short := [name for name in columns if name not in there]:
+        raise InputError(f"{where}: too short, it has no '{short[0]}'; mend the line")
+    if any(field.strip() for field in fields[len(header) :]):
+        raise InputError(
+            f"{where}: {len(fields)} values for {len(header)} columns; put a value with the delimiter in it in quotes"
+        )
+    values = {name: value if name in verbatim else value.strip() for name, value in there.items() if name}
+    return Listed(values, where)
+
+
+def _object(where: str, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: must be an object, and is not JSON ({error}); mend the line") from None
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: must be an object, not {type(row).__name__}; mend the line")
+    return row
+
+
+def _delimiter(head: str, columns: Sequence[str]) -> str:
+    """The first under which the header has all columns; the comma where none does, for the message."""
+    for delimiter in _DELIMITERS:
+        names = {name.strip().strip('"') for name in head.split(delimiter)}
+        if names.issuperset(columns):
+            return delimiter
+    return ","
+
+
+def _encoding(path: Path) -> str:
+    """UTF-8, unless the first bytes tell of another."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    for mark, name in _BOMS.items():
+        if start.startswith(mark):
+            return name
+    # Without a mark: every second byte of what is ASCII is zero.
+    if start[1:2] == b"\0":
+        return "utf-16-le"
+    return "utf-16-be" if start[:1] == b"\0" else "utf-8"
+
+
+def _refuse_encoding(path: Path) -> NoReturn:
+    with path.open("rb") as file:
+        number = next((number for number, line in enumerate(file, 1) if not _is_utf8(line)), 1)
+    raise InputError(f"{path}, line {number}: cannot be read as UTF-8; write the file again in it") from None
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
