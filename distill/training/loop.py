@@ -3,21 +3,13 @@
 import time
 from pathlib import Path
 
-import numpy as np
-import torch
 import torch.distributed as dist
 
 from data.cache.reader import CacheReader
-from data.errors import InputError
-from data.rows.manifest import Manifest
-from distill.losses.alignment import Alignment
-from distill.losses.ctc import CtcHead
-from distill.losses.matching import FeatureMatching
 from distill.models.frozen import FrozenTeacher
 from distill.recipe.recipe import Recipe
-from distill.recipe.rows import read_rows
 from distill.recipe.splits import validation_texts
-from distill.recipe.stages import PARTS
+from distill.training.building import build_examples, build_objective
 from distill.training.checkpoints import (
     begin,
     best_step,
@@ -29,18 +21,15 @@ from distill.training.checkpoints import (
     was_validated,
 )
 from distill.training.engine import join_ranks, start_engine
-from distill.training.examples import Examples
 from distill.training.export import save_model
 from distill.training.failures import as_input_error
 from distill.training.loader import StepLoader
-from distill.training.objective import Objective
 from distill.training.on_policy import OnPolicy
-from distill.training.optimizer import parameters_by_part
+from distill.training.rows import training_rows, validation_rows
 from distill.training.run_log import RunLog
 from distill.training.step import OptimizerStep, sum_over_ranks
 from distill.training.stopping import StopRequest
 from distill.training.validation import default_metric, score_texts, validate
-from student.shrink import set_trainable
 from teacher.device import give_back_memory
 from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import SalmonnProcessor
@@ -73,62 +62,28 @@ class Trainer:
         cache: CacheReader | None = None,
         teacher_processor: SalmonnProcessor | None = None,
     ) -> None:
-        self.recipe, self.student, self.processor = recipe, student, processor
+        self.recipe, self.processor = recipe, processor
         join_ranks(recipe.train.timeout_s)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        stages = recipe.train.stages
-        rows = read_rows(recipe, recipe.data.train)
-        if not (with_text := rows.with_text).all():
-            if self.rank == 0:
-                first = rows.where(~with_text)[0].id
-                print(f"{(~with_text).sum()} rows without a text are left out, the first of them {first}", flush=True)
-            rows = rows.where(with_text)
-        if cache is not None:
-            rows = _cached_rows(rows, cache, recipe.cache.folder)
-        batch_processor = None
-        if (teacher is not None or "beats" in recipe.matched) and not processor.hears_like(teacher_processor.config):
-            batch_processor = teacher_processor
-        alignment = Alignment(processor, teacher_processor) if recipe.train.kd.vocabulary == "universal" else None
-        examples = Examples(recipe, processor, rows, cache, batch_processor, alignment)
-        clips = recipe.train.validate_clips
-        self.valid = {Path(path).stem: read_rows(recipe, path)[:clips] for path in recipe.data.valid}
-
-        trained = {part for part in PARTS if any(getattr(stage.lr, part) for stage in stages)}
-        embeddings = bool(recipe.student and recipe.student.train_embeddings)
-        set_trainable(student, trained, embeddings=embeddings)
-        ctc = self._ctc_head(rows) if any(stage.used.ctc for stage in stages) else None
-        matching = None
-        if recipe.matched:
-            torch.manual_seed(recipe.seed)
-            matching = FeatureMatching(student, teacher_processor.config, recipe.train.match, recipe.matched)
-        objective = Objective(student, recipe.train.kd, ctc, teacher, matching)
-        trained_parts = parameters_by_part(objective)
-        self.engine = start_engine(recipe, objective)
+        rows, self.valid = training_rows(recipe, cache, quiet=self.rank > 0), validation_rows(recipe)
+        self.engine = start_engine(
+            recipe, build_objective(recipe, student, processor, rows, teacher, teacher_processor)
+        )
         self.identity = run_identity(recipe, rows, self.world, None if cache is None else cache.identity)
         if teacher is not None:
             teacher.place(recipe, self.engine.device)
+        examples = build_examples(recipe, processor, rows, cache, teacher_processor)
         if recipe.train.keep_encoded:
             examples.keep_encoded(student, max_seconds=120, quiet=self.rank > 0)
-        loader = StepLoader(
-            recipe,
-            examples,
-            rank=self.rank,
-            world=self.world,
-            accumulation=self.engine.gradient_accumulation_steps(),
-        )
-        on_policy = OnPolicy(recipe, self.engine, processor, batch_processor)
-        self.one_step = OptimizerStep(recipe, self.engine, loader, on_policy, trained_parts)
+        accumulation = self.engine.gradient_accumulation_steps()
+        loader = StepLoader(recipe, examples, rank=self.rank, world=self.world, accumulation=accumulation)
+        on_policy = OnPolicy(recipe, self.engine, processor, examples.teacher_processor)
+        self.one_step = OptimizerStep(recipe, self.engine, loader, on_policy)
         teacher_texts = validation_texts(recipe, teacher_processor) if teacher_processor and self.rank == 0 else {}
         self.log = RunLog(recipe, self.engine.monitor, self.engine.device, teacher_texts)
         self.metric = recipe.train.best_by or default_metric([row for rows in self.valid.values() for row in rows])
         self.step = 0
         self.stopped, self._stop = False, StopRequest()
-
-    def _ctc_head(self, rows: Manifest) -> CtcHead:
-        """Classes are the ids of the training texts, whatever the stage."""
-        ids = sorted({token for text in rows.values("text") for token in self.processor.text_ids(text)[:-1]})
-        torch.manual_seed(self.recipe.seed)
-        return CtcHead(self.student.get_input_embeddings().weight.float(), ids)
 
     def train(self) -> None:
         """Runs from the newest checkpoint, or from the start, to the last stage's end; `stopped` tells a signal did.
@@ -201,15 +156,3 @@ class Trainer:
             begin(run_dir, self.recipe, self.identity)
         dist.barrier()
         self.step = resume(self.engine, run_dir)
-
-
-def _cached_rows(rows: Manifest, cache: CacheReader, folder: str) -> Manifest:
-    """The rows that the teacher could read; a cache that is not filled yet is no cache to train from."""
-    failed = cache.failed()
-    there = np.fromiter((row_id in cache for row_id in rows.values("id")), bool, len(rows))
-    if missing := sum(row_id not in failed for row_id in rows.where(~there).values("id")):
-        raise InputError(
-            f"cache {folder}: {missing} of {len(rows)} rows are not cached yet; "
-            "run 'bash scripts/cache_teacher.sh' with this recipe first"
-        )
-    return rows.where(there)

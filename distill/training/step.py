@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.errors import InputError
 from data.paths import written_whole
@@ -17,7 +17,7 @@ from distill.recipe.recipe import Recipe
 from distill.training.loader import StepLoader
 from distill.training.objective import UNITS
 from distill.training.on_policy import OnPolicy
-from distill.training.optimizer import at_rest, forget_gradients, learning_rate
+from distill.training.optimizer import at_rest, forget_gradients, learning_rate, parameters_by_part
 
 
 class OptimizerStep:
@@ -31,7 +31,6 @@ class OptimizerStep:
         engine: DeepSpeed's, over the objective.
         loader: Makes the micro-batches.
         on_policy: Writes texts for steps on the student's own.
-        trained: The parameters of each part.
     """
 
     def __init__(
@@ -40,10 +39,9 @@ class OptimizerStep:
         engine: DeepSpeedEngine,
         loader: StepLoader,
         on_policy: OnPolicy,
-        trained: dict[str, list[nn.Parameter]],
     ) -> None:
         self.recipe, self.engine, self.loader = recipe, engine, loader
-        self.on_policy, self.trained = on_policy, trained
+        self.on_policy, self.trained = on_policy, parameters_by_part(engine.module)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
 
     def __call__(self, step: int) -> dict:

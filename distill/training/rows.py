@@ -1,0 +1,47 @@
+"""The rows that a run trains on, and those that it watches."""
+
+from pathlib import Path
+
+import numpy as np
+
+from data.cache.reader import CacheReader
+from data.errors import InputError
+from data.rows.manifest import Manifest
+from distill.recipe.recipe import Recipe
+from distill.recipe.rows import read_rows
+
+
+def training_rows(recipe: Recipe, cache: CacheReader | None = None, *, quiet: bool = False) -> Manifest:
+    """The recipe's training rows that have a text, and that the teacher could read where its cache is trained on.
+
+    Args:
+        recipe: The run.
+        cache: The teacher's, where a stage trains on what it holds.
+        quiet: Do not print how many rows have no text.
+
+    Raises:
+        InputError: The cache is not filled yet, so that it is no cache to train from.
+    """
+    rows = read_rows(recipe, recipe.data.train)
+    if not (with_text := rows.with_text).all():
+        if not quiet:
+            first = rows.where(~with_text)[0].id
+            print(f"{(~with_text).sum()} rows without a text are left out, the first of them {first}", flush=True)
+        rows = rows.where(with_text)
+    return rows if cache is None else _cached(rows, cache, recipe.cache.folder)
+
+
+def validation_rows(recipe: Recipe) -> dict[str, Manifest]:
+    """The rows of each validation set that are looked at, by its file's name."""
+    return {Path(path).stem: read_rows(recipe, path)[: recipe.train.validate_clips] for path in recipe.data.valid}
+
+
+def _cached(rows: Manifest, cache: CacheReader, folder: str) -> Manifest:
+    failed = cache.failed()
+    there = np.fromiter((row_id in cache for row_id in rows.values("id")), bool, len(rows))
+    if missing := sum(row_id not in failed for row_id in rows.where(~there).values("id")):
+        raise InputError(
+            f"cache {folder}: {missing} of {len(rows)} rows are not cached yet; "
+            "run 'bash scripts/cache_teacher.sh' with this recipe first"
+        )
+    return rows.where(there)
