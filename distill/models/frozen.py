@@ -48,7 +48,7 @@ class FrozenTeacher:
             hidden_BTD = self._module(batch).hidden_BTH
         rows_N, _ = supervised(batch.labels_BT)
         head_VD = self.model.llm.get_output_embeddings().weight
-        with deepspeed.zero.GatheredParameters([head_VD], enabled=hasattr(head_VD, "ds_id")):
+        with deepspeed.zero.GatheredParameters([head_VD]):
             yield HeadSignal(hidden_BTD.flatten(0, 1)[rows_N], head_VD, vocab_size)
 
     def place(self, recipe: Recipe, device: torch.device) -> None:

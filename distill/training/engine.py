@@ -1,12 +1,9 @@
 """DeepSpeed's engine over the objective, as the recipe's `deepspeed` block has it."""
 
-import os
 from datetime import timedelta
-from pathlib import Path
 
 import deepspeed
 import torch
-import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.config import DeepSpeedConfigError
 from deepspeed.runtime.zero.utils import ZeRORuntimeException
@@ -15,8 +12,9 @@ from pydantic import ValidationError
 from data.errors import InputError
 from distill.recipe.recipe import Recipe
 from distill.training.activations import recompute_activations
+from distill.training.deepspeed_insides import remove_buffer_files, skip_frozen_groups
 from distill.training.objective import Objective
-from distill.training.optimizer import let_parts_rest, parameter_groups
+from distill.training.optimizer import parameter_groups
 
 _JOB = "log"
 
@@ -29,11 +27,7 @@ def join_ranks(timeout_s: float) -> None:
     """
     deepspeed.init_distributed(verbose=False, timeout=timedelta(seconds=timeout_s))
     if get_accelerator().device_name() == "cpu":
-        # DeepSpeed's buffers between ranks on a CPU (66 MiB each) are files in memory that it never removes. Once all
-        # ranks have opened all of them they need no name, and are gone with the processes, however those end.
-        dist.barrier()
-        place = "_".join([str(os.getuid()), os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], str(dist.get_rank())])
-        Path(f"/dev/shm/deepspeed_allreduce_buffer_{place}").unlink(missing_ok=True)
+        remove_buffer_files()
 
 
 def start_engine(recipe: Recipe, objective: Objective) -> deepspeed.DeepSpeedEngine:
@@ -53,7 +47,7 @@ def start_engine(recipe: Recipe, objective: Objective) -> deepspeed.DeepSpeedEng
         raise InputError(f"deepspeed section of the recipe: DeepSpeed refuses it ({error})") from error
     except ImportError as error:  # of a monitor that requirements.txt leaves out
         raise InputError(f"deepspeed section of the recipe: it takes a package ({error}); install it") from error
-    let_parts_rest(optimizer)
+    skip_frozen_groups(optimizer)
     return engine
 
 

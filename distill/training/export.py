@@ -5,9 +5,10 @@ import os
 import shutil
 from pathlib import Path
 
+import deepspeed
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.paths import resolve
 from distill.recipe.recipe import Recipe
@@ -20,10 +21,7 @@ from teacher.weights import load_exactly, read_tensors, save_trained_part
 def save_model(recipe: Recipe, engine: DeepSpeedEngine, processor: SalmonnProcessor) -> Path:
     """Writes the student of the engine's objective and its tokenizer, whole or not at all; all ranks take part."""
     folder, temporary = recipe.run_dir / "model", recipe.run_dir / f".model.{os.getpid()}.tmp"
-    if engine.zero_optimization_stage() == 3:
-        tensors = engine._zero3_consolidated_16bit_state_dict()
-    else:
-        tensors = engine.module.state_dict()
+    tensors = _gathered(engine.module) if engine.zero_optimization_stage() == 3 else engine.module.state_dict()
     if dist.get_rank() == 0:
         tensors = {k.removeprefix("student."): v for k, v in tensors.items() if k.startswith("student.")}
         processor.save_pretrained(temporary)
@@ -38,6 +36,17 @@ def save_model(recipe: Recipe, engine: DeepSpeedEngine, processor: SalmonnProces
         os.replace(temporary, folder)
     dist.barrier()
     return folder
+
+
+def _gathered(module: nn.Module) -> dict[str, Tensor]:
+    """What `state_dict` has of a module that ZeRO 3 has partitioned: whole on the CPU, in the first rank alone."""
+    named = module.state_dict(keep_vars=True)
+    whole: dict[int, Tensor] = {}  # what two names share stays shared
+    for tensor in {id(tensor): tensor for tensor in named.values()}.values():
+        with deepspeed.zero.GatheredParameters(tensor):  # one at a time
+            if dist.get_rank() == 0:
+                whole[id(tensor)] = tensor.detach().to("cpu", copy=True)
+    return {name: whole[id(tensor)] for name, tensor in named.items() if id(tensor) in whole}
 
 
 def _trained(recipe: Recipe, teacher: SalmonnForConditionalGeneration) -> set[str]:

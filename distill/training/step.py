@@ -14,10 +14,11 @@ from data.errors import InputError
 from data.paths import written_whole
 from distill.losses.settings import LossWeights
 from distill.recipe.recipe import Recipe
+from distill.training.deepspeed_insides import forget_gradients
 from distill.training.loader import StepLoader
 from distill.training.objective import UNITS
 from distill.training.on_policy import OnPolicy
-from distill.training.optimizer import at_rest, forget_gradients, learning_rate, parameters_by_part
+from distill.training.optimizer import frozen, learning_rate, parameters_by_part
 
 
 class OptimizerStep:
@@ -69,8 +70,7 @@ class OptimizerStep:
         sums: list[dict[str, float]] = []
         self.engine.train()
         forget_gradients(self.engine)
-        resting = [parameter for part, of in self.trained.items() if not stage.peak_lr(part) for parameter in of]
-        with at_rest(resting):
+        with frozen(parameter for part, of in self.trained.items() if not stage.peak_lr(part) for parameter in of):
             for seed, example in zip(seeds, micro, strict=True):
                 # Dropout depends on the batch's place in the run alone: not on a restart, nor on how many ranks share.
                 torch.manual_seed(seed)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from deepspeed.accelerator import get_accelerator
 
+from distill.training.deepspeed_insides import forget_gradients
 from distill.training.engine import join_ranks
-from distill.training.optimizer import forget_gradients
 
 ON_CPU = get_accelerator().device_name() == "cpu"
 WHOLE_LAYERS = '{"stage": 3, "stage3_param_persistence_threshold": 0}'

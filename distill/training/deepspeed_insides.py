@@ -1,0 +1,91 @@
+"""What this project takes from DeepSpeed beside its documented interface: here, and nowhere else but as listed.
+
+To be looked at with every new release of DeepSpeed (the tests of each are in brackets):
+
+- the flat buffers in which ZeRO keeps gradients, and the optimizer under its own (`forget_gradients`: test_engine.py);
+- which optimizer states a checkpoint restores, and that a parameter without a gradient is skipped
+  (`skip_frozen_groups`: test_optimizer.py);
+- the files of its buffers between ranks on a CPU (`remove_buffer_files`: tests/scripts/test_launcher.py);
+- which keys of its configuration it asks for (`distill/recipe/deepspeed_block.py`: test_deepspeed_block.py);
+- its TensorBoard monitor's writer, which takes texts and sounds too (`run_log.py`: test_run_log.py);
+- what its errors say (`failures.py`: test_failures.py), and its launcher's command line (`stopping.py`:
+  tests/scripts/test_launcher.py).
+
+Why parts that are frozen for a stage are not simply left out of the optimizer: they come back in a later stage with the
+moments that they had, and a checkpoint in between must hold them. An optimizer a stage would begin anew; and
+`requires_grad` alone leaves ZeRO's flat gradient of such a part at zero, with which Adam's moments fade and its count
+of steps goes on.
+"""
+
+import os
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from deepspeed import DeepSpeedEngine
+
+
+def remove_buffer_files() -> None:
+    """Removes the names of DeepSpeed's buffers between ranks on a CPU; all ranks take part.
+
+    They are files in memory (66 MiB each) that it never removes. Once all ranks have opened all of them they need no
+    name, and are gone with the processes, however those end.
+    """
+    dist.barrier()
+    place = "_".join([str(os.getuid()), os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], str(dist.get_rank())])
+    Path(f"/dev/shm/deepspeed_allreduce_buffer_{place}").unlink(missing_ok=True)
+
+
+def forget_gradients(engine: DeepSpeedEngine) -> None:
+    """No gradient is left of the step before.
+
+    DeepSpeed writes over what it keeps of them (at ZeRO 3, and where the optimizer is offloaded) only where there is a
+    new one: what no loss reaches at a step, as the CTC head at one on the student's own texts, would be moved by an old
+    one, which no checkpoint holds; and one that overflowed would be found at every step.
+    """
+    gradients = [getattr(engine.optimizer, "grad_partitions_flat_buffer", None)]
+    flat = [parameter for group in engine.basic_optimizer.param_groups for parameter in group["params"]]
+    flat += getattr(engine.optimizer, "fp32_partitioned_groups_flat", [])  # ZeRO 3 takes them from the groups
+    gradients += [parameter.grad for parameter in flat]
+    for gradient in gradients:
+        if gradient is not None:
+            gradient.zero_()
+
+
+def skip_frozen_groups(optimizer: torch.optim.Optimizer) -> None:
+    """A group whose learning rate is 0 is left out of a step: neither its moments nor its count of steps move.
+
+    So a part that joins in a later stage begins as in a run of its own. Every group has its state from now on, at step
+    0: DeepSpeed restores none where the first group has none.
+
+    Args:
+        optimizer: As DeepSpeed has it, over its own flat copies of the parameters.
+    """
+    skipped: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
+
+    def skip(*_: object) -> None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"] if group["lr"] == 0 else ():
+                skipped.append((parameter, parameter.grad))
+                parameter.grad = None
+
+    def restore(*_: object) -> None:
+        for parameter, gradient in skipped:
+            parameter.grad = gradient
+        skipped.clear()
+
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0  # weights do not even decay
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if not optimizer.state[parameter]:
+                before, parameter.grad = parameter.grad, torch.zeros_like(parameter)
+                optimizer.step()
+                parameter.grad = before
+    for state in optimizer.state.values():
+        state["step"] = torch.zeros_like(state["step"]) if torch.is_tensor(state["step"]) else 0
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    optimizer.register_step_pre_hook(skip)
+    optimizer.register_step_post_hook(restore)
