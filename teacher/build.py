@@ -70,7 +70,7 @@ def missing_error(missing: list[str]) -> InputError:
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The LLM's tokenizer with the `[PAD]` token that SALMONN adds."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(locate(name))
+        tokenizer = AutoTokenizer.from_pretrained(locate(name), trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{locate(name)}: no tokenizer that can be read ({reason}); fetch it again") from error
@@ -127,7 +127,7 @@ def _build_from_files(
     if missing := missing_parts(settings):
         raise missing_error(missing)
     llm = load_pretrained(AutoModelForCausalLM, locate(settings.llm), precision["llm"])
-    encoder = WhisperConfig.from_pretrained(locate(settings.encoder))
+    encoder = WhisperConfig.from_pretrained(locate(settings.encoder), trust_remote_code=False)
     beats = beats_settings(resolve(settings.beats)) if settings.beats else None
     model, processor = _put_together(settings, encoder, beats, llm, load_tokenizer(settings.llm), precision)
     load_encoder(model.encoder, locate(settings.encoder))
@@ -166,7 +166,8 @@ def shapes_of_files(settings: ModelSettings) -> dict[str, Any] | None:
     if settings.beats or not all((place / "config.json").is_file() for place in places):
         return None
     try:
-        encoder, llm = WhisperConfig.from_pretrained(places[0]), AutoConfig.from_pretrained(places[1])
+        encoder = WhisperConfig.from_pretrained(places[0], trust_remote_code=False)
+        llm = AutoConfig.from_pretrained(places[1], trust_remote_code=False)
     except (OSError, ValueError):
         return None
     return {"encoder": _sizes(encoder, "model_type"), "llm": _sizes(llm)}
@@ -190,7 +191,7 @@ def untrained_llm(shapes: dict[str, Any], dtype: torch.dtype, key: str) -> PreTr
     except (TypeError, ValueError) as error:
         raise InputError(f"{key}: {str(error).splitlines()[0][:120]}") from error
     _refuse_unknown(shapes, type(config)(), key)
-    return AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
 
 
 def _refuse_unknown(shapes: dict[str, Any], known: PretrainedConfig, key: str) -> None:

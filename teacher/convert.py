@@ -109,7 +109,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     """Writes a GGUF language model and its tokenizer as a Hugging Face folder in bf16."""
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     model = AutoModelForCausalLM.from_pretrained(
-        **source, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+        **source, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32, trust_remote_code=False
     )
     # 4-bit weights times a 16-bit scale: bf16 keeps all that the file knew to within its own step.
     model = model.to(torch.bfloat16)
@@ -117,4 +117,4 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(**source, trust_remote_code=False).save_pretrained(folder)

@@ -62,7 +62,7 @@ class SalmonnForConditionalGeneration(PreTrainedModel):
         self.encoder = SpeechEncoder(config.encoder_config, masked=config.margin_s is not None)
         beats = BeatsSettings(**config.beats_config) if config.beats_config else None
         self.beats = BeatsEncoder(beats) if beats else None
-        self.llm = llm or AutoModelForCausalLM.from_config(config.llm_config)
+        self.llm = llm or AutoModelForCausalLM.from_config(config.llm_config, trust_remote_code=False)
         if llm is not None:
             for module in llm.modules():
                 module._is_hf_initialized = True  # post_init below makes up the weights of every other module

@@ -46,7 +46,8 @@ class SalmonnProcessor:
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "SalmonnProcessor":
         """The processor that was saved beside a model."""
-        return cls(AutoTokenizer.from_pretrained(folder), SalmonnConfig.from_pretrained(folder))
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return cls(tokenizer, SalmonnConfig.from_pretrained(folder, trust_remote_code=False))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Saves the tokenizer; all else stands in the model's configuration."""

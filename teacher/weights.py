@@ -108,7 +108,9 @@ def load_pretrained(kind: type, folder: Path, dtype: torch.dtype, **options: obj
         InputError: The folder's files are broken, or of another model.
     """
     try:
-        model, report = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
+        model, report = kind.from_pretrained(
+            folder, dtype=dtype, output_loading_info=True, trust_remote_code=False, **options
+        )
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{folder}: not a model that can be read ({reason}); make or fetch it again") from error

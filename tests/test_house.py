@@ -107,6 +107,19 @@ def test_private_names_stay_in_their_file():
     assert not taken
 
 
+def test_no_code_is_taken_from_where_weights_and_data_are():
+    """What loads a folder or a name of the hub says that code found there is not run."""
+    asking = []
+    for name, tree in modules().items():
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            called = ast.unparse(call.func)
+            loads = called.split(".")[-1] in ("from_pretrained", "from_config", "load_dataset")
+            said = {f"{of.arg}={ast.unparse(of.value)}" for of in call.keywords}
+            if loads and called != "SalmonnProcessor.from_pretrained" and "trust_remote_code=False" not in said:
+                asking.append(f"{name}, line {call.lineno}: {called}")
+    assert not asking
+
+
 def _names_of_modules(tree: ast.Module) -> set[str]:
     """What a file calls the house's modules that it imports whole."""
     names = set()

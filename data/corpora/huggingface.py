@@ -100,7 +100,7 @@ def _splits(lists: Files) -> Iterator[tuple[str, dict[str, Any], Iterable[dict[s
         yield from _folder(lists, described)
         return
     try:
-        loaded = load_from_disk(str(place)) if saved else load_dataset(str(place))
+        loaded = load_from_disk(str(place)) if saved else load_dataset(str(place), trust_remote_code=False)
     except Exception as error:  # of many kinds
         reason = str(error.__cause__ or error).split("\n")[0][:200]
         raise InputError(f"{place}: neither a folder that datasets reads nor a dataset on the hub ({reason})") from None

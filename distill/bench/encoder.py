@@ -51,7 +51,7 @@ def student_encoder(recipe: Recipe) -> SpeechEncoder:
     else:
         if missing := [part for part in missing_parts(teacher) if part.startswith("encoder:")]:
             raise missing_error(missing)
-        config = WhisperConfig.from_pretrained(locate(teacher.encoder))
+        config = WhisperConfig.from_pretrained(locate(teacher.encoder), trust_remote_code=False)
     config.encoder_layers = len(layers_kept(settings.encoder_layers, config.encoder_layers, "encoder_layers"))
     config.encoder_ffn_dim = settings.encoder_ffn or config.encoder_ffn_dim
     with default_dtype(DTYPES[teacher.dtype]):
