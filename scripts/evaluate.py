@@ -65,15 +65,19 @@ def selection_of(arguments) -> Selection:
     return Selection(kinds, arguments.split, arguments.limit, answers=arguments.mode == "valid")
 
 
-def report(recipe: Recipe, selection: Selection, which: str) -> None:
-    """Renews the report of what was scored, with the training's log beside a student's scores."""
+def report(recipe: Recipe, selection: Selection, is_own_student: bool) -> None:
+    """Renews the report of what was scored, with the training's log beside the scores of the run's own student."""
     folder = results_folder(recipe, selection)
-    for name in ("steps.jsonl", "validation.jsonl"):
-        if which == "student":
+    if is_own_student and (recipe.run_dir / "steps.jsonl").is_file():
+        for name in ("steps.jsonl", "validation.jsonl"):
             (folder / name).unlink(missing_ok=True)  # of an earlier run
             if (recipe.run_dir / name).is_file():
                 shutil.copy(recipe.run_dir / name, folder / name)
-    print_table(write_report([folder]))
+    try:
+        print_table(write_report([folder]))
+    except InputError as error:  # of a file that another run left damaged: the scores are written all the same
+        print(f"scored, but no report could be made: {error}")
+        return
     print(f"written: {folder}/report.html, report.md, report.json")
 
 
@@ -95,7 +99,8 @@ def main() -> None:
         else:
             found = evaluate(recipe, arguments.model, checkpoint, selection, arguments.quantise)
             if found is not None:
-                report(recipe, selection, arguments.model)
+                own = checkpoint in (None, (recipe.run_dir / "model").resolve())
+                report(recipe, selection, arguments.model == "student" and own)
     if arguments.json and launched_rank() == 0:
         print(json.dumps(found, indent=2, ensure_ascii=False))
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.errors import InputError
+from data.paths import resolve
 from distill.report.measured import with_efficiency
 
 
@@ -89,21 +90,32 @@ def _models(report: object) -> dict[str, dict]:
 
 
 def run_of(name: str, folder: Path, models: dict[str, dict], is_retold: bool) -> Run:
-    """A run of these figures, with the logs that lie in the folder.
+    """A run of these figures, with the logs that lie in the folder, if they are of one of these models.
 
     Raises:
         InputError: A log is not what it should be.
     """
-    recipe = folder / "recipe.json"
+    path = folder / "recipe.json"
+    recipe = read_metrics(path) if path.is_file() else {}
+    is_logged = _trained_here(recipe, models)
     return Run(
         name,
         folder,
         dict(sorted(models.items(), key=lambda item: (not item[0].startswith("teacher"), item[0]))),
-        read_steps(folder / "steps.jsonl"),
-        read_validation(folder / "validation.jsonl"),
-        read_metrics(recipe) if recipe.is_file() else {},
+        read_steps(folder / "steps.jsonl") if is_logged else [],
+        read_validation(folder / "validation.jsonl") if is_logged else [],
+        recipe,
         is_retold,
     )
+
+
+def _trained_here(recipe: dict, models: dict[str, dict]) -> bool:
+    """Whether the run's logs are of its scored student: not where another checkpoint was scored instead."""
+    scored = [
+        block["checkpoint"] for name, block in models.items() if name.startswith("student") and "checkpoint" in block
+    ]
+    own = resolve(f"{recipe.get('runs')}/{recipe.get('name')}/model").resolve()
+    return not recipe or not scored or any(resolve(str(path)).resolve() == own for path in scored)
 
 
 def read_metrics(path: Path) -> dict:
