@@ -8,7 +8,7 @@ from distill.report import plots
 from distill.report.blocks import Block, Code, Heading, Items, Picture, Table, Text
 from distill.report.leaderboard import Entry, cells, columns, notes, rank_sums, ratio
 from distill.report.measured import told
-from distill.report.published import SOURCE, SYSTEMS, WHERE
+from distill.report.published import SOURCE, SYSTEMS, WHERE, same_speech
 from distill.report.runs import Run
 from distill.report.sounds import player_sound
 from distill.report.table import MISSING, value
@@ -45,7 +45,11 @@ def sections(runs: Sequence[Run], lines: Sequence[Entry], folder: Path) -> list[
     )
     blocks += [Items([_measured(line) for line in lines])]
     blocks += (
-        _pareto(lines, folder) + _accuracy(lines) + _durations(lines, folder) + _models(lines) + _published(folder)
+        _pareto(lines, folder)
+        + _accuracy(lines)
+        + _durations(lines, folder)
+        + _models(lines)
+        + _published(lines, folder)
     )
     blocks += _curves([run for run in runs if run.steps], folder)
     return blocks + _examples(lines) + _recipes(runs)
@@ -137,17 +141,22 @@ def _models(lines: Sequence[Entry]) -> list[Block]:
     return [Heading("Models"), Table(names, rows)]
 
 
-def _published(folder: Path) -> list[Block]:
+def _published(lines: Sequence[Entry], folder: Path) -> list[Block]:
+    """Systems of the challenge, where a line was scored on their speech."""
+    alike = [line.label for line in lines if same_speech(line.block)]
+    if not alike:
+        return []
     plots.draw_published(folder / "published.png")
     rows = [
         [of.name, _shown(of.aac, 4), f"{100 * of.wer:.2f}", f"{of.memory_gib:.2f}"]
-        + [_shown(None if second is None else 1e3 * second, 1) for second in (of.ttft_s, of.tpot_s)]
+        + [_shown(None if second is None else 1e3 * second, 1) for second in (of.ttft_s, of.tpot_s, of.total_s)]
+        + [of.device]
         for of in SYSTEMS
     ]
-    names = ["", "caption score", "WER, %", "memory, GiB", "TTFT, ms", "TPOT, ms"]
+    names = ["", "caption score", "WER, %", "memory, GiB", "TTFT, ms", "TPOT, ms", "both, ms", "device"]
     what = (
-        f"Another test set ({WHERE}) than that of the lines above, unless they say so: not to be compared figure by "
-        f"figure. Caption scores as published, by protocols that differ, some on a validation split. Source: {SOURCE}."
+        f"On {WHERE}; of the lines above, these have a WER of the same speech: {', '.join(alike)}. Caption scores as "
+        f"published, by protocols that differ, some on a validation split; times of other machines. Source: {SOURCE}."
     )
     return [
         Heading("Published systems"),
