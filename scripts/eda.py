@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.errors import InputError, run_cli
-from data.look.gathering import Entry, gather
+from data.look.gathering import Entry, gather, shown, stated_seconds
 from data.look.page import look_page
 from data.look.plots import pictures
 from data.paths import written_whole
@@ -29,16 +29,25 @@ def entries_of(annotation: Path, root: Path | None) -> Iterator[Entry]:
     for name, path, row in rows:
         folder = Path(path).parts[0] if len(Path(path).parts) > 1 else annotation.stem
         start_s, end_s = stretch_of(row)
-        duration = end_s - start_s if end_s else row.get("duration")
         yield Entry(
             id=name,
             sound=root / path,
-            text=row.get("text") if isinstance(row.get("text"), str) else "",
-            task=str(row.get("task", "")),
-            corpus=str(row.get("corpus") or folder),
-            duration_s=float(duration) if isinstance(duration, int | float) else None,
+            text=shown(row.get("text") if isinstance(row.get("text"), str) else ""),
+            task=shown(str(row.get("task") or "")),
+            corpus=shown(str(row.get("corpus") or folder)),
+            duration_s=stated_seconds(end_s - start_s if end_s else row.get("duration")),
             start_s=start_s,
         )
+
+
+def write(folder: Path, files: dict[str, bytes]) -> None:
+    """Writes the page and its pictures."""
+    try:
+        for name, content in files.items():
+            with written_whole(folder / name) as temporary:
+                temporary.write_bytes(content)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written to ({error.strerror}); give another --out") from None
 
 
 def main() -> None:
@@ -59,12 +68,8 @@ def main() -> None:
     entries = (entry for annotation in arguments.annotations for entry in entries_of(annotation, arguments.root))
     look = gather(entries, checks, arguments.samples)
     drawn = pictures(look)
-    for name, png in drawn.items():
-        with written_whole(arguments.out / name) as temporary:
-            temporary.write_bytes(png)
-    title = "Data: " + ", ".join(annotation.name for annotation in arguments.annotations)
-    with written_whole(arguments.out / "index.html") as temporary:
-        temporary.write_text(look_page(title, look, drawn), encoding="utf-8")
+    title = shown("Data: " + ", ".join(annotation.name for annotation in arguments.annotations))
+    write(arguments.out, drawn | {"index.html": look_page(title, look, drawn).encode()})
     print(f"written: {arguments.out / 'index.html'}")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from data.sound.checks import SoundCheck
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+_LONGEST_S = 1e9
 UNNAMED = "(none)"
 
 
@@ -69,6 +70,18 @@ class Look:
     samples: dict[tuple[str, str], list[Entry]]
 
 
+def shown(text: str) -> str:
+    """A text with what no file in UTF-8 can hold, half a character, written out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def stated_seconds(value: object) -> float | None:
+    """A length that a row states; None where it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LONGEST_S:
+        return None
+    return float(value)
+
+
 def words_of(text: str) -> list[str]:
     """The words of a text, in lower case."""
     return _WORD.findall(text.lower())
@@ -104,7 +117,9 @@ def gather(entries: Iterable[Entry], checks: dict[Path, SoundCheck], samples: in
                 look.formats[entry.sound.suffix.lower().lstrip(".") or UNNAMED, check.rate, check.channels] += 1
         if readable and check.duration_s > 0:
             # The smallest hashes are a fair draw, without a list of all rows.
-            order = -int.from_bytes(hashlib.blake2b(entry.id.encode(), digest_size=8).digest(), "big")
+            order = -int.from_bytes(
+                hashlib.blake2b(entry.id.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big"
+            )
             push = heapq.heappush if len(drawn[key]) < samples else heapq.heappushpop
             push(drawn[key], (order, entry.id, str(entry.sound), number, entry)) if samples else None
     look.samples = {key: [entry for *_, entry in sorted(drawn[key], reverse=True)] for key in sorted(groups)}

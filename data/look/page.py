@@ -9,6 +9,7 @@ import soundfile
 from data.errors import InputError
 from data.look.gathering import Entry, Look
 from data.look.html import Html, heading, image, page, paragraph, player, table
+from data.look.plots import MOST
 from data.sound.audio import SAMPLE_RATE, load_audio
 
 _MOST_WORDS = 25
@@ -30,7 +31,8 @@ def look_page(title: str, look: Look, pictures: dict[str, bytes]) -> str:
     parts = [
         paragraph(
             f"{rows:,} rows over {sum(look.files.values()):,} sound files of {hours:,.2f} hours. In the histograms the "
-            "orange line is the median, and the last bar holds all that is longer."
+            "orange line is the median, and the last bar holds all that is longer; a picture has the "
+            f"{MOST} corpora or tasks with the most rows."
         ),
         heading("Corpora and tasks"),
         _groups(look),

@@ -11,7 +11,7 @@ from PIL import Image
 
 from data.look.gathering import Entry, gather, joined, words_of
 from data.look.html import Html, page, paragraph, table
-from data.look.plots import histograms
+from data.look.plots import amounts, histograms
 from data.sound.checks import SoundCheck
 from tests.conftest import SAMPLE_RATE, sound
 
@@ -128,3 +128,47 @@ def test_html_is_escaped_unless_it_is_html():
     whole = page("a < b", paragraph("<script>"), table(["<x>", "n"], [["&", 1234], [Html("<i>yes</i>"), 5]]))
     assert "a &lt; b" in whole and "<script>" not in whole and "<i>yes</i>" in whole
     assert "<td>&amp;</td><td class=number>1,234</td>" in whole
+
+
+ODD = [
+    {"text": "<script>alert(1)</script>", "task": "<b>asr</b>", "corpus": "$x_{$"},
+    {"text": "今天", "task": "$\\frac$", "corpus": "中文"},
+    {"text": None, "task": None, "duration": "3"},
+    {"text": 7, "task": ["asr"], "id": 5, "corpus": {"a": 1}},
+    {"task": "_hidden", "duration": -1, "start": "x", "corpus": "_c"},
+    {"text": "\ud800 lone", "task": "\ud800", "id": "\ud800", "corpus": "\udfff"},
+    {"text": "x", "task": "a\0\nb", "corpus": "c" * 5000, "id": True},
+    *(
+        {"text": "x", "task": "asr", "duration": of}
+        for of in (float("nan"), float("inf"), 1e300, 10**400, True, [1], 0)
+    ),
+    {"text": "long " * 20_000, "task": "asr"},
+    *({"text": "x", "task": f"task {n}", "corpus": f"corpus {n}"} for n in range(100)),
+]
+
+
+def test_rows_whatever_is_wrong_with_them(command, annotations):
+    path = annotations / "odd.json"
+    path.write_text(json.dumps({"annotation": [{"path": "talk/a.wav"} | row for row in ODD]}))
+    status, out, err = command("scripts/eda.py", path, "--out", annotations / "out", "--samples", 1)
+    assert status == 0 and "written" in out and "Traceback" not in err
+    reader = Reader()
+    reader.feed((annotations / "out" / "index.html").read_text(encoding="utf-8"))
+    assert "script" not in reader.tags and "\\ud800 lone" in reader.cells and "nan" not in reader.cells
+    at = reader.cells.index("asr")
+    assert reader.cells[at - 1 : at + 7] == ["talk", "asr", "8", "0.00", "1.31", "1.50", "1.50", "1"]
+
+
+@pytest.mark.parametrize("below", ["", "out"])
+def test_an_out_that_is_a_file(command, annotations, below):
+    (annotations / "file").write_text("")
+    status, _, err = command("scripts/eda.py", annotations / "asr.json", "--out", annotations / "file" / below)
+    assert status == 2 and err.splitlines()[-1].startswith("error: ") and "Traceback" not in err
+
+
+def test_pictures_of_many_and_odd_names(tmp_path):
+    names = ["$x_{$", "_a", "_b", "a\0b", "\n", "x" * 9999, *(f"n{i}" for i in range(3000))]
+    look = gather((Entry(n, tmp_path, "a", n, n, 1.0) for n in names), {}, 0)
+    picture = Image.open(io.BytesIO(amounts(look)))
+    assert max(picture.size) < 4000
+    assert max(Image.open(io.BytesIO(histograms({n: np.ones(3) for n in names}, "seconds"))).size) < 6000
