@@ -1,6 +1,7 @@
 """Texts that a model writes for clips, each with its mean log-probability.
 
-Letters: B clips, T tokens of a text, R = B x beams rows that are continued together, K candidates of a row, V vocabulary.
+Letters: B clips, T tokens of a text, R rows that are continued together (B x beams), K candidates of a row, V
+vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -117,7 +118,8 @@ def generate_texts(
 ) -> list[tuple[str, float, bool]]:
     """Texts, mean log-probabilities, and whether they ended, for a left-padded batch whose audio tokens are there.
 
-    Each text, and its search, ends at the cap of its own clip's `seconds`: but for rounding it is the same in any batch.
+    Each text, and its search, ends at the cap of its own clip's `seconds`: but for rounding, it is the same in any
+    batch.
     """
     caps_B = torch.tensor([settings.cap(of) for of in seconds], device=batch.input_ids_BT.device)
     candidates = _Candidates(settings.num_beams)

@@ -149,6 +149,13 @@ def load_trained_part(model: nn.Module, path: Path) -> None:
 
 
 def folder_hash(folder: Path) -> str:
-    """A hash over a model folder's weights and configuration."""
-    files = sorted([*folder.glob("model*.safetensors"), *folder.glob("config.json")])
+    """A hash over a model folder: its weights, its configuration, and its tokenizer."""
+    files = [*sorted(folder.glob("model*.safetensors")), *sorted(folder.glob("*.bin")), folder / "config.json"]
+    return hash_of([[path.name, file_sha256(path)] for path in files if path.is_file()] + [tokenizer_hash(folder)])
+
+
+def tokenizer_hash(folder: Path) -> str:
+    """A hash over a folder's tokenizer files, under the names that Hugging Face's tokenizers have."""
+    names = ("tokenizer*", "*.model", "vocab*", "merges.txt", "added_tokens.json", "special_tokens_map.json")
+    files = sorted({path for name in names for path in folder.glob(name) if path.is_file()})
     return hash_of([[path.name, file_sha256(path)] for path in files])

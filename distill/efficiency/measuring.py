@@ -89,6 +89,17 @@ def sound_of(recipe: Recipe) -> Literal["speech", "noise"]:
     return "speech" if held_out and resolve(held_out).is_file() else "noise"
 
 
+_LAUNCHER = {"RANK", "LOCAL_RANK", "CROSS_RANK", "WORLD_SIZE", "LOCAL_SIZE", "LOCAL_WORLD_SIZE", "CROSS_SIZE"}
+
+
+def alone() -> dict[str, str]:
+    """The environment of a process that is no rank: one of several on the CPU would take a part of the threads."""
+    left = {name: value for name, value in os.environ.items() if name not in _LAUNCHER}
+    if "TORCHELASTIC_RUN_ID" in left and left.get("OMP_NUM_THREADS") == "1":
+        del left["OMP_NUM_THREADS"]  # torchrun's, for its ranks
+    return left
+
+
 class _Worker:
     """A process that holds one model and times it when told."""
 
@@ -110,7 +121,14 @@ class _Worker:
         command += ["--answers", str(writing)]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=log, stderr=log, pass_fds=[writing], text=True
+                command,
+                cwd=REPOSITORY,
+                env=alone(),
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                pass_fds=[writing],
+                text=True,
             )
         os.close(writing)
         self.answers = os.fdopen(reading)

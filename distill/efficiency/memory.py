@@ -19,6 +19,12 @@ def forget_peak(device: torch.device) -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
+def empty_cache() -> None:
+    """Hands what this process has freed of an accelerator's memory to others on it (not run on one yet)."""
+    gc.collect()
+    get_accelerator().empty_cache()
+
+
 def present_bytes(device: torch.device) -> int:
     """Memory now: allocated on an accelerator; on the CPU, resident of this whole process."""
     return get_accelerator().memory_allocated(device.index) if device.type != "cpu" else _resident("VmRSS")

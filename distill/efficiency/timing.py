@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -26,7 +27,7 @@ from distill.efficiency.memory import forget_peak, peak_bytes, present_bytes
 from distill.models.loading import load_for_scoring, parameter_counts, part_bytes
 from distill.recipe.reading import read_recipe
 from distill.recipe.recipe import Recipe
-from distill.recipe.rows import read_rows
+from distill.recipe.test_sets import Selection
 from teacher.device import pick_device, prepare_process
 from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import Clip, SalmonnProcessor
@@ -146,11 +147,14 @@ class Subject:
             wave = np.random.default_rng(0).normal(scale=0.1, size=needed * batch).astype(np.float32)
         else:
             waves, have = [], 0
-            for row in read_rows(self.recipe, self.recipe.data.test["asr"]):
-                waves.append(load_clip(row))
-                have += len(waves[-1])
+            for row in Selection(("asr",), answers=False).rows(self.recipe)["asr"]:
+                with suppress(InputError):  # scoring says which clips cannot be heard
+                    waves.append(load_clip(row))
+                    have += len(waves[-1])
                 if have >= needed * batch:
                     break
+            if not waves:
+                raise InputError(f"{self.recipe.data.test['asr']}: no clip of it can be heard; check the data's folder")
             wave = np.resize(np.concatenate(waves), needed * batch)
         wording = instruction(self.recipe.data.prompts, next(iter(self.recipe.data.prompts)))
         return [Clip(wave[i * needed : (i + 1) * needed], wording) for i in range(batch)]

@@ -99,8 +99,15 @@ class TrainSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    """Memory and speed, of `scripts/evaluate.py` and `scripts/efficiency.py`."""
+    """Scoring, and memory and speed, of `scripts/evaluate.py` and `scripts/efficiency.py`."""
 
+    max_unreadable: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="share of a set's clips that may be unreadable or silent, and count as empty texts; more stop the "
+        "scoring (three never do, but at 0)",
+    )
     warmup_runs: int = Field(2, ge=0, description="timed runs of each length not counted")
     measured_runs: int = Field(10, ge=1, description="timed runs of each length counted")
 

@@ -1,6 +1,7 @@
 """Scores one model of a recipe on held-out sets: hypotheses, WER, caption scores, sizes, times; or a submission."""
 
 import json
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from data.prompts import instruction
 from data.ranks import launched_rank, launched_world
 from data.rows.row import Row
 from distill.efficiency.measuring import Measured
+from distill.efficiency.memory import empty_cache
 from distill.models.loading import checkpoint_shown, load_for_scoring, parameter_counts, part_bytes, student_folder
 from distill.recipe.recipe import Recipe
 from distill.recipe.test_sets import Kind, Selection
@@ -20,12 +22,28 @@ from distill.scoring.hypothesis_writer import HypothesisWriter
 from distill.scoring.speeds import measure_scored
 from distill.scoring.submission import submission_ids, write_submission
 from distill.scoring.transcripts import alignment, score_asr
+from distill.scoring.writing import faults_of_files, require_heard, write_set
 from teacher.build import weights_hash
-from teacher.hypotheses import write_hypotheses
-from teacher.weights import folder_hash
+from teacher.weights import folder_hash, locate, tokenizer_hash
 
 EXAMPLES = 6
 WORST = 10
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a model wrote for the rows of a kind that are scored.
+
+    Attributes:
+        rows: The rows.
+        texts: In their order.
+        unreadable: Why clips could not be heard, by id; their texts are empty.
+    """
+
+    rows: list[Row]
+    texts: list[str]
+    unreadable: dict[str, str]
 
 
 def evaluate(
@@ -40,8 +58,9 @@ def evaluate(
     A quantised model has a folder of its own, such as `student_int8`.
 
     Hypotheses are written as they come; a restart does only what is missing, as long as the model, the data and the
-    way of writing are the same. Under a launcher every process does its share. Scores of a kind that is not selected
-    stay in metrics.json, if they are of the same model.
+    way of writing are the same. Under a launcher every process does its share. A text is the same whatever is missing,
+    is limited or is shared (see `distill.scoring.writing`). A clip that cannot be heard counts as an empty text, and is
+    told. Scores of a kind that is not selected stay in metrics.json, if they are of the same model.
 
     Args:
         recipe: The recipe.
@@ -54,22 +73,23 @@ def evaluate(
         What metrics.json holds; None in the processes that only helped.
 
     Raises:
-        InputError: Weights, a checkpoint or sound files are missing.
+        InputError: Weights or a checkpoint are missing, or too many clips cannot be heard.
     """
     selection = selection or Selection()
-    tests = selection.rows(recipe)
-    written, about, model = _written(recipe, Measured(which, quantise, folder), selection, tests)
-    if written is None:
+    every = replace(selection, limit=None).rows(recipe)
+    found, about, model = _written(recipe, Measured(which, quantise, folder), selection, every)
+    if found is None:
         return None
     place = results_folder(recipe, selection) / about["model"]
     metrics = _kept(place / "metrics.json", about)
-    for kind, rows in tests.items():
-        metrics[kind] = _score(kind, rows, written[kind])
+    for kind, written in found.items():
+        rows = written.rows
+        metrics[kind] = _score(kind, rows, written.texts) | _told(kind, written)
         metrics["examples"] = [entry for entry in metrics["examples"] if entry["kind"] != kind]
         metrics["examples"] += [
             {"kind": kind, "id": row.id, "task": row.task, "reference": row.text, "hypothesis": text}
             | {"sound": str(row.path), "start_s": row.start_s, "end_s": row.end_s}
-            for row, text in list(zip(rows, written[kind], strict=True))[:: max(len(rows) // EXAMPLES, 1)][:EXAMPLES]
+            for row, text in list(zip(rows, written.texts, strict=True))[:: max(len(rows) // EXAMPLES, 1)][:EXAMPLES]
         ]
     parts = parameter_counts(model)
     metrics |= {
@@ -82,6 +102,7 @@ def evaluate(
         "device": model.device.type,
     }
     del model
+    empty_cache()  # for the processes that measure beside this one
     with written_whole(place.parent / "recipe.json") as path:
         path.write_text(recipe.model_dump_json(indent=2) + "\n")
     metrics |= measure_scored(recipe, place.parent, Measured(which, quantise, about["folder"]))
@@ -101,15 +122,16 @@ def submit(
     Raises:
         InputError: As `evaluate`, or a row's testset_id is missing or of another form.
     """
-    tests = selection.rows(recipe)
-    ids = {kind: submission_ids(rows, f"the {kind} test set") for kind, rows in tests.items()}  # before the work
-    written, about, _ = _written(recipe, Measured(which, quantise, folder), selection, tests)
-    if written is None:
+    every = replace(selection, limit=None).rows(recipe)
+    ids = {kind: submission_ids(rows, f"the {kind} test set") for kind, rows in every.items()}  # before the work
+    found, about, _ = _written(recipe, Measured(which, quantise, folder), selection, every)
+    if found is None:
         return None
     files = []
-    for kind in tests:
+    for kind, written in found.items():
+        _told(kind, written)
         files.append(results_folder(recipe, selection) / about["model"] / f"submission_{kind}.csv")
-        write_submission(files[-1], ids[kind], written[kind])
+        write_submission(files[-1], ids[kind][: selection.limit], written.texts)
     return files
 
 
@@ -152,37 +174,70 @@ def _kept(path: Path, about: dict) -> dict:
     return shown | {name: earlier[name] for name in ("asr", "aac", "examples") if name in earlier}
 
 
+def _told(kind: Kind, written: Written) -> dict:
+    """Says which clips count as empty texts because they could not be heard; what metrics.json has of them."""
+    lost = written.unreadable
+    if lost:
+        names = ", ".join(list(lost)[:_NAMED]) + (", ..." if len(lost) > _NAMED else "")
+        print(
+            f"{kind}: {len(lost)} of {len(written.rows)} clips cannot be heard and count as empty texts: {names} "
+            f"({next(iter(lost.values()))})",
+            flush=True,
+        )
+    return {"unreadable": {"clips": len(lost), "ids": list(lost)}}
+
+
 def _written(
-    recipe: Recipe, what: Measured, selection: Selection, tests: dict[Kind, list[Row]]
-) -> tuple[dict[Kind, list[str]] | None, dict, torch.nn.Module]:
+    recipe: Recipe, what: Measured, selection: Selection, every: dict[Kind, list[Row]]
+) -> tuple[dict[Kind, Written] | None, dict, torch.nn.Module]:
     """The hypotheses of the rows (None but in the first process), what wrote them, and the model."""
-    # A recipe without a student trains the teacher itself, and that is what is scored.
-    folder = what.folder
-    if what.which == "student" or folder or recipe.student is None:
-        folder = student_folder(recipe, folder)
-    weights = folder_hash(folder) if folder else weights_hash(recipe.teacher)
-    precision = recipe.teacher.dtype if folder else recipe.teacher.precision_shown()
-    writing = [recipe.teacher.dtype, recipe.generation.model_dump(exclude={"max_seconds"}), recipe.data.prompts]
-    about = {
-        "model": what.name,
-        "recipe": recipe.name,
-        "split": selection.split,
-        "checkpoint": checkpoint_shown(recipe, folder),
-        "dtype": f"{precision}, llm {what.quantise}" if what.quantise else precision,
-        "identity": hash_of([weights, writing, *filter(None, [what.quantise])])[:16],
-        "folder": folder,
+    limit, most = selection.limit, recipe.evaluation.max_unreadable
+    # All that can be known is asked before the model is loaded.
+    pairs = {
+        kind: [(row, instruction(recipe.data.prompts, row.task, question=row.question)) for row in rows]
+        for kind, rows in every.items()
     }
-    model, processor = load_for_scoring(recipe, what.which, folder, what.quantise)
+    for kind, rows in every.items():
+        require_heard(kind, faults_of_files(rows[:limit]), len(rows[:limit]), most)
+    about = _about(recipe, what, selection)
+    model, processor = load_for_scoring(recipe, what.which, about["folder"], what.quantise)
     rank, world = launched_rank(), launched_world()
     if world > 1:  # they hand nothing to one another, and the slowest may take as long as it wants
         torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))
     path = results_folder(recipe, selection) / what.name / "hypotheses.jsonl"
     with HypothesisWriter(path, about["identity"], rank, world, torch.distributed.barrier) as writer:
-        for kind, rows in tests.items():
-            todo = sorted(writer.missing(kind, rows), key=lambda row: (-row.duration_s, row.id))[rank::world]
-            pairs = [(row, instruction(recipe.data.prompts, row.task, question=row.question)) for row in todo]
-            label = f"{what.name}, {kind}"
-            for out in write_hypotheses(model, processor, pairs, recipe.generation, label=label, quiet=rank > 0):
-                writer.append(kind, out)
-    written = {kind: writer.texts(kind, rows) for kind, rows in tests.items()} if rank == 0 else None
-    return written, about, model
+        how = {"limit": limit, "max_unreadable": most, "rank": rank, "world": world}
+        for kind, of in pairs.items():
+            write_set(model, processor, writer, kind, of, recipe.generation, **how, label=f"{what.name}, {kind}")
+    if rank > 0:
+        return None, about, model
+    found = {
+        kind: Written(rows[:limit], writer.texts(kind, rows[:limit]), writer.faults(kind, rows[:limit]))
+        for kind, rows in every.items()
+    }
+    for kind, written in found.items():
+        require_heard(kind, written.unreadable, len(written.rows), most)
+    return found, about, model
+
+
+def _about(recipe: Recipe, what: Measured, selection: Selection) -> dict:
+    """What is scored, as it stands in metrics.json, and the model's folder; the identity is that of its texts."""
+    # A recipe without a student trains the teacher itself, and that is what is scored.
+    folder = what.folder
+    if what.which == "student" or folder or recipe.student is None:
+        folder = student_folder(recipe, folder)
+    if folder:
+        weights = folder_hash(folder)
+    else:
+        weights = [weights_hash(recipe.teacher), tokenizer_hash(locate(recipe.teacher.llm))]
+    precision = recipe.teacher.dtype if folder else recipe.teacher.precision_shown()
+    writing = [recipe.teacher.dtype, recipe.generation.model_dump(exclude={"max_seconds"}), recipe.data.prompts]
+    return {
+        "model": what.name,
+        "recipe": recipe.name,
+        "split": selection.split,
+        "checkpoint": checkpoint_shown(recipe, folder),
+        "dtype": f"{precision}, llm {what.quantise}" if what.quantise else precision,
+        "identity": hash_of([weights, writing, recipe.data.mono, *filter(None, [what.quantise])])[:16],
+        "folder": folder,
+    }

@@ -1,8 +1,8 @@
 """hypotheses.jsonl: what a model wrote for a test set, a line a clip, appended as it comes.
 
 A line has `id`, `kind` (asr or aac), `task`, `reference`, `hypothesis`, `logp` (mean log-probability of its tokens),
-`seconds` (its share of the batch's time), and two hashes: `identity` of the model and its way of writing, and `row` of
-what was asked.
+`seconds` (its share of the batch's time), `fault` where the clip cannot be heard, and two hashes: `identity` of the
+model and its way of writing, and `batch` of what was asked, with the rows beside it.
 """
 
 import json

@@ -1,10 +1,9 @@
 """Writes hypotheses.jsonl as the texts come, alone or as one of several processes, and goes on where a run stopped."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from data.hashing import hash_of
 from data.paths import written_whole
 from data.rows.row import Row
 from teacher.hypotheses import Hypothesis
@@ -29,7 +28,7 @@ class HypothesisWriter:
     ) -> None:
         self.path, self.identity, self.rank, self._meet = path, identity, rank, meet if world > 1 else lambda: None
         self._own = path if rank == 0 else path.with_name(f"{path.stem}.{rank}.jsonl")
-        self._written: dict[tuple[str, str], tuple[str, str]] = {}
+        self._written: dict[tuple[str, str], dict] = {}
 
     def __enter__(self) -> "HypothesisWriter":
         lines = self._read()
@@ -49,12 +48,18 @@ class HypothesisWriter:
         if self.rank == 0:
             self._gather(self._read())
 
-    def missing(self, kind: str, rows: list[Row]) -> list[Row]:
-        """The rows without a hypothesis, or whose sound, task or text is another now."""
-        return [row for row in rows if self._written.get((kind, row.id), ("", ""))[0] != row_hash(row)]
+    def has(self, kind: str, rows: Sequence[Row], batch: str) -> bool:
+        """Whether the texts of all rows are there, written in this batch."""
+        return all(self._written.get((kind, row.id), {}).get("batch") == batch for row in rows)
 
-    def append(self, kind: str, out: Hypothesis) -> None:
-        """Writes one line, at once."""
+    def append(self, kind: str, out: Hypothesis, batch: str) -> None:
+        """Writes one line, at once.
+
+        Args:
+            kind: Of score.
+            out: The text.
+            batch: A hash of the batch that it was written in.
+        """
         entry = {
             "id": out.row.id,
             "kind": kind,
@@ -63,15 +68,21 @@ class HypothesisWriter:
             "hypothesis": out.text,
             "logp": round(out.logp, 4),
             "seconds": round(out.seconds, 4),
-            "row": row_hash(out.row),
+            "batch": batch,
             "identity": self.identity,
         }
+        entry |= {"fault": out.fault} if out.fault else {}
         self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
         self._file.flush()
 
-    def texts(self, kind: str, rows: list[Row]) -> list[str]:
+    def texts(self, kind: str, rows: Sequence[Row]) -> list[str]:
         """The hypotheses of the rows, in the first process and after the context."""
-        return [self._written[kind, row.id][1] for row in rows]
+        return [self._written[kind, row.id]["hypothesis"] for row in rows]
+
+    def faults(self, kind: str, rows: Sequence[Row]) -> dict[str, str]:
+        """Why clips of the rows could not be heard, by id: what was known on entering, and after the context all."""
+        written = {row.id: self._written.get((kind, row.id), {}) for row in rows}
+        return {row_id: entry["fault"] for row_id, entry in written.items() if "fault" in entry}
 
     def _parts(self) -> list[Path]:
         return sorted(self.path.parent.glob(f"{self.path.stem}.*.jsonl"))
@@ -83,7 +94,7 @@ class HypothesisWriter:
             for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else ():
                 if (entry := _entry(line)).get("identity") == self.identity:
                     lines[entry["kind"], entry["id"]] = line
-                    self._written[entry["kind"], entry["id"]] = entry["row"], entry["hypothesis"]
+                    self._written[entry["kind"], entry["id"]] = entry
         return lines
 
     def _gather(self, lines: dict[tuple[str, str], str]) -> None:
@@ -99,8 +110,3 @@ def _entry(line: str) -> dict:
         return json.loads(line) if line.endswith("}") else {}
     except ValueError:
         return {}
-
-
-def row_hash(row: Row) -> str:
-    """A hash of what was asked and what was expected."""
-    return hash_of([row.id, row.path.name, row.task, row.text, row.question, row.start_s, row.duration_s])[:16]

@@ -70,7 +70,13 @@ def test_nothing_is_decoded_as_the_llms_folder_advises(tiny_recipe, tiny_weights
 
     advised = shutil.copytree(tiny_weights / "llm", tmp_path / "advised")
     advice = {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "do_sample": True, "temperature": 0.3, "top_k": 1}
-    advice |= {"min_new_tokens": 7, "eos_token_id": [5, 6], "suppress_tokens": [7], "length_penalty": 3.0, "num_beams": 2}
+    advice |= {
+        "min_new_tokens": 7,
+        "eos_token_id": [5, 6],
+        "suppress_tokens": [7],
+        "length_penalty": 3.0,
+        "num_beams": 2,
+    }
     (advised / "generation_config.json").write_text(json.dumps(advice))
     ids = []
     for llm in (tiny_weights / "llm", advised):

@@ -1,5 +1,8 @@
 import json
 import math
+import os
+import subprocess
+import sys
 from datetime import datetime, timedelta
 
 import pytest
@@ -8,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import InputError
-from distill.efficiency.measuring import REFERENCE, Measured, Protocol, cell_of, measure
+from data.sound.audio import load_audio
+from distill.efficiency.measuring import REFERENCE, Measured, Protocol, alone, cell_of, measure
 from distill.efficiency.timing import TTFT_PARTS, Subject, timed
 from distill.recipe.reading import read_recipe
 from distill.report.efficiency import efficiency_page
@@ -140,6 +144,39 @@ def test_what_cannot_be_measured_is_told_in_one_line(command, tiny_recipe, tmp_p
 
 
 CE = [{"name": "ce", "steps": 1, "losses": {"ce": 1}, "lr": {"connector": 1e-3}}]
+
+
+def test_a_process_that_measures_is_no_rank_and_has_all_threads(tiny_recipe, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    everywhere = alone()
+    for name in ("RANK", "LOCAL_RANK", "CROSS_RANK", "WORLD_SIZE", "LOCAL_SIZE", "LOCAL_WORLD_SIZE", "CROSS_SIZE"):
+        assert name not in everywhere
+        monkeypatch.setenv(name, "2")
+    assert alone() == everywhere
+    found = measure(read_recipe(tiny_recipe), [Measured("teacher")], Protocol(runs=1, warmup=0, tokens=1))
+    monkeypatch.undo()
+    count = [sys.executable, "-c", "import torch; print(torch.get_num_threads())"]
+    assert found["teacher"]["threads"] == int(subprocess.check_output(count, env=everywhere))
+    # torchrun gives its ranks one thread where nothing else is said.
+    for extra, kept in (({"OMP_NUM_THREADS": "1"}, True), ({"OMP_NUM_THREADS": "3", "TORCHELASTIC_RUN_ID": "a"}, True)):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "environ", extra)
+            assert ("OMP_NUM_THREADS" in alone()) == kept
+    monkeypatch.setattr(os, "environ", {"OMP_NUM_THREADS": "1", "TORCHELASTIC_RUN_ID": "a"})
+    assert "OMP_NUM_THREADS" not in alone()
+
+
+def test_held_out_clips_that_cannot_be_heard_are_passed_over(tiny_recipe, own_data):
+    sounds = own_data / "sounds"
+    (sounds / "test_asr_0.wav").unlink()
+    (sounds / "test_asr_1.wav").write_bytes(b"no sound")
+    subject = Subject(read_recipe(tiny_recipe), "teacher")
+    (clip,) = subject.clips(2.0, 1, "speech")
+    assert clip.wave[:16_000] == pytest.approx(load_audio(sounds / "test_asr_2.wav")[:16_000])
+    for number in (2, 3):
+        (sounds / f"test_asr_{number}.wav").write_bytes(b"no sound")
+    with pytest.raises(InputError, match=r"test_asr.json: no clip of it can be heard"):
+        subject.clips(1.0, 1, "speech")
 
 
 def test_a_model_that_cannot_be_loaded_says_so_in_its_process(tiny_recipe, tmp_path):

@@ -16,7 +16,9 @@ def write(file, *rows):
     """An annotation file of clips of its folder; a row is what differs from a plain one of speech."""
     folder = file.parent / "sounds"
     plain = {"path": "sounds/test_asr_0.wav", "text": "press one", "task": "asr"}
-    file.write_text(json.dumps({"annotation": [plain | {"id": f"{file.stem}_{i}"} | row for i, row in enumerate(rows)]}))
+    file.write_text(
+        json.dumps({"annotation": [plain | {"id": f"{file.stem}_{i}"} | row for i, row in enumerate(rows)]})
+    )
     return folder
 
 
@@ -97,7 +99,7 @@ def test_equal_references_are_as_many_as_the_clip_has(tiny_recipe, own_data):
 @pytest.mark.parametrize("others", ["elsewhere/valid.json", "valid.arrow", "valid.json"])
 def test_validation_files_of_one_name_are_refused(tiny_recipe, own_data, others):
     names = f'["{own_data}/valid.json", "{own_data}/{others}"]'
-    with pytest.raises(InputError, match="data.valid: two files of one name"):
+    with pytest.raises(InputError, match=r"data\.valid: two files of one name"):
         read_recipe(tiny_recipe, [f"data.valid={names}"])
 
 

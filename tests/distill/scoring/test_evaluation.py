@@ -3,10 +3,13 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import soundfile
 
 import distill.scoring.evaluation
 import distill.scoring.speeds
+import distill.scoring.writing
 from data.errors import InputError
 from distill.recipe.reading import read_recipe
 from distill.recipe.test_sets import Selection
@@ -23,7 +26,7 @@ def measured(monkeypatch):
 
     def measure(recipe, models, protocol):
         calls.append([model.name for model in models])
-        figures = {"tpot_s": 0.01, "peak_memory_bytes": 1000}
+        figures = {"tpot_s": 0.01, "peak_memory_bytes": 1000, "threads": 2}
         return {name: figures | {"ttft_s": len(calls)} for name in calls[-1]}
 
     monkeypatch.setattr(distill.scoring.speeds, "measure", measure)
@@ -40,14 +43,13 @@ def recipe(tiny_recipe, measured):
 def generated(monkeypatch):
     """The rows that were written for since the test began."""
     rows = []
-    write = distill.scoring.evaluation.write_hypotheses
+    write = distill.scoring.writing.write_batch
 
-    def spy(*arguments, **options):
-        for out in write(*arguments, **options):
-            rows.append(out.row.id)
-            yield out
+    def spy(model, processor, pairs, settings):
+        rows.extend(row.id for row, _ in pairs)
+        return write(model, processor, pairs, settings)
 
-    monkeypatch.setattr(distill.scoring.evaluation, "write_hypotheses", spy)
+    monkeypatch.setattr(distill.scoring.writing, "write_batch", spy)
     return rows
 
 
@@ -66,6 +68,7 @@ def test_the_metrics_say_what_was_scored(recipe, generated):
     assert parts["embeddings"] == 301 * 48 and min(parts.values()) > 0
     assert metrics["parameters_without_embeddings"] == metrics["parameters"] - parts["embeddings"]
     assert (metrics["ttft_s"], metrics["tpot_s"], metrics["peak_memory_bytes"]) == (1, 0.01, 1000)
+    assert metrics["threads"] == 2 and metrics["asr"]["unreadable"] == {"clips": 0, "ids": []}
     assert list(metrics["asr"]["by_duration"]) == ["0 to 2 s", "2 to 5 s"]
     assert metrics["asr"]["by_corpus"]["unnamed"]["errors"] == metrics["asr"]["errors"]
     worst = metrics["asr"]["worst"]
@@ -75,17 +78,17 @@ def test_the_metrics_say_what_was_scored(recipe, generated):
     assert read_recipe(recipe.results_dir / "recipe.json") == recipe
 
 
-def test_a_killed_evaluation_goes_on_with_what_is_missing(recipe, generated, tmp_path):
+def test_a_killed_evaluation_goes_on_with_what_is_missing(recipe, generated, monkeypatch):
+    monkeypatch.setattr(distill.scoring.writing, "BATCH_SECONDS", 4.0)  # two clips
     whole = evaluate(recipe, "teacher")
     path = recipe.results_dir / "teacher" / "hypotheses.jsonl"
     written = path.read_text().splitlines(keepends=True)
     path.write_text("".join(written[:2]) + written[2][:-20])  # cut off in the middle of a line
-    for _ in range(2):
+    for again in (False, True):
         generated.clear()
         assert evaluate(recipe, "teacher") | {"ttft_s": 1} == whole
         assert sorted(line["id"] for line in lines(recipe)) == [f"test_asr_{i}" for i in range(4)]
-        assert len(generated) in (2, 0)
-    assert generated == []
+        assert len(generated) == (0 if again else 3)  # the batches that were cut, whole
 
 
 def test_another_model_or_way_of_writing_starts_anew(recipe, generated, tiny_recipe):
@@ -199,7 +202,7 @@ def test_a_limit_a_kind_or_a_split_does_not_cost_what_there_is(tiny_recipe, reci
         evaluate(both, "teacher", selection=Selection(kinds=("aac",), split="valid"))
 
 
-def test_another_text_of_a_row_is_written_for_anew(recipe, generated, own_data):
+def test_another_text_of_a_row_is_written_for_anew_with_its_batch(recipe, generated, own_data):
     evaluate(recipe, "teacher")
     file = own_data / "test_asr.json"
     content = json.loads(file.read_text())
@@ -207,7 +210,7 @@ def test_another_text_of_a_row_is_written_for_anew(recipe, generated, own_data):
     file.write_text(json.dumps(content))
     generated.clear()
     evaluate(recipe, "teacher")
-    assert generated == ["test_asr_2"] and len(lines(recipe)) == 4
+    assert sorted(generated) == [f"test_asr_{i}" for i in range(4)] and len(lines(recipe)) == 4
 
 
 def test_a_submission_needs_no_answers_and_names_every_row(recipe, own_data):
@@ -236,9 +239,9 @@ def test_two_processes_write_one_file(recipe, tmp_path):
 
     def run(rank, texts):
         with HypothesisWriter(path, "one", rank, 2, barrier.wait) as writer:
-            todo = writer.missing("asr", rows)[rank::2]
+            todo = [row for row in rows if not writer.has("asr", [row], "batch")][rank::2]
             for row, text in zip(todo, texts, strict=False):
-                writer.append("asr", Hypothesis(row, text, -0.5, 0.1))
+                writer.append("asr", Hypothesis(row, text, -0.5, 0.1), "batch")
         return writer, [row.id for row in todo]
 
     with ThreadPoolExecutor(2) as pool:
@@ -250,6 +253,76 @@ def test_two_processes_write_one_file(recipe, tmp_path):
     assert writer.texts("asr", rows) == ["a\u2028a", "b", "c", "d"]
     assert [found.name for found in tmp_path.glob("hypotheses*")] == ["hypotheses.jsonl"]
     assert len(path.read_text().removesuffix("\n").split("\n")) == 4
+    with HypothesisWriter(path, "one") as writer:
+        assert writer.has("asr", rows, "batch") and not writer.has("asr", rows[:1], "other")
     with HypothesisWriter(path, "another") as writer:
-        assert writer.missing("asr", rows) == rows
+        assert not any(writer.has("asr", [row], "batch") for row in rows)
     assert path.read_text() == ""
+
+
+def spoil(own_data, kind, number, how):
+    """Makes a clip of a test set one that cannot be heard."""
+    path = own_data / "sounds" / f"test_{kind}_{number}.wav"
+    if how == "missing":
+        path.unlink()
+    elif how == "silent":
+        soundfile.write(path, np.zeros(16_000), 16_000)
+    elif how == "broken":
+        path.write_bytes(b"no sound")
+    elif how == "nan":
+        soundfile.write(path, np.full(16_000, np.nan), 16_000, subtype="FLOAT")
+
+
+@pytest.mark.parametrize("how", ["missing", "silent", "broken", "nan"])
+def test_a_clip_that_cannot_be_heard_is_an_empty_text_counted_and_told(tiny_recipe, measured, own_data, how, capsys):
+    recipe = read_recipe(tiny_recipe)
+    before = evaluate(recipe, "teacher")
+    texts = {line["id"]: line["hypothesis"] for line in lines(recipe)}
+    spoil(own_data, "asr", 2, how)
+    again = read_recipe(tiny_recipe, ["name=spoilt"])
+    capsys.readouterr()
+    metrics = evaluate(again, "teacher")
+    assert metrics["asr"]["unreadable"] == {"clips": 1, "ids": ["test_asr_2"]}
+    assert (metrics["asr"]["clips"], metrics["asr"]["ref_words"]) == (4, before["asr"]["ref_words"])
+    assert "asr: 1 of 4 clips cannot be heard and count as empty texts: test_asr_2 (" in capsys.readouterr().out
+    assert {line["id"]: line["hypothesis"] for line in lines(again)} == texts | {"test_asr_2": ""}
+    (path,) = submit(again, "teacher", None, Selection(answers=False))
+    assert path.read_text().splitlines()[3] == "test0002,."
+    status = metrics["asr"]["worst"]
+    assert next(entry for entry in status if entry["id"] == "test_asr_2")["errors"] == 6
+
+
+def test_a_wrong_folder_is_told_before_a_model_is_loaded(recipe, own_data, monkeypatch):
+    monkeypatch.setattr(distill.scoring.evaluation, "load_for_scoring", lambda *_: pytest.fail("a model is loaded"))
+    for number in range(4):
+        spoil(own_data, "asr", number, "missing")
+    with pytest.raises(InputError, match=r"the asr set: 4 of 4 clips cannot be heard.*test_asr_0.wav"):
+        evaluate(recipe, "teacher")
+    (own_data / "test_asr.json").unlink()
+    with pytest.raises(InputError, match=r"test_asr.json: no such annotation file"):
+        evaluate(recipe, "teacher")
+
+
+def test_a_row_that_cannot_be_asked_about_is_told_before_a_model_is_loaded(
+    tiny_recipe, measured, own_data, monkeypatch
+):
+    monkeypatch.setattr(distill.scoring.evaluation, "load_for_scoring", lambda *_: pytest.fail("a model is loaded"))
+    recipe = read_recipe(tiny_recipe, [f"data.test.aac={own_data}/test_aac.json", 'data.prompts={"asr": ["write"]}'])
+    with pytest.raises(InputError, match="no prompt for task 'audiocaption'"):
+        evaluate(recipe, "teacher")
+
+
+def test_texts_are_those_of_the_tokenizer_and_channels_at_hand(recipe, generated, tiny_recipe, tiny_teacher):
+    save_student(recipe, tiny_teacher)
+    folder = recipe.run_dir / "model"
+    before = evaluate(recipe, "student")["identity"]
+    mixed = read_recipe(tiny_recipe, ["data.mono=mix"])
+    generated.clear()
+    assert evaluate(mixed, "student")["identity"] != before and len(generated) == 4
+    tokenizer = folder / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text() + " ")
+    generated.clear()
+    other = evaluate(recipe, "student")["identity"]
+    assert other != before and len(generated) == 4
+    (folder / "pytorch_model.bin").write_bytes(b"weights")
+    assert evaluate(recipe, "student")["identity"] not in (before, other)
