@@ -29,7 +29,7 @@ with redirect_stdout(sys.stderr):  # DeepSpeed says which device it found, as it
     from distill.recipe.inputs import require_inputs
     from distill.recipe.recipe import Recipe
     from distill.report.efficiency import efficiency_page
-    from teacher.device import pick_device
+    from teacher.device import DTYPES, pick_device
     from teacher.quantise import require_quantisation
 
 
@@ -68,7 +68,7 @@ def models_of(arguments: argparse.Namespace, recipe: Recipe) -> list[Measured]:
     which = ("teacher", "student") if arguments.model == "both" else (arguments.model,)
     precisions = [None if name == "none" else name for name in dict.fromkeys(arguments.quantise.split(","))]
     for name in filter(None, precisions):
-        require_quantisation(name, pick_device())
+        require_quantisation(name, pick_device(), DTYPES[recipe.teacher.dtype])
     folder = arguments.checkpoint
     if "student" in which:
         if recipe.student is None:

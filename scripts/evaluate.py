@@ -26,7 +26,7 @@ with redirect_stdout(sys.stderr):  # DeepSpeed says which device it found, as it
     from distill.recipe.test_sets import KINDS, Selection
     from distill.report import print_table, write_report
     from distill.scoring.evaluation import evaluate, results_folder, submit
-    from teacher.device import pick_device, prepare_process
+    from teacher.device import DTYPES, pick_device, prepare_process
     from teacher.quantise import require_quantisation
     from teacher.settings import Quantisation
 
@@ -87,7 +87,7 @@ def main() -> None:
     builds_teacher = arguments.model == "teacher" and arguments.checkpoint is None
     require_inputs(recipe, selection.files(recipe), teacher=builds_teacher)
     if arguments.quantise:
-        require_quantisation(arguments.quantise, pick_device())
+        require_quantisation(arguments.quantise, pick_device(), DTYPES[recipe.teacher.dtype])
     prepare_process()
     checkpoint = arguments.checkpoint and arguments.checkpoint.resolve()
     with redirect_stdout(sys.stderr if arguments.json else sys.stdout):

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from data.hashing import hash_of
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
@@ -22,6 +21,7 @@ from transformers import (
 )
 
 from data.errors import InputError
+from data.hashing import hash_of
 from data.paths import file_sha256, resolve
 from teacher.beats import BeatsSettings
 from teacher.config import SalmonnConfig
@@ -105,7 +105,7 @@ def build_teacher(
     """
     quantised = settings.precision.llm if dtype is None and settings.precision.llm not in DTYPES else None
     if quantised:
-        require_quantisation(quantised, pick_device())
+        require_quantisation(quantised, pick_device(), DTYPES[settings.dtype])
     precision = _precision(settings, dtype)
     built = _build_untrained if settings.random_weights else _build_from_files
     model, processor = built(settings, precision)

@@ -16,21 +16,32 @@ INSTALL = "pip install -r requirements-quantise.txt"
 _GROUPS = (64, 32)  # weights that share a scale: the larger, the smaller the model
 _KERNEL_ROWS = 128  # above, unpacking the weight once takes less time than the kernel for packed ones
 _KERNEL_WIDTH = 32  # the kernel reads so many weights at once, beyond the end where a row is no multiple of them
+_OUTLIERS = 6.0  # LLM.int8(): features of a state above this stay in 16 bits
 
 
-def require_quantisation(name: str, device: torch.device) -> None:
+def require_quantisation(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> None:
     """Refuses what cannot be done here, before anything is loaded.
 
+    Args:
+        name: Which quantisation.
+        device: Where the model is to run.
+        dtype: Of the LLM before it.
+
     Raises:
-        InputError: No such quantisation, its library is missing, or it needs another device.
+        InputError: No such quantisation, its library is missing, or it needs another device or precision.
     """
     if name not in get_args(Quantisation):
         raise InputError(f"quantisation '{name}': none of {', '.join(get_args(Quantisation))}")
     library = "bitsandbytes" if name.startswith("bnb_") else "torchao"
-    if library == "bitsandbytes" and device.type != "cuda":
-        raise InputError(f"quantisation {name}: needs a CUDA device; on a CPU int8 and int4 run, by torchao")
     if find_spec(library) is None:
         raise InputError(f"quantisation {name}: the package {library} is not installed; {INSTALL}")
+    if name == "int4" and device.type == "cuda":  # as torchao's kernel asks; not run on one yet
+        if dtype != torch.bfloat16:
+            precision = str(dtype).removeprefix("torch.")
+            raise InputError(f"quantisation int4: on a GPU it takes bfloat16, not {precision}; set teacher.dtype bf16")
+        if (capability := torch.cuda.get_device_capability(device)) < (8, 0):
+            shown = "{}.{}".format(*capability)
+            raise InputError(f"quantisation int4: takes compute capability 8.0, this GPU has {shown}; take bnb_nf4")
 
 
 @torch.no_grad()
@@ -48,10 +59,11 @@ def quantise_llm(model: SalmonnForConditionalGeneration, name: Quantisation, dev
     Raises:
         InputError: It cannot be done here, or a layer's width is no multiple of a group.
     """
-    require_quantisation(name, device)
-    decoder = model.llm.get_decoder().to(device)
+    decoder = model.llm.get_decoder()
+    require_quantisation(name, device, decoder.dtype)
+    decoder.to(device)
     if name.startswith("bnb_"):
-        replace_linear(decoder, partial(_by_bitsandbytes, name=name))
+        replace_linear(decoder, partial(linear_by_bitsandbytes, name=name))
     else:
         from torchao.quantization import quantize_
 
@@ -117,28 +129,30 @@ def replace_linear(decoder: nn.Module, make: Callable[[nn.Linear], nn.Module]) -
             setattr(parent, path.rpartition(".")[2], make(layer))
 
 
-def _by_bitsandbytes(layer: nn.Linear, name: str) -> nn.Module:
+def linear_by_bitsandbytes(layer: nn.Linear, name: str) -> nn.Module:
+    """The layer in eight or four bits by bitsandbytes, on its device."""
     import bitsandbytes
 
     sizes, options = (layer.in_features, layer.out_features), {"bias": layer.bias is not None}
     device, weight = layer.weight.device, layer.weight.data.cpu()
     if name == "bnb_int8":
-        packed = bitsandbytes.nn.Linear8bitLt(*sizes, has_fp16_weights=False, **options)
+        packed = bitsandbytes.nn.Linear8bitLt(*sizes, has_fp16_weights=False, threshold=_OUTLIERS, **options)
         packed.weight = bitsandbytes.nn.Int8Params(weight.half(), requires_grad=False, has_fp16_weights=False)
     else:
         packed = bitsandbytes.nn.Linear4bit(*sizes, compute_dtype=weight.dtype, quant_type="nf4", **options)
         packed.weight = bitsandbytes.nn.Params4bit(weight, requires_grad=False, quant_type="nf4")
     packed.bias = layer.bias
-    return packed.to(device)  # quantised as it moves there
+    # Quantised as it moves there; in training mode it would compute otherwise.
+    return packed.to(device).train(layer.training)
 
 
 def stored_bytes(tensor: Tensor) -> int:
     """Bytes that a parameter takes: of packed weights all that is kept of them, scales with them."""
     if hasattr(tensor, "__tensor_flatten__"):
         return sum(stored_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
-    scales = []
+    scales = 0
     if state := getattr(tensor, "quant_state", None):  # bitsandbytes, four bits
-        scales = [state.absmax, state.code]
-    elif (rows := getattr(tensor, "SCB", None)) is not None:  # eight bits
-        scales = [rows]
-    return tensor.numel() * tensor.element_size() + sum(scale.numel() * scale.element_size() for scale in scales)
+        scales = sum(scale.numel() * scale.element_size() for scale in (state.absmax, state.code))
+    elif hasattr(tensor, "SCB"):  # eight bits: an fp32 number a row, which moves to the layer when it is first used
+        scales = 4 * len(tensor)
+    return tensor.numel() * tensor.element_size() + scales

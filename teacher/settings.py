@@ -60,8 +60,8 @@ class PrecisionSettings(Settings):
     connector: Dtype | None = Field(None, description="of norms, Q-Former and projection; null: dtype")
     llm: Dtype | Quantisation | None = Field(
         None,
-        description="of the language model; int8 and int4 by torchao, bnb_int8 and bnb_nf4 by bitsandbytes on CUDA, "
-        "its LoRA folded in first; null: dtype",
+        description="of the language model; int8 and int4 by torchao, bnb_int8 and bnb_nf4 by bitsandbytes, its "
+        "LoRA folded in first; null: dtype",
     )
 
 

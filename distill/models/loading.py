@@ -59,7 +59,7 @@ def load_for_scoring(
     """
     dtype, device = DTYPES[recipe.teacher.dtype], pick_device()
     if quantise:
-        require_quantisation(quantise, device)
+        require_quantisation(quantise, device, dtype)
     if which == "teacher" and folder is None:
         model, processor = build_teacher(recipe.teacher)
     elif which == "student" and folder is None and recipe.teacher.random_weights and recipe.student:

@@ -7,11 +7,18 @@ import torch
 from torch import nn
 
 from data.errors import InputError
-from distill.models.loading import part_bytes
+from distill.models.loading import parameter_counts, part_bytes
 from distill.recipe.reading import read_recipe
 from teacher.build import build_teacher
 from teacher.processor import Clip
-from teacher.quantise import RowwiseInt8, quantise_llm, replace_linear, require_quantisation, stored_bytes
+from teacher.quantise import (
+    RowwiseInt8,
+    linear_by_bitsandbytes,
+    quantise_llm,
+    replace_linear,
+    require_quantisation,
+    stored_bytes,
+)
 from tests.teacher.test_build import SHAPES
 
 CPU = torch.device("cpu")
@@ -35,11 +42,25 @@ def build(tiny_recipe):
 def test_an_unknown_quantisation_and_a_missing_library_are_named(monkeypatch):
     with pytest.raises(InputError, match="quantisation 'int3': none of int8, int4, bnb_int8, bnb_nf4"):
         require_quantisation("int3", CPU)
-    with pytest.raises(InputError, match="bnb_nf4: needs a CUDA device; on a CPU int8 and int4 run"):
-        require_quantisation("bnb_nf4", CPU)
     monkeypatch.setattr("teacher.quantise.find_spec", lambda _: None)
-    with pytest.raises(InputError, match=r"torchao is not installed; pip install -r requirements-quantise.txt"):
-        require_quantisation("int8", CPU)
+    for name, library in (("int8", "torchao"), ("bnb_nf4", "bitsandbytes")):
+        message = rf"{name}: the package {library} is not installed; pip install -r requirements-quantise.txt"
+        with pytest.raises(InputError, match=message):
+            require_quantisation(name, CPU)
+
+
+def test_int4_on_a_gpu_that_cannot_is_refused_before_anything_is_loaded(monkeypatch):
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr("teacher.quantise.find_spec", lambda _: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 0))
+    with pytest.raises(InputError, match=r"int4: on a GPU it takes bfloat16, not float16; set teacher\.dtype"):
+        require_quantisation("int4", gpu, torch.float16)
+    with pytest.raises(InputError, match=r"int4: takes compute capability 8\.0, this GPU has 7\.0; take bnb_nf4"):
+        require_quantisation("int4", gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    require_quantisation("int4", gpu)
+    require_quantisation("int8", gpu, torch.float16)
+    require_quantisation("int4", CPU, torch.float32)
 
 
 @pytest.mark.skipif(find_spec("torchao") is not None, reason="torchao is installed")
@@ -67,6 +88,47 @@ def test_the_decoder_takes_fewer_bytes_and_says_about_the_same(build, waves, nam
     real = batch.attention_mask_BT.bool()
     assert 0 < (found - expected)[real].norm() / expected[real].norm() < apart
     assert packed.generate(batch, max_new_tokens=4).shape[0] == len(waves)
+
+
+@pytest.mark.parametrize(("name", "bits", "apart"), [("bnb_int8", 8 + 32 / 64, 0.03), ("bnb_nf4", 4.5, 0.5)])
+def test_bitsandbytes_packs_the_decoder_on_a_cpu(build, waves, name, bits, apart):
+    pytest.importorskip("bitsandbytes")
+    (whole, processor), (packed, _) = (
+        build("teacher.lora=null"),
+        build("teacher.lora=null", f"teacher.precision.llm={name}"),
+    )
+    layers = [m for m in whole.llm.get_decoder().modules() if type(m) is nn.Linear]
+    linear = sum(layer.weight.numel() for layer in layers)
+    saved = part_bytes(whole)["llm"] - part_bytes(packed)["llm"]
+    code = 16 * 4 * len(layers) if name == "bnb_nf4" else 0  # each layer keeps the sixteen values of NF4
+    assert saved + code == pytest.approx(linear * (16 - bits) / 8, rel=0.05)
+    before = part_bytes(packed)
+    batch = processor([Clip(wave, "transcribe") for wave in waves])
+    with torch.no_grad():
+        expected, found = whole(batch).logits.float(), packed(batch).logits.float()
+    real = batch.attention_mask_BT.bool()
+    assert 0 < (found - expected)[real].norm() / expected[real].norm() < apart
+    assert packed.generate(batch, max_new_tokens=4).shape[0] == len(waves)
+    assert parameter_counts(packed) == parameter_counts(whole)
+    # Four bits are laid out anew, with some more scales, where the CPU has a kernel for them.
+    assert part_bytes(packed)["llm"] == pytest.approx(before["llm"], rel=0.05 if name == "bnb_nf4" else 0)
+
+
+def test_outlying_features_stay_in_16_bits():
+    """LLM.int8(), and not only eight bits: one large feature does not cost the others their precision."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 48, dtype=torch.bfloat16).eval()
+    states = torch.randn(5, 64, dtype=torch.bfloat16)
+    states[:, 3] *= 60
+    packed = linear_by_bitsandbytes(layer, "bnb_int8")
+    assert type(packed) is bitsandbytes.nn.Linear8bitLt and not packed.training
+    with torch.no_grad():
+        expected, found = layer(states), packed(states)
+        packed.state.threshold = 0.0
+        rounded = packed(states)
+    off, off_without = ((out - expected).norm() / expected.norm() for out in (found, rounded))
+    assert off < 0.01 and off_without > 2 * off
 
 
 @with_torchao
