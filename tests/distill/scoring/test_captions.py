@@ -4,6 +4,8 @@ import pytest
 
 import distill.scoring.captions
 from data.errors import InputError
+from data.rows.manifest import read_manifest
+from distill.recipe.test_sets import grouped
 from distill.scoring.captions import caption_figures, cider_d_split, score_captions
 from tests.distill.scoring.test_transcripts import PAIRS, load_metric
 
@@ -49,6 +51,35 @@ def test_captions_are_scored_on_ptb_tokens_with_a_chance_level(monkeypatch):
         "fense": "python -m distill.scoring.caption_parts fense",
     }
     assert good.clip_cider_d[0] > 0 and len(good.clip_cider_d) == good.summary()["clips"] == 4
+
+
+EQUAL = [["a dog barks", "a dog barks", "the dog is loud"], ["rain falls on a roof", "it rains", "it rains"]]
+WRITTEN = ["a dog barks loudly", "it rains on a roof"]
+
+
+def test_equal_references_count_as_they_do_in_the_protocol():
+    from aac_metrics.functional import bleu, cider_d, rouge_l
+
+    _, by_clip = cider_d(WRITTEN, EQUAL)
+    score = score_captions(EQUAL, WRITTEN)
+    assert score.clip_cider_d == tuple(by_clip["cider_d"].tolist())
+    assert score.rouge_l == pytest.approx(float(rouge_l(WRITTEN, EQUAL, False)))
+    assert score.bleu_4 == pytest.approx(float(bleu(WRITTEN, EQUAL, False, n=4)))
+    assert score.cider_d != score_captions([list(dict.fromkeys(clip)) for clip in EQUAL], WRITTEN).cider_d
+    rows = [[text] for clip in EQUAL for text in clip]
+    hypotheses = [text for text in WRITTEN for _ in range(3)]
+    assert cider_d_split(EQUAL, WRITTEN) == float(cider_d(hypotheses, rows, False)) == cider_d_split(rows, hypotheses)
+
+
+def test_rows_of_one_clip_are_scored_with_all_their_references(tmp_path):
+    rows = [
+        {"path": f"{number}.wav", "task": "audiocaption", "text": text, "id": f"{number}_{i}"}
+        for number, clip in enumerate(EQUAL)
+        for i, text in enumerate(clip)
+    ]
+    (tmp_path / "test.json").write_text(json.dumps({"annotation": rows}))
+    found = grouped(read_manifest(tmp_path / "test.json", sounds=False), "aac")
+    assert [list(row.references) for row in found] == EQUAL
 
 
 def test_odd_hypotheses_score_zero_and_leave_the_others_in_their_places():
