@@ -38,14 +38,14 @@ def parsed():
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="a model folder instead of the run's own")
     parser.add_argument("--quantise", choices=get_args(Quantisation), help="its LLM in fewer bits: a row of its own")
     parser.add_argument("--task", default=",".join(KINDS), help="kinds of score, such as asr,aac (all)")
-    parser.add_argument("--split", choices=("test", "valid"), default="test", help="whose rows (test)")
+    parser.add_argument("--split", choices=("test", "valid"), default="test", help="the test sets or the validation's")
     parser.add_argument(
         "--mode",
-        choices=("valid", "submission"),
-        default="valid",
-        help="valid: score against the references; submission: write the challenge's CSVs, without references",
+        choices=("score", "submission"),
+        default="score",
+        help="score: against the references; submission: write the challenge's CSVs, without references",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N clips of each kind")
+    parser.add_argument("--limit", type=int, metavar="N", help="score only the first N clips of each kind")
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON, and all else to stderr")
     parser.add_argument("--local_rank", type=int, default=-1, help="set by the launcher")
     return parser.parse_args()
@@ -62,7 +62,7 @@ def selection_of(arguments) -> Selection:
         raise InputError(f"--task {arguments.task}: give {' or '.join(KINDS)}, or both with a comma between")
     if arguments.limit is not None and arguments.limit < 1:
         raise InputError(f"--limit {arguments.limit}: give the number of clips, 1 or more")
-    return Selection(kinds, arguments.split, arguments.limit, answers=arguments.mode == "valid")
+    return Selection(kinds, arguments.split, arguments.limit, answers=arguments.mode == "score")
 
 
 def report(recipe: Recipe, selection: Selection, is_own_student: bool) -> None:

@@ -16,6 +16,8 @@ from distill.scoring.bootstrap import interval
 
 DURATIONS_S = (0, 2, 5, 10, 20, 30)
 """Lower ends of the classes of clip length."""
+MAX_CHARACTERS = 20_000
+"""Of one text: what it takes to align two grows with the square of their length."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,15 @@ def score_asr(
         seed: Of the resampling.
 
     Raises:
-        InputError: No clips, lists of unequal length, or not one reference word in all of them.
+        InputError: No clips, lists of unequal length, a text beyond all measure, or not one reference word in all.
     """
     check_lengths(references, hypotheses)
+    for row, text in enumerate(text for pair in zip(references, hypotheses, strict=True) for text in pair):
+        if len(text) > MAX_CHARACTERS:
+            raise InputError(
+                f"scoring: row {row // 2}: a text of {len(text):,} characters; cut it into clips of {MAX_CHARACTERS:,} "
+                "at most"
+            )
     wanted, written = ([" ".join(asr_words(text)) for text in texts] for texts in (references, hypotheses))
     if not any(wanted):
         raise InputError("scoring: no reference has a word after normalisation, so there is no word error rate")

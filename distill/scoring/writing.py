@@ -117,7 +117,8 @@ def require_heard(kind: Kind, faults: dict[str, str], clips: int, max_unreadable
     if faults and len(faults) > min(allowed, clips - 1):
         raise InputError(
             f"the {kind} set: {len(faults)} of {clips} clips cannot be heard, more than evaluation.max_unreadable "
-            f"({max_unreadable:g}) allows, such as {next(iter(faults.values()))}"
+            f"({max_unreadable:g}) allows; fetch them again, or name the right folder; the first: "
+            f"{next(iter(faults.values()))}"
         )
 
 

@@ -101,6 +101,8 @@ def test_several_rows_of_one_clip_are_its_references(by_id, own_data):
         ({"refs": ["a", "b"], "hyps": ["a"]}, "asr", "2 references but 1 hypotheses"),
         (CAPTIONS, "asr", "a clip of speech has one reference"),
         ({"refs": [], "hyps": []}, "asr", "no clips to score"),
+        ({"refs": ["a", "b"], "hyps": ["a", "(" * 100_000]}, "asr", "row 1: a text of 100,000 characters; cut it"),
+        ({"refs": ["<" * 20_001], "hyps": ["a"]}, "asr", "row 0: a text of 20,001 characters; cut it"),
         ({"refs": [[], "b"], "hyps": ["a", "b"]}, "aac", "at least one caption"),
     ],
 )

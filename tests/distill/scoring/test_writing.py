@@ -127,7 +127,7 @@ def test_three_clips_may_always_be_silent_but_never_all(count, clips, share, ref
     faults = {str(i): f"{i}.wav: silent" for i in range(count)}
     if not refused:
         return require_heard("aac", faults, clips, share)
-    with pytest.raises(InputError, match=r"such as 0\.wav: silent"):
+    with pytest.raises(InputError, match=r"the first: 0\.wav: silent"):
         require_heard("aac", faults, clips, share)
 
 
