@@ -7,6 +7,9 @@ from pydantic import Field
 from data.rows.row import Mono
 from data.settings import Settings
 
+LEAST_S = 0.025
+"""A frame of the spectrum, seconds: in less there is nothing to hear but a click."""
+
 Fault = Literal[
     "unreadable",
     "zero_length",
@@ -36,7 +39,7 @@ class Lengths(Settings):
 
     def fault_of_length(self, duration_s: float) -> Fault | None:
         """The fault of a clip's length, if any."""
-        if duration_s <= 0:
+        if duration_s < LEAST_S:
             return "zero_length"
         if duration_s < self.min_seconds:
             return "too_short"
@@ -69,7 +72,7 @@ class FaultPolicies(Settings):
     unreadable: Literal["stop", "drop", "keep"] = Field(
         "stop", description="not decodable; keep: caching lists it among its failures, training stops at it"
     )
-    zero_length: Literal["stop", "drop"] = Field("drop", description="a sound of 0 s")
+    zero_length: Literal["stop", "drop"] = Field("drop", description="under 25 ms: no frame of sound")
     too_short: Literal["stop", "drop", "keep"] = Field("keep", description="keep: padded with zeros to 1 s")
     too_long: Literal["stop", "drop", "crop", "split"] = Field(
         "crop",

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.errors import InputError
-from data.rows.faults import Fault, FaultPolicies, Lengths
+from data.rows.faults import LEAST_S, Fault, FaultPolicies, Lengths
 from data.rows.manifest import Manifest, read_manifest
 from data.scan.report import read_report
 from data.sound.audio import MAX_SECONDS
@@ -81,8 +81,8 @@ def _faults(
     """A mask of the rows at each fault: bool [rows]."""
     seconds = rows.durations_s
     found = {
-        "zero_length": seconds <= 0,
-        "too_short": (seconds > 0) & (seconds < lengths.min_seconds),
+        "zero_length": seconds < LEAST_S,
+        "too_short": (seconds >= LEAST_S) & (seconds < lengths.min_seconds),
         "too_long": seconds > lengths.max_seconds,
         "no_text": ~rows.with_text,
     }

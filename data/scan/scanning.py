@@ -24,7 +24,7 @@ from data.sound.checks import SoundCheck, check_sound, file_hash
 OK = "ok"
 CLASSES = (*FAULTS, OK)
 
-_FORMAT = 1
+_FORMAT = 2
 """Of what is kept: what an older one has kept is not read."""
 _CHUNK = 64
 _FLUSH_S = 10.0

@@ -6,6 +6,7 @@ import numpy as np
 import soxr
 
 from data.errors import InputError
+from data.rows.faults import LEAST_S
 from data.rows.row import Mono, Row
 from data.rows.shards import read_member
 from data.sound.decode import Sound, blocks
@@ -50,7 +51,7 @@ def load_audio(sound: Sound | str, *, start_s: float = 0.0, end_s: float = 0.0, 
         float32 samples, shape [samples], between 16,000 and 480,000 of them.
 
     Raises:
-        InputError: The file is missing, empty, truncated, not sound, not finite, or silent.
+        InputError: The file is missing, empty, truncated, not sound, not finite, silent, or no frame long.
     """
     sound = Path(sound) if isinstance(sound, str) else sound
     seconds = min(end_s - start_s, MAX_SECONDS) if end_s else MAX_SECONDS
@@ -58,9 +59,18 @@ def load_audio(sound: Sound | str, *, start_s: float = 0.0, end_s: float = 0.0, 
     if not parts:
         raise InputError(f"{sound}: holds no samples; fetch or record it again, or drop its row")
     samples, rate = np.concatenate([to_mono(part, mono) for part, _ in parts]), parts[0][1]
+    if len(samples) < LEAST_S * rate:
+        raise InputError(
+            f"{sound}: {1000 * len(samples) / rate:.3g} ms of sound, less than one frame of {1000 * LEAST_S:g} ms; "
+            "record it again, or drop its row"
+        )
     if not np.isfinite(samples).all():
         raise InputError(f"{sound}: holds NaN or infinite samples; write it again from its source, or drop its row")
     if not samples.any():
+        if mono == "first" and any(part.any() for part, _ in parts):
+            raise InputError(
+                f"{sound}: silent on the first channel alone; hear all with data.mono=mix, or drop its row"
+            )
         raise InputError(f"{sound}: silent, every sample is zero; record it again, or drop its row")
     samples = resample(samples, rate)[: MAX_SECONDS * SAMPLE_RATE].astype(np.float32, copy=False)
     return np.pad(samples, (0, max(0, MIN_SECONDS * SAMPLE_RATE - len(samples))))

@@ -114,11 +114,12 @@ def _samples(path: Path) -> dict[str, object]:
             digest.update(f"{rate} {samples.shape[1]}".encode())
         digest.update(samples.data)
         finite = finite and bool(np.isfinite(samples).all())
-        loud = np.abs(np.nan_to_num(samples))
+        heard = samples if finite else np.nan_to_num(samples)
+        loud = np.abs(heard)
         clipped += int((loud >= FULL_SCALE).sum())
         count += samples.size
         peak_first = max(peak_first, float(loud[:, 0].max()))
-        peak_mix = max(peak_mix, float(np.abs(np.nan_to_num(samples).mean(1)).max()))
+        peak_mix = max(peak_mix, float(np.abs(heard.mean(1)).max()))
     return {
         "peak_first": peak_first,
         "peak_mix": peak_mix,

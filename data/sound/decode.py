@@ -1,8 +1,12 @@
-"""Sound files decoded: wav, flac, ogg, mp3 and what else libsndfile reads; m4a through FFmpeg (PyAV)."""
+"""Sound files decoded: wav, flac, ogg and what else libsndfile reads; mp3 and m4a through FFmpeg (PyAV).
 
-import io
-import os
+A header that can be believed is believed. Where it cannot, the sound that is there is heard, and the header says how
+much that is; what breaks off is refused.
+"""
+
+import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,28 +14,21 @@ import numpy as np
 import soundfile
 
 from data.errors import InputError
+from data.sound.flac import flac_parts
+from data.sound.foreign import foreign_blocks, foreign_header
+from data.sound.lengths import behind_id3, is_mp3, ogg_is_one
+from data.sound.source import Sound, SoundBytes, Window, read_at, rewound, size_of, truncated, unreadable
+from data.sound.wav import wav_parts
 
-
-class SoundBytes(io.BytesIO):
-    """A sound file that lies in memory.
-
-    Args:
-        content: The file's bytes.
-        name: What messages call it.
-    """
-
-    def __init__(self, content: bytes, name: str) -> None:
-        super().__init__(content)
-        self.name = name
-
-    def __str__(self) -> str:
-        return self.name
-
-
-Sound = Path | SoundBytes
+__all__ = ["Sound", "SoundBytes", "SoundInfo", "blocks", "sound_info"]
 
 _BLOCK_S = 30
-_RIFF = ("WAV", "WAVEX")
+_LOUDEST = 10.0
+"""Full scale is 1; floats that go on to tens or thousands are integers that were not divided."""
+_UNKNOWN = 0x7FFF0000
+"""A length about as large as 31 bits hold, or larger, is that of a writer that did not know it."""
+_SHORTER = re.compile(r": (\d+) \(should be (\d+)\)")
+"""What libsndfile notes of a length in a header, and of what is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +52,17 @@ class SoundInfo:
 
 
 def sound_info(sound: Sound) -> SoundInfo:
-    """Reads a file's header, not its samples.
+    """Reads a file's header; where it cannot be believed, counts the samples that `blocks` gives.
 
     Raises:
-        InputError: It is not a sound file, or a wav that ends before its header says.
+        InputError: It is not a sound file, or one that ends before its header says.
     """
     try:
-        with _opened(sound) as file:
-            if file.format in _RIFF:
-                _require_whole(sound)
-            return SoundInfo(file.frames, file.samplerate, file.channels)
+        with ExitStack() as stack:
+            files = _opened(sound, stack)
+            return SoundInfo(sum(file.frames for file in files), files[0].samplerate, files[0].channels)
     except _Foreign:
-        return _foreign_header(sound)
+        return SoundInfo(*foreign_header(sound))
 
 
 def blocks(sound: Sound, *, start_s: float = 0.0, seconds: float | None = None) -> Iterator[tuple[np.ndarray, int]]:
@@ -81,144 +77,82 @@ def blocks(sound: Sound, *, start_s: float = 0.0, seconds: float | None = None) 
         float32 samples, shape [frames, channels], and the file's own rate, Hz.
 
     Raises:
-        InputError: It cannot be decoded, or ends before its header says.
+        InputError: It cannot be decoded, ends before its header says, or is far louder than sounds can be.
     """
-    try:
-        with _opened(sound) as file:
-            yield from _native_blocks(sound, file, start_s, seconds)
-            if file.format in _RIFF:
-                _require_whole(sound)
-    except _Foreign:
-        yield from _foreign_blocks(sound, start_s, seconds)
+    for samples, rate in _blocks(sound, start_s, seconds):
+        if max(samples.max(), -samples.min()) > _LOUDEST and np.isfinite(samples).all():
+            raise InputError(
+                f"{sound}: samples go up to {np.abs(samples).max():,.0f}, where 1 is full scale; they are integers "
+                "written as floats: divide them (of 16 bits by 32768), and write it again"
+            )
+        yield samples, rate
 
 
 class _Foreign(Exception):
-    """libsndfile does not know the format, or guesses the length."""
+    """libsndfile does not know the format, or does not hear all of it."""
 
 
-def _unreadable(sound: Sound, reason: object) -> InputError:
-    short = str(getattr(reason, "strerror", None) or reason).split(": ", 1)[-1].rstrip(".")
-    return InputError(f"{sound}: cannot be read as sound ({short}); fetch it again, or drop its row")
-
-
-def _truncated(sound: Sound) -> InputError:
-    return InputError(f"{sound}: truncated, the file ends before its sound does; fetch it again, or drop its row")
-
-
-def _rewound(sound: Sound) -> io.BytesIO | str:
-    if isinstance(sound, SoundBytes):
-        sound.seek(0)
-        return sound
-    return str(sound)
-
-
-def _opened(sound: Sound) -> soundfile.SoundFile:
+def _blocks(sound: Sound, start_s: float, seconds: float | None) -> Iterator[tuple[np.ndarray, int]]:
     try:
-        file = soundfile.SoundFile(_rewound(sound))
-        if file.format == "MP3" and not _counts_its_frames(sound):
-            file.close()
-            raise _Foreign
-        return file
-    except soundfile.LibsndfileError as error:
-        _require_content(sound)
-        if _first_bytes(sound)[0][4:8] == b"ftyp":
-            raise _Foreign from None
-        raise _unreadable(sound, error.error_string) from None
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise _unreadable(sound, error) from None
+        with ExitStack() as stack:
+            files = _opened(sound, stack)
+            rate, frames = files[0].samplerate, sum(file.frames for file in files)
+            first = min(round(start_s * rate), frames)
+            end = frames if seconds is None else min(frames, first + round(seconds * rate))
+            for file in files:
+                for samples in _stretch(sound, file, first, min(end, file.frames)):
+                    yield samples, rate
+                first, end = max(first - file.frames, 0), max(end - file.frames, 0)
+    except _Foreign:
+        yield from foreign_blocks(sound, start_s, seconds)
 
 
-def _native_blocks(
-    sound: Sound, file: soundfile.SoundFile, start_s: float, seconds: float | None
-) -> Iterator[tuple[np.ndarray, int]]:
-    first = min(round(start_s * file.samplerate), file.frames)
-    left = file.frames - first if seconds is None else min(file.frames - first, round(seconds * file.samplerate))
+def _stretch(sound: Sound, file: soundfile.SoundFile, first: int, end: int) -> Iterator[np.ndarray]:
     try:
-        if first:
+        if first and first < end:
             file.seek(first)
-        while left:
-            wanted = min(left, _BLOCK_S * file.samplerate)
+        while first < end:
+            wanted = min(end - first, _BLOCK_S * file.samplerate)
             samples = file.read(wanted, dtype="float32", always_2d=True)
             if len(samples) < wanted:
-                raise _truncated(sound)
-            left -= wanted
-            yield samples, file.samplerate
+                raise truncated(sound)
+            first += wanted
+            yield samples
     except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
-        raise _unreadable(sound, error) from None
+        raise unreadable(sound, error) from None
 
 
-def _counts_its_frames(sound: Sound) -> bool:
-    """Whether a tag in an mp3's first frame says how many there are; libsndfile guesses it by the first one's size."""
-    start = _first_bytes(sound)[0]
-    # An ID3 tag before it states its own length in four bytes of seven bits.
-    first = 10 + (start[6] << 21 | start[7] << 14 | start[8] << 7 | start[9]) if start[:3] == b"ID3" else 0
-    frame = _first_bytes(sound, 128, first)[0]
-    return b"Xing" in frame or b"Info" in frame
+def _opened(sound: Sound, stack: ExitStack) -> list[soundfile.SoundFile]:
+    """The sound as libsndfile hears it: one file, or several that were joined to one."""
+    _require_content(sound)
+    start = read_at(sound, behind_id3(sound), 12)
+    if start[4:8] == b"ftyp" or is_mp3(sound):
+        raise _Foreign
+    parts = flac_parts(sound) if start[:4] == b"fLaC" else wav_parts(sound)
+    windows = [Window(sound, part) for part in parts] if len(parts) > 1 or any(part.head for part in parts) else []
+    try:
+        files = [stack.enter_context(soundfile.SoundFile(file)) for file in windows or [rewound(sound)]]
+    except soundfile.LibsndfileError as error:
+        raise unreadable(sound, error.error_string) from None
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise unreadable(sound, error) from None
+    if len({(file.samplerate, file.channels) for file in files}) > 1:
+        raise InputError(f"{sound}: files of other rates or channels joined to one; write them apart, or as one sound")
+    if files[0].format == "MP3" or (files[0].format == "OGG" and not ogg_is_one(sound)):
+        raise _Foreign
+    if not parts and _ends_early(files[0]):
+        raise truncated(sound)
+    return files
 
 
-def _first_bytes(sound: Sound, count: int = 12, first: int = 0) -> tuple[bytes, int]:
-    """The first bytes, and how many there are in all."""
-    if isinstance(sound, SoundBytes):
-        return sound.getbuffer()[first : first + count].tobytes(), sound.getbuffer().nbytes
-    with open(sound, "rb", buffering=0) as file:
-        file.seek(first)
-        return file.read(count), os.fstat(file.fileno()).st_size
+def _ends_early(file: soundfile.SoundFile) -> bool:
+    """Whether the header of another format (aiff, au, caf, w64) states more bytes than there are."""
+    noted = ((int(stated), int(there)) for stated, there in _SHORTER.findall(file.extra_info))
+    return any(64 < stated - there < _UNKNOWN for stated, there in noted)
 
 
 def _require_content(sound: Sound) -> None:
     if isinstance(sound, Path) and not sound.is_file():
         raise InputError(f"{sound}: no such sound file; check the path in the annotation")
-    if not _first_bytes(sound)[1]:
+    if not size_of(sound):
         raise InputError(f"{sound}: the file is empty (0 bytes); fetch or record it again, or drop its row")
-
-
-def _require_whole(sound: Sound) -> None:
-    """Refuses a wav with fewer bytes than its RIFF header promises: libsndfile reads it without a complaint."""
-    start, there = _first_bytes(sound)
-    if start[:4] != b"RIFF" or start[8:] != b"WAVE":
-        return
-    size = int.from_bytes(start[4:8], "little")
-    # Writers that stream do not know the size: 0 or all ones.
-    if size not in (0, 0xFFFFFFFF) and size + 8 > there:
-        raise _truncated(sound)
-
-
-def _foreign_header(sound: Sound) -> SoundInfo:
-    import av  # here, as few files need it
-
-    try:
-        with av.open(_rewound(sound)) as container:
-            stream = container.streams.audio[0]
-            if container.format.name == "mp3":
-                seconds = float(sum(packet.duration or 0 for packet in container.demux(stream)) * stream.time_base)
-            else:
-                seconds = float(stream.duration * stream.time_base) if stream.duration else container.duration / 1e6
-            return SoundInfo(round(seconds * stream.rate), stream.rate, stream.channels)
-    except (av.error.FFmpegError, IndexError, TypeError) as error:
-        raise _unreadable(sound, error) from None
-
-
-def _foreign_blocks(sound: Sound, start_s: float, seconds: float | None) -> Iterator[tuple[np.ndarray, int]]:
-    import av
-
-    header = _foreign_header(sound)
-    first = round(start_s * header.rate)
-    end = header.frames if seconds is None else min(first + round(seconds * header.rate), header.frames)
-    at = 0
-    try:
-        with av.open(_rewound(sound)) as container:
-            floats = av.AudioResampler(format="fltp")
-            for frame in container.decode(container.streams.audio[0]):
-                for part in floats.resample(frame):
-                    samples = part.to_ndarray().T
-                    kept = samples[max(first - at, 0) : max(end - at, 0)]
-                    at += len(samples)
-                    if len(kept):
-                        yield np.ascontiguousarray(kept, dtype=np.float32), header.rate
-                if at >= end:
-                    return
-    except av.error.FFmpegError as error:
-        raise _unreadable(sound, error) from None
-    # The last frame of AAC may be shorter than the container says.
-    if at + header.rate // 10 < end:
-        raise _truncated(sound)

@@ -90,7 +90,7 @@ def corpus(recordings, tmp_path, cache) -> Path:
 
 
 OF_HEADERS = {
-    "unreadable": ["cut.wav", "noise.mp3"],
+    "unreadable": ["cut.flac", "cut.wav", "noise.mp3"],
     "zero_length": ["nothing.flac", "zero.wav"],
     "too_short": ["short.wav", "wordy"],
     "too_long": ["long.flac"],
@@ -101,7 +101,6 @@ OF_HEADERS = {
     "missing_file": ["gone"],
 }
 OF_SAMPLES = {
-    "unreadable": ["cut.flac", "cut.wav", "noise.mp3"],
     "silent": ["faint.wav", "silent.flac"],
     "clipped": ["clipped.wav"],
     "nan": ["nan.wav"],

@@ -185,6 +185,24 @@ def test_a_stretch_of_a_file(tmp_path):
     np.testing.assert_array_equal(load_audio(row.path, start_s=2.0), samples[32_000:])
 
 
+def test_sound_on_another_channel_alone_names_the_setting(tmp_path):
+    stereo = np.stack([np.zeros(24_000), tone(1.5)], 1).astype(np.float32)
+    path = written(tmp_path / "right.wav", stereo, subtype="FLOAT")
+    with pytest.raises(InputError, match=r"right\.wav: silent on the first channel alone; .*data\.mono=mix"):
+        load_audio(path)
+    assert load_audio(path, mono="mix").any()
+    opposite = written(tmp_path / "b.wav", np.stack([tone(1.5), -tone(1.5)], 1), subtype="FLOAT")
+    with pytest.raises(InputError, match="silent, every sample is zero"):
+        load_audio(opposite, mono="mix")
+
+
+@pytest.mark.parametrize(("samples", "rate"), [(1, 16_000), (160, 16_000), (441, 44_100), (1, 192_000)])
+def test_a_click_is_no_clip(tmp_path, samples, rate):
+    with pytest.raises(InputError, match=r"ms of sound, less than one frame of 25 ms"):
+        load_audio(written(tmp_path / "a.wav", np.full(samples, 0.5), rate))
+    assert len(load_audio(written(tmp_path / "a.wav", np.full(-(-rate // 40), 0.5), rate))) == SAMPLE_RATE
+
+
 @pytest.mark.parametrize("name", ["missing.wav", ""])
 def test_missing_file_and_folder(tmp_path, name):
     with pytest.raises(InputError, match="no such sound file"):

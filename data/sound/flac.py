@@ -1,0 +1,120 @@
+"""What a flac's header says against its frames: a length that a writer into a pipe could not know, files joined.
+
+Every frame says which one it is, so a few blocks of the file show whether the length is right.
+"""
+
+import re
+import struct
+from functools import cache
+
+from data.sound.lengths import behind_id3
+from data.sound.source import Part, Sound, read_at, size_of, truncated
+
+_BEGINS = re.compile(rb"fLaC[\x00\x80]\0\0\x22")
+_FRAME = re.compile(rb"\xff[\xf8\xf9]")
+_SIZES = {1: 192, 2: 576, 3: 1152, 4: 2304, 5: 4608, **{8 + n: 256 << n for n in range(8)}}
+_HEAD, _TOTAL_AT, _REACH = 42, 21, 65_536
+
+
+def flac_parts(sound: Sound) -> list[Part]:
+    """The flacs in a file, one after the other, each with the length that its frames have.
+
+    Raises:
+        InputError: One ends before the length that it states.
+    """
+    first, size = behind_id3(sound), size_of(sound)
+    end = _last_sample(sound, Part(first, size))
+    if end == _stated(read_at(sound, first, _HEAD)) and _rises(sound, first, size, end):
+        return [Part(0, size)]
+    begins = [match.start() for match in _BEGINS.finditer(read_at(sound, 0, size))]
+    return [_counted(sound, Part(*place)) for place in zip(begins, [*begins[1:], size], strict=True)]
+
+
+def _stated(head: bytes) -> int:
+    """Samples of a channel: 36 bits; 0 where its writer did not know."""
+    return int.from_bytes(head[_TOTAL_AT : _TOTAL_AT + 5], "big") & (1 << 36) - 1
+
+
+def _counted(sound: Sound, part: Part) -> Part:
+    head, end = read_at(sound, part.first, _HEAD), _last_sample(sound, part)
+    if end < _stated(head):
+        raise truncated(sound)
+    upper = head[_TOTAL_AT] & 0xF0  # bits of another number
+    right = (upper << 32 | end).to_bytes(5, "big")
+    return Part(part.first, part.end, head[:_TOTAL_AT] + right + head[_TOTAL_AT + 5 :])
+
+
+def _last_sample(sound: Sound, part: Part) -> int:
+    """The sample behind the last frame."""
+    begin = max(part.end - _reach(sound, part.first), part.first)
+    frames = _frames(read_at(sound, begin, part.end - begin), _block(sound, part.first))
+    ends = {end for _, end in frames} | {0}
+    # What only looks like a frame does not go on where another one ended.
+    return max((end for first, end in frames if first in ends), default=frames[-1][1] if frames else 0)
+
+
+def _rises(sound: Sound, first: int, size: int, end: int) -> bool:
+    """Whether the frames' numbers rise through the file, as they do not where another one begins."""
+    reach, block, before = _reach(sound, first), _block(sound, first), 0
+    if size <= 4 * reach:
+        return len(_BEGINS.findall(read_at(sound, 0, size))) == 1
+    for quarter in (1, 2, 3):
+        found = _frames(read_at(sound, size * quarter // 4, reach), block)
+        if not found or not before < found[0][0] < end:
+            return False
+        before = found[0][0]
+    return True
+
+
+def _block(sound: Sound, first: int) -> int:
+    """Samples of a frame; 0 where each has its own."""
+    smallest, largest = struct.unpack(">2H", read_at(sound, first + 8, 4) or bytes(4))
+    return largest if smallest == largest else 0
+
+
+def _reach(sound: Sound, first: int) -> int:
+    """Bytes among which one or two frames begin."""
+    largest = int.from_bytes(read_at(sound, first + 15, 3), "big")
+    return min(2 * largest + 4096, _REACH) if largest else _REACH
+
+
+def _frames(window: bytes, block: int) -> list[tuple[int, int]]:
+    """First sample of each frame that begins in a window, and the one behind its last."""
+    starts = (match.start() for match in _FRAME.finditer(window))
+    return [found for at in starts if (found := _frame(window[at : at + 16].ljust(16, b"\0"), block))]
+
+
+def _frame(head: bytes, block: int) -> tuple[int, int] | None:
+    """What a frame's header says, where it is one by its checksum."""
+    if head[3] & 1 or head[2] & 15 == 15:
+        return None
+    length = next((n for n in range(8) if not head[4] << n & 0x80), 8)  # as in UTF-8: leading ones count the bytes
+    if length in (1, 8):
+        return None
+    end, number = 4 + max(length, 1), head[4] & 0x7F >> length
+    for byte in head[5:end]:
+        number = number << 6 | byte & 0x3F
+    size_code = head[2] >> 4
+    samples = _SIZES.get(size_code, 0)
+    if size_code in (6, 7):
+        samples, end = int.from_bytes(head[end : end + size_code - 5], "big") + 1, end + size_code - 5
+    end += {12: 1, 13: 2, 14: 2}.get(head[2] & 15, 0)
+    if not samples or _crc(head[:end]) != head[end]:
+        return None
+    first = number if head[1] & 1 else number * block
+    return first, first + samples
+
+
+def _crc(content: bytes) -> int:
+    table, value = _crc_table(), 0
+    for byte in content:
+        value = table[value ^ byte]
+    return value
+
+
+@cache
+def _crc_table() -> list[int]:
+    table = list(range(256))
+    for _ in range(8):
+        table = [value << 1 & 0xFF ^ (0x07 if value & 0x80 else 0) for value in table]
+    return table

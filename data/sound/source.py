@@ -1,0 +1,99 @@
+"""Where a sound's bytes come from, a file or memory, and what is said of one that cannot be heard."""
+
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.errors import InputError
+
+
+class SoundBytes(io.BytesIO):
+    """A sound file that lies in memory.
+
+    Args:
+        content: The file's bytes.
+        name: What messages call it.
+    """
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Sound = Path | SoundBytes
+
+
+@dataclass(frozen=True)
+class Part:
+    """A sound file within a file, which may be several that were joined.
+
+    Attributes:
+        first: Where it begins.
+        end: Where it ends.
+        head: How its beginning must read so that the length stated in it is right; empty where it is.
+    """
+
+    first: int
+    end: int
+    head: bytes = b""
+
+
+class Window:
+    """A part of a sound's bytes, as a file of its own."""
+
+    def __init__(self, sound: Sound, part: Part) -> None:
+        self._sound, self._first, self._head, self._size = sound, part.first, part.head, part.end - part.first
+        self._at = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Moves to a byte, as files do."""
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        """The next byte."""
+        return self._at
+
+    def read(self, count: int) -> bytes:
+        """The next bytes, fewer at the end."""
+        content = read_at(self._sound, self._first + self._at, max(min(count, self._size - self._at), 0))
+        head = self._head[self._at : self._at + len(content)]
+        self._at += len(content)
+        return head + content[len(head) :]
+
+
+def rewound(sound: Sound) -> io.BytesIO | str:
+    """The sound as libraries take it: a name, or a file at its beginning."""
+    if isinstance(sound, SoundBytes):
+        sound.seek(0)
+        return sound
+    return str(sound)
+
+
+def size_of(sound: Sound) -> int:
+    """How many bytes there are."""
+    return sound.getbuffer().nbytes if isinstance(sound, SoundBytes) else os.stat(sound).st_size
+
+
+def read_at(sound: Sound, first: int, count: int) -> bytes:
+    """Some bytes of it, fewer at its end."""
+    if isinstance(sound, SoundBytes):
+        return sound.getbuffer()[first : first + count].tobytes()
+    with open(sound, "rb", buffering=0) as file:
+        file.seek(first)
+        return file.read(count)
+
+
+def unreadable(sound: Sound, reason: object) -> InputError:
+    """What is said of a sound that a library cannot read."""
+    short = str(getattr(reason, "strerror", None) or reason).split(": ", 1)[-1].rstrip(".")
+    return InputError(f"{sound}: cannot be read as sound ({short}); fetch it again, or drop its row")
+
+
+def truncated(sound: Sound) -> InputError:
+    """What is said of a sound that is not there to its end."""
+    return InputError(f"{sound}: truncated, the file ends before its sound does; fetch it again, or drop its row")
