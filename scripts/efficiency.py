@@ -22,11 +22,10 @@ from data.errors import InputError, run_cli
 from data.paths import written_whole
 
 with redirect_stdout(sys.stderr):  # DeepSpeed says which device it found, as it is imported
-    from distill.recipe.reading import recipe_of, recipe_parser
-
     from distill.efficiency.measuring import REFERENCE, Measured, Protocol, measure, sound_of
     from distill.models.loading import student_folder
     from distill.recipe.inputs import require_inputs
+    from distill.recipe.reading import recipe_of, recipe_parser
     from distill.recipe.recipe import Recipe
     from distill.report.efficiency import efficiency_page
     from teacher.device import DTYPES, pick_device

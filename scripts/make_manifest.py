@@ -1,4 +1,4 @@
-"""Makes one manifest of annotation files: an Arrow table with the clips' lengths, rates, channels and fingerprints.
+"""Makes one manifest of annotation files: an Arrow table with the clips' lengths and their sounds' fingerprints.
 
 python scripts/make_manifest.py librispeech_train-*.json clotho_train.json --out train.arrow
 
@@ -24,6 +24,10 @@ def main() -> None:
     arguments = parser.parse_args()
     written = write_manifest(arguments.annotation, arguments.out, arguments.root, arguments.workers)
     print(f"{arguments.out}: {written.rows} rows, {written.seconds / 3600:.2f} h", flush=True)
+    if written.corrected:
+        print(
+            f"corrected: {written.corrected} rows stated another length than their sound has; that is taken", flush=True
+        )
     if written.left_out:
         print(f"left out: {written.left_out} rows without a readable sound file, listed in {written.list}", flush=True)
 

@@ -3,20 +3,31 @@
 `{"root": ..., "annotation": [{"path", "text", "task", ...}]}`; the keys are described in data/README.md.
 """
 
+import difflib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
 from data.errors import InputError
 from data.paths import written_whole
-from data.rows.json_stream import stream_list
+from data.rows.json_stream import keys_behind, stream_list
 from data.rows.row import Row
 
+_KNOWN = ("path", "text", "task", "id", "corpus", "Q", "testset_id", "references", "start", "end", "duration")
+_ELSEWHERE = {
+    "expand_wav": "joins more files to the row's, which is not read here; write them as one file, and name that",
+    "offset": 'is "start" here; name it so',
+    "question": 'is "Q" here; name it so',
+}
+"""Keys of other formats that change what a row is."""
+_LONGEST_S = 1e9
+_TOLD: set[tuple[Path, str]] = set()
 _STRINGS = {"id": "id", "corpus": "corpus", "Q": "question", "testset_id": "testset_id"}
 
 
@@ -32,7 +43,7 @@ def open_annotation(
         texts: Whether every row must have a text; else that of a row without one is empty.
 
     Returns:
-        The root, and an iterator of rows: `path` (relative, without a leading slash), `text`, `task`, `id` (empty where
+        The root, and an iterator of rows: `path` (relative, or whole: see `located`), `text`, `task`, `id` (empty where
         the row has none), `corpus`, `duration_s` (NaN where the row has none), `references`, `question`, `testset_id`,
         `start_s` and `end_s`.
 
@@ -40,14 +51,35 @@ def open_annotation(
         InputError: The file or a row of it is not as it should be; names file, row, key and the mend. A key that is
             null is taken for one that is not there.
     """
+    root, entries = open_list(path, root, on_bytes)
+    return root, _checked_all(path, root, entries, texts)
+
+
+def open_list(
+    path: Path, root: Path | None = None, on_bytes: Callable[[int], None] | None = None
+) -> tuple[Path, Iterator[Any]]:
+    """The root of an annotation file and its rows as they stand there, whatever is wrong with them."""
     before: dict[str, Any] = {}
-    entries = stream_list(path, "annotation", before=before, on_bytes=on_bytes)
-    first = [entry for entry in [next(entries, None)] if entry is not None]
-    own = before.get("root", ".")
+    behind: dict[str, Any] = {}
+    entries = stream_list(path, "annotation", before=before, behind=behind, on_bytes=on_bytes)
+    first = list(islice(entries, 1))  # what stands before the list is known from here on
+    own = before["root"] if "root" in before else keys_behind(path).get("root", ".")
     if not isinstance(own, str):
         raise InputError(f'{path}: "root" must be a folder, not {json.dumps(own)[:40]}; mend it, or leave it out')
-    root = Path(root or path.parent / own).resolve()
-    return root, (_checked(f"{path}, row {n}", entry, texts) for n, entry in enumerate(chain(first, entries)))
+
+    def rows() -> Iterator[Any]:
+        yield from chain(first, entries)
+        if behind.get("root", own) != own:
+            raise InputError(f'{path}: "root" must come first; move it before "annotation"')
+        _tell_unknown(path, dict.fromkeys(before | behind, "outside of the rows"), ("root", "annotation"))
+
+    return Path(root or path.parent / own).resolve(), rows()
+
+
+def located(root: Path, path: str) -> str:
+    """A row's path from the root on; a whole one where no such file is below the root, but where the path says."""
+    inside = path.lstrip("/")
+    return path if inside != path and not (root / inside).is_file() and os.path.isfile(path) else inside
 
 
 def write_annotation(path: Path, rows: Sequence[Row], root: Path) -> None:
@@ -108,6 +140,40 @@ class _Writer:
         self.rows += 1
 
 
+def _checked_all(path: Path, root: Path, entries: Iterator[Any], texts: bool) -> Iterator[dict[str, Any]]:
+    unknown: dict[str, str] = {}
+    for number, entry in enumerate(entries):
+        row = _checked(f"{path}, row {number}", entry, texts)
+        for key in entry.keys() - _KNOWN:
+            if entry[key] is not None and key not in unknown:
+                unknown[key] = f"row {number}"
+                if key in _ELSEWHERE:
+                    raise InputError(f'{path}, row {number}: "{key}" {_ELSEWHERE[key]}')
+                _require_no_slip(f"{path}, row {number}", key, _KNOWN)
+        row["path"] = located(root, row["path"])
+        yield row
+    _tell_unknown(path, unknown, _KNOWN)
+
+
+def _require_no_slip(where: str, key: str, known: Iterable[str]) -> None:
+    """Refuses a key that is nearly a known one."""
+    near = difflib.get_close_matches(key.lower(), [name for name in known if len(name) > 3], n=1, cutoff=0.8)
+    near = near or [name for name in known if name.lower() == key.lower()]
+    if near:
+        raise InputError(f'{where}: unknown key "{key}"; did you mean "{near[0]}"?')
+
+
+def _tell_unknown(path: Path, keys: dict[str, str], known: Iterable[str]) -> None:
+    """Names keys that say nothing here, once for each file."""
+    unknown = {key: where for key, where in keys.items() if key not in known}
+    for key, where in unknown.items():
+        _require_no_slip(f"{path}, {where}", key, known)
+    names = ", ".join(f"{json.dumps(key)[:40]} ({where})" for key, where in unknown.items())
+    if names and (path, names) not in _TOLD and int(os.environ.get("RANK", 0)) == 0:
+        _TOLD.add((path, names))
+        print(f"warning: {path}: keys that are not known are not read: {names}", file=sys.stderr, flush=True)
+
+
 def _checked(where: str, entry: Any, texts: bool) -> dict[str, Any]:
     if not isinstance(entry, dict):
         raise InputError(f'{where}: must be an object with "path", "text" and "task", not {type(entry).__name__}')
@@ -120,11 +186,16 @@ def _checked(where: str, entry: Any, texts: bool) -> dict[str, Any]:
     for key in ("path", "text", "task", *_STRINGS):
         if not isinstance(entry.get(key, ""), str):
             raise InputError(f'{where}: "{key}" must be a string, not {json.dumps(entry[key])[:40]}; put it in quotes')
+        _require_characters(where, key, entry.get(key, ""))
     references = entry.get("references", [])
     if not isinstance(references, list) or not all(isinstance(reference, str) for reference in references):
         raise InputError(f'{where}: "references" must be a list of strings; write it as ["...", "..."]')
+    for reference in references:
+        _require_characters(where, "references", reference)
+    if "\0" in entry["path"]:
+        raise InputError(f'{where}: "path" holds a NUL character, as no file\'s name does; mend it')
     row = {
-        "path": entry["path"].lstrip("/"),
+        "path": entry["path"],
         "text": entry["text"],
         "task": entry["task"],
         "references": references,
@@ -140,11 +211,18 @@ def _checked(where: str, entry: Any, texts: bool) -> dict[str, Any]:
     return row | {"duration_s": duration_s, "start_s": start_s, "end_s": end_s}
 
 
+def _require_characters(where: str, key: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f'{where}: "{key}" holds half a character ({json.dumps(text)[:40]}); mend it') from None
+
+
 def _seconds(where: str, entry: dict[str, Any], key: str) -> float:
     given = entry.get(key)
     if given is None:
         return 0.0
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < math.inf:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= _LONGEST_S:
         raise InputError(f'{where}: "{key}" must be seconds, 0 or more; mend it, or leave it out')
     return float(given)
 

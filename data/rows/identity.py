@@ -6,14 +6,17 @@ from typing import Any
 
 from data.errors import InputError
 
-_PLAIN = ("", 0.0, 0.0, "first")
-"""Question, start, end and channels of most rows: an answer to no question, over a whole file's first channel."""
+_PLAIN = ("", 0.0, 0.0, "", "first")
+"""Question, start, end, sound and channels of rows that say nothing of them: over a whole file's first channel."""
 
 
 class RowsDigest:
-    """A running hash over rows: that of one JSON list of them."""
+    """A running hash over rows: that of one JSON list of them.
 
-    COLUMNS = ("id", "path", "task", "text", "duration_s", "question", "start_s", "end_s")
+    Of the sound it knows what a row does: the file's name, and the fingerprint of its content where a header was read.
+    """
+
+    COLUMNS = ("id", "path", "task", "text", "duration_s", "question", "start_s", "end_s", "fingerprint")
 
     def __init__(self) -> None:
         self._digest, self._waiting, self._begun = hashlib.sha256(b"["), [], False

@@ -7,18 +7,25 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from data.errors import InputError
+from data.strict_json import loads, unique
 
 _BLOCK = 1 << 20
 LONGEST_ITEM = 1 << 26
 """Characters: what does not end within them is taken for broken."""
+_END = 1 << 16
 _CUT = 2
 """Characters of a number that say nothing yet: "e-"."""
 _SPACE = re.compile(r"[ \t\n\r]*")
-_DECODER = json.JSONDecoder()
+_DECODER = json.JSONDecoder(object_pairs_hook=unique)
 
 
 def stream_list(
-    path: Path, key: str, *, before: dict[str, Any] | None = None, on_bytes: Callable[[int], None] | None = None
+    path: Path,
+    key: str,
+    *,
+    before: dict[str, Any] | None = None,
+    behind: dict[str, Any] | None = None,
+    on_bytes: Callable[[int], None] | None = None,
 ) -> Iterator[Any]:
     """The items of the list under a key of a file that holds one JSON object.
 
@@ -26,36 +33,52 @@ def stream_list(
         path: The file, in UTF-8.
         key: Of the outermost object.
         before: Is filled with what stands before that key, once the first item is asked for.
+        behind: Is filled with what stands behind it, once all items were.
         on_bytes: Is told of bytes as they are read.
 
     Raises:
-        InputError: No such file, not JSON (with the line), or no list under the key.
+        InputError: No such file, not JSON (with the line), a key there twice, or no list under the key.
     """
+    before, behind = ({} if found is None else found for found in (before, behind))
     try:
-        with open(path, encoding="utf-8") as file:
-            yield from _items(_Text(file, path, on_bytes), key, {} if before is None else before)
+        with open(path, encoding="utf-8-sig") as file:
+            yield from _items(_Text(file, path, on_bytes), key, before, behind)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the path") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); it must be a JSON file in UTF-8") from None
 
 
-def _items(text: "_Text", key: str, before: dict[str, Any]) -> Iterator[Any]:
+def keys_behind(path: Path) -> dict[str, Any]:
+    """What stands behind the last list of a file, where its end tells: the few keys that a list is followed by."""
+    with open(path, "rb") as file:
+        file.seek(max(file.seek(0, 2) - _END, 0))
+        end = file.read().decode(errors="replace").rpartition("]")[2].strip().removeprefix(",")
+    try:
+        return loads("{" + end)
+    except ValueError:
+        return {}
+
+
+def _items(text: "_Text", key: str, before: dict[str, Any], behind: dict[str, Any]) -> Iterator[Any]:
     if text.peek() != "{":
         text.value()  # not JSON at all, perhaps
         raise InputError(f'{text.path}: must be {{"{key}": [...]}}; put the list under the key "{key}"')
     text.take("{")
-    found = False
+    found, names = False, set()
     while text.peek() != "}":
         name = text.value()
+        if not isinstance(name, str) or name in names:
+            text.fail(
+                "Expecting a key" if not isinstance(name, str) else f"the key {json.dumps(name)[:40]} is there twice"
+            )
+        names.add(name)
         text.take(":")
         if name == key and text.peek() == "[":
             found = True
             yield from _list(text)
         else:
-            value = text.value()
-            if not found:
-                before[name] = value
+            (behind if found else before)[name] = text.value()
         if text.peek() != "}":
             text.take(",")
     text.take("}")
@@ -107,6 +130,8 @@ class _Text:
                 if len(self.window) - self.at < LONGEST_ITEM and self._more():
                     continue
                 self.fail(error.msg, error.pos)
+            except (ValueError, RecursionError) as error:  # what Python cannot hold
+                self.fail("nested too deep" if isinstance(error, RecursionError) else str(error).split(";")[0])
             if len(self.window) - end > _CUT or not self._more():  # "1" may be what is there of "1.5e-3"
                 self.at = end
                 return value

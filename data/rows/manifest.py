@@ -19,9 +19,9 @@ from data.progress import Progress
 from data.rows.annotation import open_annotation
 from data.rows.identity import Ids, RowsDigest
 from data.rows.row import Mono, Row
-from data.sound.headers import read_headers
+from data.sound.headers import Header, read_headers
 
-FORMAT = "salmonn-distill manifest 1"
+FORMAT = "salmonn-distill manifest 2"
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -35,13 +35,12 @@ SCHEMA = pa.schema(
         ("references", pa.list_(pa.string())),
         ("question", pa.string()),
         ("testset_id", pa.string()),
-        ("sample_rate", pa.int32()),  # Hz; 0 where no header was read
-        ("channels", pa.int32()),
-        ("fingerprint", pa.string()),  # of the sound file (data/sound/headers.py)
+        ("fingerprint", pa.string()),  # of the sound file (data/sound/headers.py); empty where no header was read
     ],
     metadata={"format": FORMAT},
 )
 BATCH_ROWS = 16_384
+SPOT_CHECKED = 1_000
 
 _STORED = [name for name in Row.__slots__ if name != "mono"]
 
@@ -176,7 +175,9 @@ def joined(manifests: Sequence[Manifest]) -> Manifest:
     tables = []
     for manifest in manifests:
         table = manifest.table if manifest.indices is None else manifest.table.take(pa.array(manifest.indices))
-        paths = pc.binary_join_element_wise(str(manifest.root), table.column("path"), "/")
+        paths = table.column("path")
+        joined = pc.binary_join_element_wise(str(manifest.root), paths, "/")
+        paths = pc.if_else(pc.starts_with(paths, "/"), paths, joined)
         tables.append(table.set_column(SCHEMA.get_field_index("path"), "path", paths))
     whole = Manifest(pa.concat_tables(tables), Path("/"), mono=manifests[0].mono)
     ids = set()
@@ -209,8 +210,9 @@ def read_manifest(
 
     Returns:
         The rows in the file's order. A missing id is made of path and task; a missing duration is read from the
-        sound file's header. That the sound files of an Arrow file are there is not looked at: they were when it was
-        made.
+        sound file's header, and those stated are compared with the headers of up to 1,000 rows, spread over the file
+        (of the others when they are heard: `data.sound.audio.load_clip`). That the sound files of an Arrow file are
+        there is not looked at: they were when it was made.
 
     Raises:
         InputError: The file or a row of it is not as it should be; names file, row, key and the mend.
@@ -243,9 +245,10 @@ def _in_memory(path: Path, root: Path | None, texts: bool, sounds: bool, left_ou
         if not path.exists():
             raise InputError(f"{path}: no such annotation file; check the path in the recipe") from None
         raise error
-    ids, batches, unknown = Ids(), [], []
+    ids, batches, count = Ids(), [], 0
+    stated: list[int] = []
+    unknown: list[int] = []
     columns: dict[str, list] = {name: [] for name in SCHEMA.names}
-    count = 0
     for number, entry in enumerate(entries):
         sound = root / entry["path"]
         if "duplicate_id" in left_out and ids.has(entry["id"]):
@@ -259,43 +262,64 @@ def _in_memory(path: Path, root: Path | None, texts: bool, sounds: bool, left_ou
             raise InputError(
                 f'{path}, row {number}: "path" names {sound}, which does not exist; mend it, or give the right root'
             )
-        if np.isnan(entry["duration_s"]):
-            unknown.append(count)
-            entry["duration_s"] = 0.0
+        (unknown if np.isnan(entry["duration_s"]) else stated).append(count)
         append_row(columns, entry | {"id": name})
         count += 1
         if len(columns["id"]) == BATCH_ROWS:
             batches.append(batch_of(columns))
     table = pa.Table.from_batches([*batches, batch_of(columns)], SCHEMA)
-    if not sounds or not unknown:
-        return Manifest(table, root)
-    table, unreadable = _with_durations(path, table, root, unknown, raising="unreadable" not in left_out)
+    if not sounds:
+        return Manifest(
+            _with(table, "duration_s", pc.if_else(pc.is_nan(table["duration_s"]), 0.0, table["duration_s"])), root
+        )
+    some = [stated[at] for at in np.linspace(0, len(stated) - 1, min(len(stated), SPOT_CHECKED)).astype(int)]
+    _check_lengths(path, Manifest(table, root), some)
+    table, unreadable = _with_headers(path, table, root, unknown, raising="unreadable" not in left_out)
     if not unreadable:
         return Manifest(table, root)
     left_out["unreadable"] += table.column("id").take(pa.array(unreadable)).to_pylist()
     return Manifest(table, root, np.delete(np.arange(table.num_rows), unreadable))
 
 
-def _with_durations(
+def _with(table: pa.Table, name: str, values: Any) -> pa.Table:
+    """The table with other values in a column."""
+    return table.set_column(SCHEMA.get_field_index(name), SCHEMA.field(name), values)
+
+
+def _headers_of(table: pa.Table, root: Path, numbers: Sequence[int]) -> Iterator[tuple[int, Header]]:
+    """The headers of the sounds of some rows."""
+    progress = Progress("headers", len(numbers), unit="files", quiet=len(numbers) < 10_000)
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(numbers), BATCH_ROWS):
+            part = numbers[start : start + BATCH_ROWS]
+            sounds = [root / table.column("path")[number].as_py() for number in part]
+            yield from zip(part, read_headers(sounds, pool), strict=True)
+            progress.add(len(part))
+
+
+def _check_lengths(path: Path, rows: Manifest, numbers: Sequence[int]) -> None:
+    """Compares what rows state with their sounds' headers; a header that cannot be read is met when it is heard."""
+    for number, header in _headers_of(rows.table, rows.root, numbers):
+        if not header.fault and (fault := rows[number].fault_of_length(header.duration_s)):
+            raise InputError(f"{path}, row {number}: {fault}")
+
+
+def _with_headers(
     path: Path, table: pa.Table, root: Path, unknown: list[int], *, raising: bool
 ) -> tuple[pa.Table, list[int]]:
-    """The table with the missing durations read from the sound files' headers, and the rows whose header is none."""
+    """The table with what the sound files' headers say of rows without a length, and the rows whose header is none."""
     unreadable = []
-    durations = table.column("duration_s").to_numpy().copy()
-    progress = Progress("headers", len(unknown), unit="files", quiet=len(unknown) < 10_000)
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(unknown), BATCH_ROWS):
-            part = unknown[start : start + BATCH_ROWS]
-            sounds = [root / table.column("path")[number].as_py() for number in part]
-            for number, sound, header in zip(part, sounds, read_headers(sounds, pool), strict=True):
-                if header.fault and raising:
-                    raise InputError(f'{path}, row {number}: "path" names {sound}: {header.fault}; fetch it again')
-                if header.fault:
-                    unreadable.append(number)
-                durations[number] = header.duration_s - table.column("start_s")[number].as_py()
-            progress.add(len(part))
-    column = SCHEMA.get_field_index("duration_s")
-    return table.set_column(column, SCHEMA.field("duration_s"), pa.array(durations)), unreadable
+    durations, starts_s = table.column("duration_s").to_numpy().copy(), table.column("start_s").to_numpy()
+    fingerprints = [""] * table.num_rows
+    for number, header in _headers_of(table, root, unknown):
+        if header.fault and raising:
+            sound = root / table.column("path")[number].as_py()
+            raise InputError(f'{path}, row {number}: "path" names {sound}: {header.fault}; fetch it again')
+        if header.fault:
+            unreadable.append(number)
+        durations[number], fingerprints[number] = max(header.duration_s - starts_s[number], 0.0), header.fingerprint
+    table = _with(table, "duration_s", pa.array(durations))
+    return _with(table, "fingerprint", pa.array(fingerprints)), unreadable
 
 
 def append_row(columns: dict[str, list], entry: dict[str, Any]) -> None:

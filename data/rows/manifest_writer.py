@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from data.errors import InputError
 from data.paths import written_whole
 from data.progress import Progress
 from data.rows.annotation import open_annotation, relative_root
+from data.rows.faults import LEAST_S
 from data.rows.identity import Ids, RowsDigest
 from data.rows.manifest import BATCH_ROWS, SCHEMA, append_row, batch_of
+from data.rows.row import lengths_differ
 from data.sound.headers import read_headers
 
 
@@ -28,13 +30,15 @@ class Written:
     Attributes:
         rows: Rows in it.
         seconds: Of sound, over all rows.
-        left_out: Rows whose file is missing or no sound file.
+        left_out: Rows whose file is missing or no sound file, or that lie beyond its end.
+        corrected: Rows that stated another length than their sound has.
         list: Where those are listed, with the reason of each.
     """
 
     rows: int
     seconds: float
     left_out: int
+    corrected: int
     list: Path
 
 
@@ -51,6 +55,8 @@ def write_manifest(annotations: Sequence[Path], out: Path, root: Path | None = N
         InputError: A file or a row is not as it should be, an id is there twice, or no sound file can be read.
     """
     out = Path(out)
+    if workers < 0:
+        raise InputError(f"--workers {workers}: must be 0 (as many as cores) or more")
     if out.suffix != ".arrow":
         raise InputError(f"{out}: a manifest's name ends in .arrow; give it such a one")
     counted = _Megabytes("manifest", annotations)
@@ -58,7 +64,7 @@ def write_manifest(annotations: Sequence[Path], out: Path, root: Path | None = N
     common = Path(os.path.commonpath([own for _, own, _ in opened]))
     about = {"root": relative_root(common, out.parent)}
     listed = out.with_suffix(".left_out.jsonl")
-    kept = left_out = 0
+    kept = left_out = corrected = 0
     seconds, digest, ids, columns = 0.0, RowsDigest(), Ids(), {name: [] for name in SCHEMA.names}
     with ExitStack() as stack:
         temporary, failed = stack.enter_context(written_whole(out)), stack.enter_context(written_whole(listed))
@@ -70,6 +76,7 @@ def write_manifest(annotations: Sequence[Path], out: Path, root: Path | None = N
                     failures.write(json.dumps({"id": row["id"], "path": row["path"], "reason": fault}) + "\n")
                     left_out += 1
                     continue
+                corrected += row.pop("corrected")
                 digest.add(*(row[name] for name in RowsDigest.COLUMNS), "first")
                 append_row(columns, row)
                 kept, seconds = kept + 1, seconds + row["duration_s"]
@@ -81,7 +88,7 @@ def write_manifest(annotations: Sequence[Path], out: Path, root: Path | None = N
             writer.write_batch(batch_of(columns), custom_metadata=about | {"fingerprint": digest.hexdigest()})
     if not left_out:
         listed.unlink()
-    return Written(kept, seconds, left_out, listed)
+    return Written(kept, seconds, left_out, corrected, listed)
 
 
 class _Megabytes:
@@ -104,7 +111,7 @@ def _rows(opened: list[tuple[Path, Path, Iterator[dict]]], common: Path, ids: Id
         inside = "" if root == common else root.relative_to(common).as_posix() + "/"
         for number, entry in enumerate(entries):
             entry["id"] = ids.take(f"{path}, row {number}", entry)
-            entry["path"] = inside + entry["path"]
+            entry["path"] = os.path.join(inside, entry["path"])  # a whole path stays as it is
             yield entry
 
 
@@ -115,10 +122,13 @@ def _with_headers(rows: Iterator[dict[str, Any]], root: Path, pool: Executor) ->
         part = [row for _, row in zip(range(BATCH_ROWS), rows, strict=False)]
         ended = len(part) < BATCH_ROWS
         sounds = list(dict.fromkeys(row["path"] for row in part))  # a file has several rows where it has several tasks
-        headers = dict(zip(sounds, read_headers([f"{root}/{path}" for path in sounds], pool), strict=True))
+        headers = dict(zip(sounds, read_headers([root / path for path in sounds], pool), strict=True))
         for row in part:
-            header = asdict(headers[row["path"]])
-            if row["start_s"] or row["end_s"]:  # a stretch of the file
-                end_s = min(row["end_s"] or math.inf, header["duration_s"])
-                header["duration_s"] = max(end_s - row["start_s"], 0.0)
-            yield row | header
+            header = headers[row["path"]]
+            # A stretch of the file.
+            length_s = max(min(row["end_s"] or math.inf, header.duration_s) - row["start_s"], 0.0)
+            beyond = not header.fault and row["start_s"] > 0 and length_s < LEAST_S
+            fault = "nothing of the file lies between its start and its end" if beyond else header.fault
+            stated_s = length_s if math.isnan(row["duration_s"]) else row["duration_s"]
+            found = {"fault": fault, "fingerprint": header.fingerprint, "duration_s": length_s}
+            yield row | found | {"corrected": lengths_differ(stated_s, length_s)}

@@ -1,6 +1,6 @@
 """One clip with its task and text, as everything over the annotation knows it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +25,7 @@ class Row:
         start_s: Where the clip begins in its sound file, seconds.
         end_s: Where it ends there, seconds; 0 for the file's end.
         mono: What is heard of a file with several channels.
+        fingerprint: Of the sound file's content (`data.sound.headers`), where its header was read; else empty.
     """
 
     id: str
@@ -39,3 +40,22 @@ class Row:
     start_s: float = 0.0
     end_s: float = 0.0
     mono: Mono = "first"
+    fingerprint: str = field(default="", compare=False)
+
+    def fault_of_length(self, file_s: float) -> str:
+        """What is wrong with its times, of a sound file of so many seconds; empty where nothing is."""
+        for key, at in (("start", self.start_s), ("end", self.end_s)):
+            if at > file_s and lengths_differ(at, file_s):
+                return f'"{key}" is {at:g} s, but {self.path} ends at {file_s:.2f} s; mend it, or leave it out'
+        there_s = max(min(self.end_s or file_s, file_s) - self.start_s, 0.0)
+        if lengths_differ(self.duration_s, there_s):
+            return (
+                f'"duration" is {self.duration_s:g} s, but there are {there_s:.2f} s of sound in {self.path}; state '
+                "the clip's seconds, or leave it out"
+            )
+        return ""
+
+
+def lengths_differ(stated_s: float, there_s: float) -> bool:
+    """Whether a stated length is another than the sound's: by over 0.25 s and 2%, as headers and rounding are not."""
+    return abs(stated_s - there_s) > 0.25 + 0.02 * there_s

@@ -3,14 +3,13 @@
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from data.errors import InputError
 from data.paths import file_sha256
+from data.rows.annotation import located, open_list
 from data.rows.faults import FAULTS, Thresholds
-from data.rows.json_stream import stream_list
 from data.rows.manifest import Manifest, read_manifest
 from data.scan.scanning import CLASSES, Annotated, classify, copies, scan_sounds
 
@@ -84,7 +83,7 @@ def _annotated(name: str, path: str, entry: dict[str, Any], thresholds: Threshol
 def stretch_of(entry: dict[str, Any]) -> tuple[float, float]:
     """Where a row's clip begins and ends in its file, seconds; an end of 0 is the file's."""
     start_s, end_s = (entry.get(key) for key in ("start", "end"))
-    return tuple(float(value) if isinstance(value, int | float) else 0.0 for value in (start_s, end_s))
+    return tuple(float(at) if isinstance(at, int | float) and 0 <= at < 1e9 else 0.0 for at in (start_s, end_s))
 
 
 def raw_rows(annotation: Path, root: Path | None) -> tuple[Path, Iterator[tuple[str, str, dict[str, Any]]]]:
@@ -99,14 +98,10 @@ def raw_rows(annotation: Path, root: Path | None) -> tuple[Path, Iterator[tuple[
     """
     if annotation.suffix == ".arrow":
         return _rows_of_manifest(read_manifest(annotation, root))
-    before: dict[str, Any] = {}
-    entries = stream_list(annotation, "annotation", before=before)
-    first = list(islice(entries, 1))  # what stands before the list is known from here on
-    own = before.get("root", ".")
-    root = Path(root or annotation.parent / (own if isinstance(own, str) else ".")).resolve()
+    root, entries = open_list(annotation, root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the one that the annotation's paths start from as --root")
-    return root, _named(annotation, chain(first, entries))
+    return root, _named(annotation, root, entries)
 
 
 def _rows_of_manifest(manifest: Manifest) -> tuple[Path, Iterator[tuple[str, str, dict[str, Any]]]]:
@@ -119,20 +114,25 @@ def _rows_of_manifest(manifest: Manifest) -> tuple[Path, Iterator[tuple[str, str
     )
 
 
-def _named(annotation: Path, entries: Iterable[Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _named(annotation: Path, root: Path, entries: Iterable[Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     made: set[str] = set()
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
             raise InputError(f'{annotation}, row {index}: must be an object with a "path"; mend it, or drop the row')
-        path, given = entry["path"].lstrip("/"), entry.get("id")
+        path, given = located(root, _shown(entry["path"])), entry.get("id")
         own = given not in (None, "")
-        name = first = str(given) if own else f"{path}#{entry.get('task', '')}"
+        name = first = _shown(str(given)) if own else f"{path}#{_shown(str(entry.get('task', '')))}"
         number = 1
         while name in made and not own:
             number += 1
             name = f"{first}#{number}"
         made.add(name)
         yield name, path, entry
+
+
+def _shown(text: str) -> str:
+    """A text with what no file's name and no line can hold (half a character, NUL) written out."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def summary(report: ScanReport, most_ids: int) -> str:

@@ -7,7 +7,7 @@ import soxr
 
 from data.errors import InputError
 from data.rows.faults import LEAST_S
-from data.rows.row import Mono, Row
+from data.rows.row import Mono, Row, lengths_differ
 from data.rows.shards import read_member
 from data.sound.decode import Sound, blocks
 
@@ -31,9 +31,20 @@ def to_mono(samples: np.ndarray, mono: Mono) -> np.ndarray:
 
 
 def load_clip(row: Row) -> np.ndarray:
-    """The clip of an annotation row, as the row says that it is heard (see `load_audio`)."""
+    """The clip of an annotation row, as the row says that it is heard (see `load_audio`).
+
+    Raises:
+        InputError: Also where it is not as long as the row states: batches are made by that.
+    """
     sound = read_member(row.path) or row.path
-    return load_audio(sound, start_s=row.start_s, end_s=row.end_s, mono=row.mono)
+    samples, rate = _decoded(sound, row.start_s, row.end_s, row.mono)
+    heard_s, stated_s = len(samples) / rate, min(row.duration_s, MAX_SECONDS)
+    if stated_s and lengths_differ(stated_s, heard_s):
+        raise InputError(
+            f"{sound}: {heard_s:.2f} s are heard, where row {row.id} states {stated_s:g} s; mend its times, or leave "
+            "its duration out"
+        )
+    return _as_heard(samples, rate)
 
 
 def load_audio(sound: Sound | str, *, start_s: float = 0.0, end_s: float = 0.0, mono: Mono = "first") -> np.ndarray:
@@ -54,6 +65,11 @@ def load_audio(sound: Sound | str, *, start_s: float = 0.0, end_s: float = 0.0, 
         InputError: The file is missing, empty, truncated, not sound, not finite, silent, or no frame long.
     """
     sound = Path(sound) if isinstance(sound, str) else sound
+    return _as_heard(*_decoded(sound, start_s, end_s, mono))
+
+
+def _decoded(sound: Sound, start_s: float, end_s: float, mono: Mono) -> tuple[np.ndarray, int]:
+    """One channel of a stretch, at most 30 s long, and its rate."""
     seconds = min(end_s - start_s, MAX_SECONDS) if end_s else MAX_SECONDS
     parts = list(blocks(sound, start_s=start_s, seconds=seconds))
     if not parts:
@@ -72,5 +88,9 @@ def load_audio(sound: Sound | str, *, start_s: float = 0.0, end_s: float = 0.0, 
                 f"{sound}: silent on the first channel alone; hear all with data.mono=mix, or drop its row"
             )
         raise InputError(f"{sound}: silent, every sample is zero; record it again, or drop its row")
+    return samples, rate
+
+
+def _as_heard(samples: np.ndarray, rate: int) -> np.ndarray:
     samples = resample(samples, rate)[: MAX_SECONDS * SAMPLE_RATE].astype(np.float32, copy=False)
     return np.pad(samples, (0, max(0, MIN_SECONDS * SAMPLE_RATE - len(samples))))

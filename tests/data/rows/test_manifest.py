@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 from data.errors import InputError
 from data.hashing import hash_of
 from data.rows.annotation import write_annotation
+from data.rows.faults import Thresholds
 from data.rows.identity import RowsDigest
 from data.rows.json_stream import stream_list
 from data.rows.manifest import Manifest, fingerprint_of, joined, read_manifest
 from data.rows.manifest_writer import write_manifest
 from data.rows.row import Row
+from data.scan.report import report_of
+from data.sound.audio import load_clip
 
 
 @pytest.fixture
@@ -104,6 +107,13 @@ def test_bad_values_name_file_row_and_key(folder, change, told):
         (b'{"annotation": []} {}', "line 1: not JSON .Extra data"),
         (b'{"annotation": [\n, {}]}', "line 2: not JSON"),
         (b'{"root": 3, "annotation": []}', '"root" must be a folder, not 3'),
+        (b'{"annotation": [null]}', "row 0: must be an object"),
+        (b'{"annotation": [{"path": "a", "path": "b"}]}', 'line 1: not JSON .the key "path" is there twice'),
+        (b'{"annotation": [], "annotation": []}', 'the key "annotation" is there twice'),
+        (b'{"root": ".", "annotation": [], "root": ".."}', 'the key "root" is there twice'),
+        (b'{"annotation": [' + b"[" * 100_000, "line 1: not JSON .nested too deep"),
+        (b'{"annotation": [{"duration": 1' + b"0" * 5_000 + b"}]}", "line 1: not JSON .Exceeds the limit"),
+        (b'{"annotation": [], 1: 2}', "line 1: not JSON"),
     ],
 )
 def test_bad_files(tmp_path, content, told):
@@ -132,6 +142,75 @@ def test_the_root_stands_in_the_file(folder, tmp_path):
     assert "root" not in json.loads((folder / "rows.json").read_text())
 
 
+def test_the_root_may_stand_behind_the_rows(folder, tmp_path):
+    path = tmp_path / "lists" / "rows.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"annotation": [A, B], "root": str(folder)}))
+    assert [row.path for row in read_manifest(path)] == [folder / "a.wav", folder / "b.wav"]
+    assert report_of(path, None, Thresholds(), decode=False, quiet=True).classes["missing_file"] == []
+    path.write_text(json.dumps({"annotation": [A], "root": str(folder), "more": [[1]]}).replace("]]", "]]" + " " * 9))
+    with pytest.raises(InputError, match=r'does not exist|"root" must come first'):
+        read_manifest(path)
+    soundfile.write(path.parent / "a.wav", np.full(24_000, 0.1), 16_000)
+    with pytest.raises(InputError, match='"root" must come first; move it before "annotation"'):
+        read_manifest(path)
+
+
+def test_whole_paths_are_below_the_root_or_what_they_are(folder, tmp_path):
+    (folder / "sub").mkdir(exist_ok=True)
+    elsewhere = annotation(folder, {**A, "path": str(folder / "a.wav")}, {**B, "path": "/b.wav"})
+    elsewhere = elsewhere.rename(folder / "sub" / "rows.json")
+    for root in (folder, None):
+        if root is None:
+            (folder / "sub" / "b.wav").write_bytes((folder / "b.wav").read_bytes())
+        rows = read_manifest(elsewhere, root)
+        assert [row.path for row in rows] == [folder / "a.wav", (root or folder / "sub") / "b.wav"]
+        other = annotation(folder, {**A, "id": "other"})
+        assert [row.path for row in joined([rows, read_manifest(other)])][:2] == [row.path for row in rows]
+        write_manifest([elsewhere], folder / "lists" / "rows.arrow", root, workers=1)
+        assert list(read_manifest(folder / "lists" / "rows.arrow")) == list(rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"refernces": ["x"]}, 'row 1: unknown key "refernces"; did you mean "references"'),
+        ({"Duration": 1.0}, 'row 1: unknown key "Duration"; did you mean "duration"'),
+        ({"ID": "x"}, 'row 1: unknown key "ID"; did you mean "id"'),
+        ({"offset": 0.5}, 'row 1: "offset" is "start" here'),
+        ({"expand_wav": ["b.wav"]}, 'row 1: "expand_wav" joins more files'),
+        ({"duration": 10**400}, 'row 1: "duration" must be seconds'),
+        ({"text": "\ud800"}, 'row 1: "text" holds half a character'),
+        ({"id": "\udcff"}, 'row 1: "id" holds half a character'),
+        ({"path": "a\udc80.wav"}, 'row 1: "path" holds half a character'),
+        ({"references": ["\ud800"]}, 'row 1: "references" holds half a character'),
+        ({"path": "a\0.wav"}, 'row 1: "path" holds a NUL character'),
+        ({"path": ""}, 'row 1: "path" names .* does not exist'),
+    ],
+)
+def test_keys_that_are_no_keys_and_values_that_nothing_holds(folder, change, told):
+    with pytest.raises(InputError, match=f"rows.json, {told}") as error:
+        read_manifest(annotation(folder, A, {**B, **change}))
+    assert "\n" not in str(error.value) and str(error.value).encode()
+
+
+def test_other_keys_are_named_once(folder, capsys):
+    path = annotation(folder, A, {**B, "speaker": "me", "gender": None}, {**A, "speaker": "you"})
+    path.write_text(path.read_text().replace('{"annotation"', '{"licence": "none", "annotation"'))
+    for _ in range(2):
+        assert len(read_manifest(path)) == 3
+    told = capsys.readouterr().err
+    assert (
+        told.count("\n") == 1
+        and '"speaker" (row 1)' in told
+        and '"licence" (outside of the rows)' in told
+        and "gender" not in told
+    )
+    path.write_text(path.read_text().replace("licence", "Root"))
+    with pytest.raises(InputError, match=r'rows\.json, outside of the rows: unknown key "Root"; did you mean "root"'):
+        read_manifest(path)
+
+
 # Arrow
 
 
@@ -140,7 +219,7 @@ def lists(folder, tmp_path):
     """Two annotation files over one folder of sounds, and one over another; with and without what a row can have."""
     (tmp_path / "other").mkdir()
     soundfile.write(tmp_path / "other" / "c.wav", np.full((8_000, 2), 0.1), 8_000)
-    first = annotation(folder, {**A, "id": "1", "duration": 9}, B, {**B, "references": ["a dog", "the dog"]})
+    first = annotation(folder, {**A, "id": "1", "duration": 1.5}, B, {**B, "references": ["a dog", "the dog"]})
     second = tmp_path / "other" / "more.json"
     rows = [{"path": "c.wav", "text": " ", "task": "QA", "Q": "who?", "start": 0.25, "corpus": "others"}]
     second.write_text(json.dumps({"annotation": [*rows, {**rows[0], "text": "me", "end": 0.75, "id": "2"}]}))
@@ -152,12 +231,9 @@ def test_an_arrow_file_holds_the_rows_of_annotation_files(lists, tmp_path):
     assert (written.rows, written.left_out, written.list.exists()) == (5, 0, False)
     mapped = read_manifest(tmp_path / "all" / "rows.arrow")
     together = joined([read_manifest(path) for path in lists])
-    # The header is right, not the annotation.
     assert [row.duration_s for row in mapped] == [1.5, 1.5, 1.5, 0.75, 0.5]
-    assert list(mapped)[1:] == list(together)[1:] and mapped[0].path == together[0].path
+    assert list(mapped) == list(together)
     assert written.seconds == pytest.approx(5.75) == sum(mapped.durations_s)
-    assert list(mapped.values("sample_rate")) == [16_000] * 3 + [8_000] * 2
-    assert list(mapped.values("channels")) == [1] * 3 + [2] * 2
     assert len(set(mapped.values("fingerprint"))) == 2  # a and b are equal
     assert mapped.fingerprint() == fingerprint_of(list(mapped)) == Manifest(mapped.table, mapped.root).fingerprint()
     assert read_manifest(tmp_path / "all" / "rows.arrow", root=tmp_path / "moved")[0].path.parts[-2] != "all"
@@ -187,15 +263,64 @@ def test_rows_are_chosen_by_column(lists, tmp_path):
         mapped[::-1]
 
 
-def test_the_fingerprint_of_plain_rows_is_that_of_the_caches_that_are_there(folder):
-    rows = read_manifest(annotation(folder, A, B))
+def test_the_fingerprint_is_a_hash_of_the_rows_as_json(folder):
+    rows = read_manifest(annotation(folder, {**A, "duration": 1.5}, {**B, "duration": 1.5}))
     listed = [[row.id, row.path.name, row.task, row.text, round(row.duration_s, 3)] for row in rows]
     assert rows.fingerprint() == hash_of(listed)
     digest = RowsDigest()
     for _ in range(2500):
         for row in rows:
-            digest.add(row.id, row.path.name, row.task, row.text, row.duration_s, "", 0.0, 0.0, "first")
+            digest.add(row.id, row.path.name, row.task, row.text, row.duration_s, "", 0.0, 0.0, "", "first")
     assert digest.hexdigest() == hash_of(listed * 2500) != RowsDigest().hexdigest() == hash_of([])
+
+
+def test_other_sounds_under_the_same_names_are_other_rows(folder):
+    def fingerprints():
+        path = annotation(folder, A, B)
+        write_manifest([path], folder / "rows.arrow", workers=1)
+        plain, mapped = read_manifest(path), read_manifest(folder / "rows.arrow")
+        assert plain.fingerprint() == mapped.fingerprint() == mapped.heard("first").fingerprint()
+        assert mapped.heard("mix").fingerprint() != mapped.fingerprint()
+        return mapped.fingerprint(), mapped[:1].fingerprint()
+
+    before = fingerprints()
+    soundfile.write(folder / "b.wav", np.full(24_000, 0.2), 16_000)
+    after = fingerprints()
+    assert after[0] != before[0] and after[1] == before[1]
+
+
+@pytest.mark.parametrize(
+    ("times", "told"),
+    [
+        ({"duration": 0.1}, '"duration" is 0.1 s, but there are 1.50 s of sound in .*a.wav'),
+        ({"duration": 1500}, '"duration" is 1500 s, but there are 1.50 s'),
+        ({"duration": 0}, '"duration" is 0 s, but there are 1.50 s'),
+        ({"duration": 1.5, "start": 1}, '"duration" is 1.5 s, but there are 0.50 s'),
+        ({"end": 100}, '"end" is 100 s, but .*a.wav ends at 1.50 s'),
+        ({"start": 2, "end": 3}, '"start" is 2 s, but .*a.wav ends at 1.50 s'),
+    ],
+)
+def test_a_length_that_is_not_the_sounds_is_refused_or_corrected(folder, times, told):
+    path = annotation(folder, {**A, "duration": 1.45}, B, {**A, **times})
+    with pytest.raises(InputError, match=f"rows.json, row 2: {told}"):
+        read_manifest(path)
+    written = write_manifest([path], folder / "rows.arrow", workers=1)
+    assert written.corrected + written.left_out == 1
+    true_s = min(times.get("end", 1.5), 1.5) - times.get("start", 0)
+    kept = [1.5, 1.5, true_s] if true_s > 0 else [1.5, 1.5]
+    assert read_manifest(folder / "rows.arrow").durations_s.tolist() == kept
+
+
+def test_of_many_rows_some_are_compared_and_the_others_when_they_are_heard(folder, monkeypatch):
+    monkeypatch.setattr("data.rows.manifest.SPOT_CHECKED", 3)
+    rows = [{**A, "duration": 1.5} for _ in range(9)]
+    rows[3]["duration"] = 15.0
+    (wrong,) = read_manifest(annotation(folder, *rows))[3:4]
+    with pytest.raises(InputError, match=r"a\.wav: 1\.50 s are heard, where row .* states 15 s"):
+        load_clip(wrong)
+    rows[4]["duration"] = 15.0  # the middle one is looked at
+    with pytest.raises(InputError, match='row 4: "duration" is 15 s'):
+        read_manifest(annotation(folder, *rows))
 
 
 def test_sounds_that_cannot_be_read_are_left_out_and_listed(folder, lists):
