@@ -2,6 +2,7 @@
 
 import fnmatch
 import os
+import sys
 import unicodedata
 from collections.abc import Iterator
 from functools import cached_property
@@ -98,7 +99,8 @@ class Files:
                         (links if entry.is_symlink() else waiting).append(entry.path)
                 tree[folder] = [entry.name for entry in entries if entry.is_file()]
             except OSError as error:
-                raise InputError(f"{folder}: cannot be read ({error.strerror}); mend its rights") from None
+                # Such as lost+found, where a disk is the corpus's own.
+                print(f"note: {folder}: cannot be read ({error.strerror}), passed over", file=sys.stderr, flush=True)
         return tree
 
     @cached_property

@@ -29,7 +29,8 @@ _SPLITS = {"{DEV}": "valid", "{TEST}": "test"} | {
 
 def entries(sounds: Files, lists: Files) -> Iterator[Entry]:
     """Every segment as `asr`; one with a garbage tag, or one that is not known, has no text."""
-    for listed in lists.named("GigaSpeech*.json"):
+    # In this case alone: what is made of the corpus is called gigaspeech_*.json.
+    for listed in (path for path in lists.named("GigaSpeech*.json") if path.name.startswith("GigaSpeech")):
         beside = Files(listed.parent)
         # Some gigabytes at full size: recording by recording.
         for audio in stream_list(listed, "audios"):

@@ -1,4 +1,5 @@
 import os
+import unicodedata
 
 import pytest
 
@@ -65,3 +66,35 @@ def test_two_lists_of_the_same(tmp_path):
     with pytest.raises(InputError, match=r"a/list\.csv and .*b/LIST\.csv: two lists of the same"):
         Files(tmp_path).only("list.csv")
     assert Files(tmp_path / "a").only("list.csv") and Files(tmp_path / "a").only("other.csv") is None
+
+
+@pytest.mark.parametrize(
+    ("on_disk", "listed"),
+    [
+        ("clips/a.wav", "/clips/a.wav"),
+        ("clips/a.wav", "clips\\a.wav"),
+        ("clips/a.WAV", "clips/a.wav"),
+        ("clips/a.wav", "clips/a.WAV"),
+        ("clips/a.wav", " clips/a.wav "),
+        ("clips/ a .wav", "clips/ a .wav"),
+        (unicodedata.normalize("NFD", "Café/é.wav"), unicodedata.normalize("NFC", "Café/é.wav")),
+        (unicodedata.normalize("NFC", "Café/é.FLAC"), unicodedata.normalize("NFD", "Café\\é.flac")),
+    ],
+)
+def test_names_as_other_systems_write_them(tmp_path, on_disk, listed):
+    path = touch(tmp_path / on_disk)
+    assert Files(tmp_path).at(listed) == path
+
+
+def test_a_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch, capsys):
+    touch(tmp_path / "a.wav"), touch(tmp_path / "lost+found" / "b.wav")
+    real = os.scandir
+
+    def scandir(folder):
+        if folder.endswith("lost+found"):
+            raise PermissionError(13, "Permission denied", folder)
+        return real(folder)
+
+    monkeypatch.setattr(files.os, "scandir", scandir)
+    assert Files(tmp_path).named("*.wav") == [tmp_path / "a.wav"]
+    assert f"note: {tmp_path}/lost+found: cannot be read (Permission denied)" in capsys.readouterr().err

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
+from data.corpora import CORPORA
 from data.corpora.gigaspeech import GARBAGE, plain
-from data.corpora.prepare import MISSING, OUTSIDE, TEXTLESS
+from data.corpora.prepare import MISSING, OUTSIDE, TEXTLESS, prepare
 from data.errors import InputError
 from data.rows.manifest_writer import write_manifest
 from tests.data.corpora.conftest import written
@@ -92,3 +93,12 @@ def test_a_recording_that_is_not_there(root, sound, tmp_path):
     gigaspeech_json(root, [segment(0, 0, 1, "YES", "XL")])
     made, splits = written("gigaspeech", root, tmp_path)
     assert list(splits) == ["valid"] and made.left_out == {MISSING: 1}
+
+
+def test_what_is_made_of_it_is_not_read_again(root, sound, tmp_path):
+    sound("audio/podcast/P0000/POD1.opus", 4, 48_000)
+    sound("audio/youtube/DEV1.opus", 2, 48_000)
+    gigaspeech_json(root, [segment(0, 0, 1, "YES", "XL")])
+    for _ in range(2):
+        made = prepare(CORPORA["gigaspeech"], root, root)
+        assert set(made.files.values()) == {root / "gigaspeech_train-xl.json", root / "gigaspeech_valid.json"}
