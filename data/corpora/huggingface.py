@@ -75,18 +75,20 @@ def _sound(stored: Any, sounds: Files, lists: Files, own: list[Path]) -> tuple[b
         return (content, None, "") if ending_of(content) else (None, None, "whose sound is in no format that is known")
     if not name:
         return None, None, "that have no sound"
-    if not name.startswith("/"):
-        return None, lists.at(name) or sounds.at(name), ""
     # It is the data that say where: no file is taken but one of the dataset's own.
     path = Path(name)
-    return None, path if is_file(path) and any(map(path.resolve().is_relative_to, own)) else None, ""
+    if ".." in path.parts:
+        return None, None, ""
+    if not path.is_absolute():
+        return None, lists.at(name) or sounds.at(name), ""
+    return None, path if any(map(path.is_relative_to, own)) and is_file(path) else None, ""
 
 
 def _own_folders(sounds: Files, lists: Files) -> list[Path]:
     from datasets import config
 
     places = (sounds.folder, lists.folder, config.HF_CACHE_HOME, config.HF_DATASETS_CACHE)
-    return [Path(place).expanduser().resolve() for place in places]
+    return [form for place in places for form in (Path(place).absolute(), Path(place).resolve())]
 
 
 def _splits(lists: Files) -> Iterator[tuple[str, dict[str, Any], Iterable[dict[str, Any]]]]:

@@ -156,13 +156,17 @@ def test_what_lies_at_a_sounds_place_is_compared(root, tmp_path, bad):
     assert path.read_bytes() == whole and not path.is_symlink() and victim.read_bytes() == b"precious"
 
 
-def test_what_is_no_sound_is_counted(root, tmp_path):
+def test_what_is_no_sound_is_counted(root, sound, tmp_path):
+    sound("outside.wav")
+    outside = root / "outside.wav"
     rows = [
         {"audio": content(tone(1)), "sentence": "fine"},
         {"audio": b"", "sentence": "empty"},
         {"audio": None, "sentence": "none"},
         {"audio": {"bytes": None, "path": "clips/gone.wav"}, "sentence": "gone"},
-        {"audio": {"bytes": None, "path": "/etc/hostname"}, "sentence": "not the dataset's own"},
+        {"audio": {"bytes": None, "path": str(outside)}, "sentence": "not the dataset's own"},
+        {"audio": {"bytes": None, "path": "../outside.wav"}, "sentence": "neither"},
+        {"audio": {"bytes": None, "path": f"{root}/set/../outside.wav"}, "sentence": "nor this"},
         {"audio": b"\x80\x04pickle", "sentence": "unknown"},
         {"audio": b"RIFF\0\0\0\0WAVEgarbage", "sentence": "broken"},
         {"audio": content(tone(2)), "sentence": None},
@@ -171,7 +175,7 @@ def test_what_is_no_sound_is_counted(root, tmp_path):
     assert [row.text for row in splits["train"]] == ["fine"]
     assert made.left_out == {
         "that have no sound": 2,
-        MISSING: 2,
+        MISSING: 4,
         "whose sound is in no format that is known": 1,
         UNREADABLE: 1,
         TEXTLESS: 1,
