@@ -5,12 +5,9 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +15,17 @@ from data.corpora import huggingface
 from data.corpora.contents import written_out
 from data.corpora.entry import Corpus, Entry
 from data.corpora.files import Files
+from data.corpora.lengths import with_lengths
 from data.errors import InputError
 from data.progress import Progress
-from data.rows.annotation import annotation_writer
-from data.sound.decode import Sound, SoundBytes, sound_info
+from data.rows.annotation import annotation_writer, open_annotation
 from data.text import normalise
 
 TEXTLESS = "in which nothing is said"
 MISSING = "whose sound file is not there"
-UNREADABLE = "whose sound cannot be read"
-OUTSIDE = "whose stretch is not in their sound"
 TWICE = "that are there twice"
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,100}")
-_LATE_S = 0.25
-"""How far a stretch may go beyond its sound's end: less than a word; converting a sound shifts its end by less."""
-_BATCH = 128
-_THREADS = 8
 
 
 @dataclass
@@ -108,7 +99,7 @@ def prepare(
         with ExitStack() as stack:
             writer = _Writer(made, name, sounds.folder, out, stack)
             chosen = filter(None, map(choice, corpus.entries(sounds, listed, **options)))
-            for entry, seconds, fault in _with_lengths(chosen, progress):
+            for entry, seconds, fault in with_lengths(chosen, progress):
                 if fault:
                     made.leave_out(entry, fault[0], fault[1])
                 else:
@@ -164,43 +155,6 @@ class _Choice:
         return known
 
 
-def _with_lengths(
-    entries: Iterator[Entry], progress: Progress
-) -> Iterator[tuple[Entry, float, tuple[str, str] | None]]:
-    """Each row with the length of its sound (s), from its header, or why it is left out."""
-    measured = lru_cache(_BATCH)(_length)  # rows of one recording follow each other
-    with ThreadPoolExecutor(_THREADS) as pool:
-        while batch := list(islice(entries, _BATCH)):
-            for entry, (seconds, fault) in zip(batch, pool.map(lambda one: _of(one, measured), batch), strict=True):
-                progress.add(1)
-                if fault:
-                    yield entry, seconds, (UNREADABLE, fault)
-                elif _is_outside(entry, seconds):
-                    yield entry, seconds, (OUTSIDE, f"{entry.start_s:g} to {entry.end_s:g} s of {seconds:.2f} s")
-                else:
-                    yield entry, seconds, None
-
-
-def _is_outside(entry: Entry, seconds: float) -> bool:
-    """Whether a stretch is empty, or goes beyond the end of its sound."""
-    empty = entry.end_s and entry.end_s <= entry.start_s
-    return bool(empty) or 0 < seconds <= entry.start_s or entry.end_s > seconds + _LATE_S
-
-
-def _of(entry: Entry, measured: Callable[[Path], tuple[float, str]]) -> tuple[float, str]:
-    return _length(SoundBytes(entry.content, entry.id)) if entry.content is not None else measured(entry.path)
-
-
-def _length(sound: Sound) -> tuple[float, str]:
-    """Seconds, or why they cannot be read."""
-    try:
-        return sound_info(sound).seconds, ""
-    except InputError as error:
-        return 0.0, str(error).removeprefix(f"{sound}: ").split(";")[0]
-    except OSError as error:
-        return 0.0, error.strerror or str(error)
-
-
 class _Writer:
     """Writes rows to the annotation file of their split; sounds within the corpus's own files are written out."""
 
@@ -218,7 +172,7 @@ class _Writer:
         path = entry.path
         if entry.content is not None:
             path = written_out(entry.content, self.out / self.name / entry.split, self.out)
-        write, base = self._writers.get(entry.split) or self._opened(entry)
+        write, base = self._writers.get(entry.split) or self._opened(entry, path)
         end_s = entry.end_s if entry.end_s <= seconds else 0.0
         write(
             path=_relative(path, base),
@@ -235,9 +189,11 @@ class _Writer:
         )
         self.made.rows[entry.split, entry.task] += 1
 
-    def _opened(self, entry: Entry) -> tuple[Callable[..., None], Path]:
+    def _opened(self, entry: Entry, sound: Path) -> tuple[Callable[..., None], Path]:
         base = self.root if entry.content is None else self.out
         path = self.out / f"{self.name}_{entry.split}.json"
+        if path.is_file():
+            _require_same_corpus(path, base, f"{self.name}/{entry.id}", _relative(sound, base))
         self.made.files[entry.split] = path
         self._writers[entry.split] = self.stack.enter_context(annotation_writer(path, base)), base
         return self._writers[entry.split]
@@ -248,6 +204,17 @@ def _relative(path: Path, base: Path) -> str:
     if path.is_relative_to(base):
         return path.relative_to(base).as_posix()
     return Path(os.path.relpath(path.parent.resolve() / path.name, base.resolve())).as_posix()
+
+
+def _require_same_corpus(path: Path, base: Path, id: str, sound: str) -> None:
+    """Refuses to replace an annotation file of another root, or whose first row is this one with another sound."""
+    try:
+        root, rows = open_annotation(path, texts=False)
+        first = next(rows)
+    except (InputError, StopIteration):
+        return  # nothing that is worth keeping
+    if root != base.resolve() or (first["id"] == id and first["path"] != sound):
+        raise InputError(f"{path}: made of other sounds, or of another root; give this corpus a --name, or remove that")
 
 
 def _require_plain(given: str, kind: str, where: str) -> None:

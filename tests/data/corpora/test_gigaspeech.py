@@ -4,7 +4,8 @@ import pytest
 
 from data.corpora import CORPORA
 from data.corpora.gigaspeech import GARBAGE, plain
-from data.corpora.prepare import MISSING, OUTSIDE, TEXTLESS, prepare
+from data.corpora.lengths import OUTSIDE
+from data.corpora.prepare import MISSING, TEXTLESS, prepare
 from data.errors import InputError
 from data.rows.manifest_writer import write_manifest
 from tests.data.corpora.conftest import written

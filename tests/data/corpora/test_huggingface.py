@@ -6,7 +6,8 @@ import soundfile
 
 from data.corpora.contents import ending_of
 from data.corpora.huggingface import name_of
-from data.corpora.prepare import MISSING, OUTSIDE, TEXTLESS, UNREADABLE
+from data.corpora.lengths import OUTSIDE, UNREADABLE
+from data.corpora.prepare import MISSING, TEXTLESS
 from data.errors import InputError
 from data.rows.manifest_writer import write_manifest
 from tests.data.corpora.conftest import RATE, table, written
@@ -263,3 +264,13 @@ def test_names_of_datasets(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "my data (2)")
     assert name_of(Path(".")) == name_of(tmp_path / "my data (2)") == "my_data_2"
     assert name_of(Path("google/fleurs")) == "google_fleurs" and name_of(Path("/")) == "huggingface"
+
+
+def test_two_datasets_of_one_name_are_not_mixed_up(root, tmp_path):
+    one = saved(root / "one" / "data", train=[{"audio": content(tone(1)), "sentence": "x"}])
+    two = saved(root / "two" / "data", train=[{"audio": content(tone(2)), "sentence": "x"}])
+    written("huggingface", one, tmp_path)
+    with pytest.raises(InputError, match=r"data_train\.json: made of other sounds"):
+        written("huggingface", two, tmp_path)
+    _, splits = written("huggingface", two, tmp_path, name="two")
+    assert heard(splits["train"]) == [2] and heard(written("huggingface", one, tmp_path)[1]["train"]) == [1]

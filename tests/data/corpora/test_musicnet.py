@@ -1,6 +1,6 @@
 import pytest
 
-from data.corpora.prepare import OUTSIDE
+from data.corpora.lengths import OUTSIDE
 from data.errors import InputError
 from tests.data.corpora.conftest import table, written
 

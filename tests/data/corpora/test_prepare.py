@@ -3,7 +3,8 @@ import types
 import pytest
 
 from data.corpora import CORPORA
-from data.corpora.prepare import MISSING, UNREADABLE, prepare
+from data.corpora.lengths import UNREADABLE
+from data.corpora.prepare import MISSING, prepare
 from data.errors import InputError
 from data.paths import REPOSITORY
 from data.rows.manifest import read_manifest
@@ -66,6 +67,17 @@ def test_two_corpora_in_one_place(librispeech, tmp_path):
     assert set(one.files.values()).isdisjoint(two.files.values())
     row = splits["dev-clean"][0]
     assert (row.id, row.corpus, row.text) == ("other/174-12-0000", "other", "DON'T GO")
+
+
+def test_another_corpus_of_the_name_is_not_replaced(librispeech, root, sound, tmp_path):
+    made, _ = written("librispeech", librispeech, tmp_path)
+    before = made.files["dev-clean"].read_text()
+    root.rename(tmp_path / "moved")
+    with pytest.raises(InputError, match=r"dev-clean\.json: made of other sounds, or of another root; give .* --name"):
+        written("librispeech", tmp_path / "moved", tmp_path)
+    assert made.files["dev-clean"].read_text() == before
+    made.files["dev-clean"].write_text("{}")
+    assert len(written("librispeech", tmp_path / "moved", tmp_path)[1]["dev-clean"]) == 2
 
 
 @pytest.mark.parametrize("wrong", ["file", "parent is a file", "folder in the way"])

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from data.corpora.prepare import OUTSIDE
+from data.corpora.lengths import OUTSIDE
 from data.errors import InputError
 from tests.data.corpora.conftest import table, written
 
