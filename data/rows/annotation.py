@@ -144,8 +144,8 @@ def _checked_all(path: Path, root: Path, entries: Iterator[Any], texts: bool) ->
     unknown: dict[str, str] = {}
     for number, entry in enumerate(entries):
         row = _checked(f"{path}, row {number}", entry, texts)
-        for key in entry.keys() - _KNOWN:
-            if entry[key] is not None and key not in unknown:
+        for key, value in entry.items():
+            if value is not None and key not in _KNOWN and key not in unknown:
                 unknown[key] = f"row {number}"
                 if key in _ELSEWHERE:
                     raise InputError(f'{path}, row {number}: "{key}" {_ELSEWHERE[key]}')
