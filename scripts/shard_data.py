@@ -3,7 +3,8 @@
 python scripts/shard_data.py ANNOTATION [--root DIR] --out DIR [--megabytes 500] [--seed 0]
 
 A recipe then says data.source "shards" and names DIR as data.train, or wherever DIR was copied to (s3://bucket/train).
-The shards are in WebDataset's layout; manifest.arrow beside them says where each row's sound lies.
+The shards are in WebDataset's layout; manifest.arrow beside them says where each row's sound lies. Recordings of more
+than a minute are cut into their rows' stretches. Files that are no sound, or lie outside of the root, are refused.
 """
 
 import argparse
@@ -24,11 +25,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the shards go")
     parser.add_argument("--megabytes", type=float, default=500, help="of sound in a shard, at most (default: 500)")
     parser.add_argument("--seed", type=int, default=0, help="of the order that files are packed in (default: 0)")
+    parser.add_argument("--outside", action="store_true", help="also pack files that do not lie below the root")
     arguments = parser.parse_args()
     if not arguments.megabytes > 0:
         raise InputError(f"--megabytes {arguments.megabytes:g}: must be more than 0")
     rows = read_manifest(arguments.annotation, arguments.root, texts=False)
-    count = write_shards(rows, arguments.out, megabytes=arguments.megabytes, seed=arguments.seed)
+    options = {"megabytes": arguments.megabytes, "seed": arguments.seed, "outside": arguments.outside}
+    count = write_shards(rows, arguments.out, **options)
     print(f"{arguments.out}: {len(rows):,} rows in {count:,} shards")
 
 

@@ -2,7 +2,8 @@
 
 A shard is a plain tar in WebDataset's layout (`KEY.flac`, `KEY.json`, ...), which its readers take as it is. Here it is
 read by place instead: beside the shards lies a manifest whose paths say where in which shard a sound is,
-`000012.tar/1536+40213/name.flac` (first byte, bytes). So rows, batches and the cache are what they are with loose
+`000012.tar/1536+40213/name.flac` (first byte, bytes), and of one that was cut out of a long recording, where it began
+there: `000012.tar/1536+40213@61.5/name.flac` (seconds). So rows, batches and the cache are what they are with loose
 files, each rank fetches its own clips alone, and a run goes on from its step number as it does with files.
 """
 
@@ -22,13 +23,14 @@ from data.sound.decode import SoundBytes
 
 MANIFEST = "manifest.arrow"
 SHARD_NAME = "{:06d}.tar"
-_MEMBER = re.compile(r"(.*\.tar)/(\d+)\+(\d+)/([^/]+)")
+_MEMBER = re.compile(r"(.*\.tar)/(\d+)\+(\d+)(?:@([\d.e-]+))?/([^/]+)")
 _REMOTE = re.compile(r"/([a-z][a-z0-9+.-]*):/(.*)")
 
 
-def member_path(shard: int, first: int, size: int, name: str) -> str:
+def member_path(shard: int, first: int, size: int, name: str, begin_s: float = 0.0) -> str:
     """Where a sound lies, as a manifest's path."""
-    return f"{SHARD_NAME.format(shard)}/{first}+{size}/{name}"
+    cut = f"@{begin_s!r}" if begin_s else ""
+    return f"{SHARD_NAME.format(shard)}/{first}+{size}{cut}/{name}"
 
 
 def shards_of(rows: Manifest) -> np.ndarray:
@@ -50,15 +52,20 @@ def read_member(path: Path) -> SoundBytes | None:
     """
     if not (found := _MEMBER.fullmatch(str(path))):
         return None
-    shard, first, size, name = found[1], int(found[2]), int(found[3]), found[4]
+    shard, first, size, begin_s, name = found[1], int(found[2]), int(found[3]), float(found[4] or 0), found[5]
     address = _address(shard)
     try:
         content = _files(address).cat_file(address, start=first, end=first + size)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # each protocol's client has errors of its own
         raise InputError(f"{address}: cannot be read ({error}); check the shards, or make them again") from None
+    if len(content) > size:
+        raise InputError(
+            f"{address}: the server gives no byte ranges (it sent {len(content):,} bytes for {size:,}); take one that "
+            "does, or copy the shards to a disk"
+        )
     if len(content) < size:
         raise InputError(f"{address}: ends before {name} does; fetch the shard again, or make it again")
-    return SoundBytes(content, f"{address}/{name}")
+    return SoundBytes(content, f"{address}/{name}", begin_s)
 
 
 def shard_manifest(where: str) -> tuple[Path, Path | None]:

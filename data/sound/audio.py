@@ -36,8 +36,9 @@ def load_clip(row: Row) -> np.ndarray:
     Raises:
         InputError: Also where it is not as long as the row states: batches are made by that.
     """
-    sound = read_member(row.path) or row.path
-    samples, rate = _decoded(sound, row.start_s, row.end_s, row.mono)
+    member = read_member(row.path)
+    sound, start_s = (row.path, row.start_s) if member is None else (member, row.start_s - member.begin_s)
+    samples, rate = _decoded(sound, start_s, row.end_s - row.start_s if row.end_s else None, row.mono)
     heard_s, stated_s = len(samples) / rate, min(row.duration_s, MAX_SECONDS)
     if stated_s and lengths_differ(stated_s, heard_s):
         raise InputError(
@@ -65,13 +66,12 @@ def load_audio(sound: Sound | str, *, start_s: float = 0.0, end_s: float = 0.0, 
         InputError: The file is missing, empty, truncated, not sound, not finite, silent, or no frame long.
     """
     sound = Path(sound) if isinstance(sound, str) else sound
-    return _as_heard(*_decoded(sound, start_s, end_s, mono))
+    return _as_heard(*_decoded(sound, start_s, end_s - start_s if end_s else None, mono))
 
 
-def _decoded(sound: Sound, start_s: float, end_s: float, mono: Mono) -> tuple[np.ndarray, int]:
+def _decoded(sound: Sound, start_s: float, seconds: float | None, mono: Mono) -> tuple[np.ndarray, int]:
     """One channel of a stretch, at most 30 s long, and its rate."""
-    seconds = min(end_s - start_s, MAX_SECONDS) if end_s else MAX_SECONDS
-    parts = list(blocks(sound, start_s=start_s, seconds=seconds))
+    parts = list(blocks(sound, start_s=start_s, seconds=min(seconds or MAX_SECONDS, MAX_SECONDS)))
     if not parts:
         raise InputError(f"{sound}: holds no samples; fetch or record it again, or drop its row")
     samples, rate = np.concatenate([to_mono(part, mono) for part, _ in parts]), parts[0][1]

@@ -14,11 +14,12 @@ class SoundBytes(io.BytesIO):
     Args:
         content: The file's bytes.
         name: What messages call it.
+        begin_s: Where it was cut out of a longer sound, seconds.
     """
 
-    def __init__(self, content: bytes, name: str) -> None:
+    def __init__(self, content: bytes, name: str, begin_s: float = 0.0) -> None:
         super().__init__(content)
-        self.name = name
+        self.name, self.begin_s = name, begin_s
 
     def __str__(self) -> str:
         return self.name

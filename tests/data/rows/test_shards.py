@@ -1,6 +1,9 @@
 import json
 import shutil
 import tarfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import fsspec
 import numpy as np
@@ -105,6 +108,81 @@ def test_a_shard_is_a_tar_of_pairs(annotation, shards, tmp_path):
                     assert (entry["path"], entry["text"]) == (row.path.name, row.text)
                     seen.append(entry["id"])
     assert sorted(seen) == sorted(rows)
+
+
+@pytest.fixture
+def recording(tmp_path):
+    """A recording of 70 s of each kind, with stretches, two of which are one, and a row that hears its beginning."""
+    noise = np.random.default_rng(0).uniform(-0.3, 0.3, 70 * SAMPLE_RATE)
+    entries = []
+    for name, options in (
+        ("long.wav", {"subtype": "PCM_16"}),
+        ("long.flac", {"subtype": "PCM_24"}),
+        ("long.ogg", {}),
+        ("loud.wav", {"subtype": "FLOAT"}),
+    ):
+        soundfile.write(tmp_path / name, noise * (4 if name == "loud.wav" else 1), SAMPLE_RATE, **options)
+        for number, (start, end) in enumerate([(0, 1.5), (61.2345, 63.5), (61.2345, 63.5), (68, None)]):
+            entry = {"path": name, "text": f"this is {number}", "task": "asr", "start": start, "end": end}
+            entries.append(entry)
+    entries.append({"path": "long.wav", "text": "whole", "task": "audiocaption"})
+    path = tmp_path / "stretches.json"
+    path.write_text(json.dumps({"annotation": entries}))
+    return path
+
+
+def test_stretches_of_a_long_recording_are_cut_out(recording, tmp_path):
+    files = read_manifest(recording)
+    write_shards(files, tmp_path / "cut", megabytes=0.5, quiet=True)
+    packed = read_manifest(*shard_manifest(str(tmp_path / "cut")))
+    assert packed.fingerprint() == files.fingerprint() and packed[:3].fingerprint() == files[:3].fingerprint()
+    for row, other in zip(packed, files, strict=True):
+        exact = other.path.name in ("long.wav", "long.flac", "loud.wav")
+        np.testing.assert_allclose(load_clip(row), load_clip(other), rtol=0, atol=0 if exact else 1e-6)
+        if other.text != "whole":
+            assert len(read_member(row.path).getbuffer()) < 4 * 2.5 * SAMPLE_RATE + 1000
+    assert packed[1].path == packed[2].path != packed[0].path
+    assert (packed[1].start_s, packed[1].end_s, packed[1].path.name) == (61.2345, 63.5, "long.wav")
+
+
+def test_what_lies_outside_or_is_no_sound_is_not_packed(annotation, command, tmp_path):
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    soundfile.write(tmp_path / "out.wav", sound(1.0, 0), SAMPLE_RATE)
+    (tmp_path / "secret").write_text("a key\n" * 99)
+    rows = {"text": "x", "task": "asr", "duration": 1.0}
+    for path, told in (
+        ("../out.wav", "outside of"),
+        ("a/../../out.wav", "outside of"),
+        (str(tmp_path / "out.wav"), "outside of"),
+        ("secret", "secret: cannot be read as sound"),
+    ):
+        (inside / "a").mkdir(exist_ok=True)
+        (inside / "secret").write_text("a key\n" * 99)
+        (inside / "rows.json").write_text(json.dumps({"annotation": [{"path": path, **rows}]}))
+        status, _, err = command("scripts/shard_data.py", inside / "rows.json", "--out", tmp_path / "o")
+        assert status == 2 and told in err and "Traceback" not in err
+        assert not list((tmp_path / "o").glob("*.tar"))
+        shutil.rmtree(tmp_path / "o", ignore_errors=True)
+        status, _, err = command("scripts/shard_data.py", inside / "rows.json", "--out", tmp_path / "o", "--outside")
+        assert status == (2 if path == "secret" else 0), err
+        shutil.rmtree(tmp_path / "o", ignore_errors=True)
+
+
+def test_a_server_without_byte_ranges_is_named(shards, monkeypatch):
+    pytest.importorskip("aiohttp")
+
+    class Silent(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=str(shards))) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        rows = read_manifest(*shard_manifest(f"http://127.0.0.1:{server.server_port}"))
+        with pytest.raises(InputError, match=r"\.tar: the server gives no byte ranges") as error:
+            load_clip(rows[0])
+        server.shutdown()
+    assert "\n" not in str(error.value)
 
 
 def test_a_cut_shard_is_named(shards):
