@@ -1,13 +1,18 @@
 """The one exception for bad input, and the wrapper that turns it into exit status 2."""
 
+import errno
+import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
 
 from data.ranks import launched_rank
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C: 128 and the number of the signal, as shells count."""
+INTERRUPTED, BROKEN_PIPE = 130, 141
+"""Exit status after Ctrl-C, and where nobody reads what is printed: 128 and the signal's number, as shells count."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A full disk, a spent quota, a file beyond its largest size."""
 
 
 class InputError(Exception):
@@ -18,15 +23,45 @@ class InputError(Exception):
 
 
 def run_cli(main: Callable[[], None]) -> None:
-    """Runs an entry point; an `InputError` ends it with its message on stderr and exit status 2, Ctrl-C with 130."""
+    """Runs an entry point.
+
+    An `InputError`, and what the machine or a file can do wrong, ends it with one line on stderr and exit status 2,
+    Ctrl-C with 130. Every command takes `--debug`, which also shows where it happened. Errors of the program itself
+    show that always.
+    """
+    debug = "--debug" in sys.argv[1:]
+    if debug:
+        sys.argv.remove("--debug")
     try:
         main()
-    except InputError as error:
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to be flushed
+        sys.exit(BROKEN_PIPE)
+    except (InputError, OSError, RecursionError, UnicodeError, MemoryError) as error:
+        if debug:
+            traceback.print_exc()
         if launched_rank() > 0:
             # Mostly every rank finds the same: the first one says it, and the launcher ends the others meanwhile.
             time.sleep(10)
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {_said(error)}", file=sys.stderr, flush=True)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr, flush=True)
         sys.exit(INTERRUPTED)
+
+
+def _said(error: BaseException) -> str:
+    """What there is to say of an error, in one line but for an `InputError`'s own."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        said = "out of memory; give the machine more, or take less at once"
+    elif isinstance(error, RecursionError):
+        said = "something is nested too deep; mend the file"
+    elif isinstance(error, OSError) and error.strerror:
+        mend = "make room on the disk, and start again" if error.errno in NO_ROOM else "mend that, and start again"
+        said = f"{error.filename or 'a file'}: {error.strerror}; {mend}"
+    else:
+        said = " ".join(str(error).split())[:500]
+    shown = said.encode("utf-8", "backslashreplace").decode()
+    return f"{shown} (--debug shows where)"

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data.errors import InputError
+from data.strict_json import loads
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -85,8 +86,8 @@ def override(tree: dict[str, Any], assignment: str) -> None:
     if not equals or not path:
         raise InputError(f"--set {assignment}: write it as section.key=value")
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
+        value = loads(text)
+    except ValueError:
         value = text
     *sections, key = path.split(".")
     node: Any = tree
@@ -115,13 +116,13 @@ def read_settings(model: type[T], path: Path, overrides: list[str] | tuple[str, 
         InputError: The file is missing, not JSON, or does not fit the model; the line names the key and the mend.
     """
     try:
-        tree = json.loads(path.read_text())
+        tree = loads(path.read_text())
     except FileNotFoundError:
         raise InputError(f"{path}: no such recipe; the repository's are in configs/") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a JSON file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid JSON ({error}); mend the file") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({str(error).split(';')[0]}); mend the file") from error
     if not isinstance(tree, dict):
         raise InputError(f"{path}: a recipe is one JSON object")
     for assignment in overrides:

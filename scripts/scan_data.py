@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data.errors import run_cli
+from data.errors import InputError, run_cli
 from data.paths import written_whole
 from data.rows.faults import Thresholds
 from data.scan.report import report_of, summary
@@ -25,7 +25,12 @@ from data.settings import add_options, settings_of
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("annotation", type=Path, metavar="ANNOTATION", help="the annotation file")
-    parser.add_argument("--root", type=Path, metavar="DIR", help="what its paths are relative to; default: its folder")
+    parser.add_argument(
+        "--root",
+        type=Path,
+        metavar="DIR",
+        help="what its paths are relative to; default: what it says, else its folder",
+    )
     parser.add_argument("--decode", action="store_true", help="look at every sample, not at headers alone")
     parser.add_argument("--json", action="store_true", help="print JSON, with all ids")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write that JSON, for a recipe's data.scan")
@@ -33,6 +38,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="processes; default: one a core (more where the disk is far away)")
     add_options(parser, Thresholds)
     arguments = parser.parse_args()
+    if arguments.workers is not None and arguments.workers < 1:
+        raise InputError(f"--workers {arguments.workers}: must be 1 or more")
     thresholds = settings_of(Thresholds, arguments)
     report = report_of(
         arguments.annotation, arguments.root, thresholds, decode=arguments.decode, workers=arguments.workers

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from data.errors import InputError
-from data.paths import written_whole
+from data.paths import remove_leftovers, written_whole
 from data.progress import Progress
 from data.rows.manifest import BATCH_ROWS, SCHEMA, Manifest
 from data.rows.shards import MANIFEST, SHARD_NAME, member_path
@@ -66,6 +66,7 @@ def write_shards(
         pieces.setdefault(piece, []).append(number)
     shards = _shared_out(list(pieces), sizes, megabytes, seed)
     _require_same_plan(out, {"rows": rows.fingerprint(), "shards": hashlib.sha256(repr(shards).encode()).hexdigest()})
+    remove_leftovers(out)
     progress = Progress("shards", len(pieces), unit="sounds", quiet=quiet)
     places: dict[Piece, str] = {}
     first = 0

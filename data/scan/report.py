@@ -1,6 +1,5 @@
 """What a scan found in an annotation file, as it is printed and as a recipe reads it back."""
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from data.rows.annotation import located, open_list
 from data.rows.faults import FAULTS, Thresholds
 from data.rows.manifest import Manifest, read_manifest
 from data.scan.scanning import CLASSES, Annotated, classify, copies, scan_sounds
+from data.strict_json import loads
 
 _OF_SAMPLES = ("silent", "clipped", "nan")
 
@@ -155,7 +155,7 @@ def read_report(path: Path, annotation: Path) -> dict[str, list[str]]:
         InputError: It is no such report, or one of another annotation file, or of one that changed since.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = loads(path.read_text(encoding="utf-8"))
         sha256, classes = content["scan"]["sha256"], {name: content[name]["ids"] for name in FAULTS}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-from data.paths import written_whole
+from data.paths import remove_leftovers, written_whole
 from data.sound.checks import SoundCheck
 
 _TYPES = {int: pa.int64(), str: pa.string(), float: pa.float64(), bool: pa.bool_()}
@@ -42,6 +42,7 @@ class ScanStore:
 
     def read(self) -> dict[str, SoundCheck]:
         """All that is known, by path; many small parts become one."""
+        remove_leftovers(self.folder)
         parts = self._parts()
         known = {path: check for part in parts for path, check in _rows(part)}
         if len(parts) > _MOST_PARTS:

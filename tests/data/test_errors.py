@@ -1,6 +1,11 @@
+import errno
+import subprocess
+import sys
+
 import pytest
 
 from data.errors import InputError, run_cli
+from data.paths import REPOSITORY
 
 
 def _raise(error):
@@ -14,6 +19,19 @@ def _raise(error):
     ("error", "status", "message"),
     [
         (InputError("clip.wav: empty; record it again"), 2, "error: clip.wav: empty; record it again\n"),
+        (
+            NotADirectoryError(errno.ENOTDIR, "Not a directory", "a/b"),
+            2,
+            "error: a/b: Not a directory; mend that, and start again (--debug shows where)\n",
+        ),
+        (
+            OSError(errno.EDQUOT, "Disk quota exceeded", "x"),
+            2,
+            "error: x: Disk quota exceeded; make room on the disk, and start again (--debug shows where)\n",
+        ),
+        (OSError("two\nlines"), 2, "error: two lines (--debug shows where)\n"),
+        (RecursionError(), 2, "error: something is nested too deep; mend the file (--debug shows where)\n"),
+        (MemoryError(), 2, "error: out of memory; give the machine more, or take less at once (--debug shows where)\n"),
         (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here\n"),
     ],
 )
@@ -22,6 +40,39 @@ def test_ends_in_one_line_and_a_status(error, status, message, capsys):
         run_cli(_raise(error))
     assert ended.value.code == status
     assert capsys.readouterr().err == message
+
+
+def test_a_surrogate_is_said(capsys):
+    with pytest.raises(SystemExit):
+        run_cli(lambda: "\ud800".encode())
+    assert "surrogates not allowed" in capsys.readouterr().err
+
+
+def test_debug_shows_where_and_is_no_option_of_the_command(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["command", "--debug", "file"])
+    seen = []
+
+    def main():
+        seen.extend(sys.argv)
+        raise InputError("clip.wav: empty")
+
+    with pytest.raises(SystemExit):
+        run_cli(main)
+    told = capsys.readouterr().err
+    assert seen == ["command", "file"] and "Traceback" in told and told.endswith("error: clip.wav: empty\n")
+
+
+@pytest.mark.parametrize("error", [TypeError("x"), KeyError("x"), AssertionError("x"), ValueError("x")])
+def test_errors_of_the_program_are_not_hidden(error):
+    with pytest.raises(type(error)):
+        run_cli(_raise(error))
+
+
+def test_nobody_reads_what_is_printed():
+    code = "from data.errors import run_cli; run_cli(lambda: [print('x' * 100) for _ in range(10_000)])"
+    command = f'{sys.executable} -c "{code}" | head -1; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=REPOSITORY)
+    assert (done.returncode, done.stderr, done.stdout) == (141, "", "x" * 100 + "\n")
 
 
 def test_a_rank_that_finds_something_alone_says_it_in_the_end(monkeypatch, capsys):
