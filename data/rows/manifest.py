@@ -269,9 +269,7 @@ def _in_memory(path: Path, root: Path | None, texts: bool, sounds: bool, left_ou
             batches.append(batch_of(columns))
     table = pa.Table.from_batches([*batches, batch_of(columns)], SCHEMA)
     if not sounds:
-        return Manifest(
-            _with(table, "duration_s", pc.if_else(pc.is_nan(table["duration_s"]), 0.0, table["duration_s"])), root
-        )
+        return Manifest(_with(table, "duration_s", np.nan_to_num(table["duration_s"].to_numpy())), root)
     some = [stated[at] for at in np.linspace(0, len(stated) - 1, min(len(stated), SPOT_CHECKED)).astype(int)]
     _check_lengths(path, Manifest(table, root), some)
     table, unreadable = _with_headers(path, table, root, unknown, raising="unreadable" not in left_out)
@@ -281,9 +279,10 @@ def _in_memory(path: Path, root: Path | None, texts: bool, sounds: bool, left_ou
     return Manifest(table, root, np.delete(np.arange(table.num_rows), unreadable))
 
 
-def _with(table: pa.Table, name: str, values: Any) -> pa.Table:
+def _with(table: pa.Table, name: str, values: Sequence | np.ndarray) -> pa.Table:
     """The table with other values in a column."""
-    return table.set_column(SCHEMA.get_field_index(name), SCHEMA.field(name), values)
+    field = SCHEMA.field(name)
+    return table.set_column(SCHEMA.get_field_index(name), field, pa.array(values, field.type))
 
 
 def _headers_of(table: pa.Table, root: Path, numbers: Sequence[int]) -> Iterator[tuple[int, Header]]:
@@ -318,8 +317,8 @@ def _with_headers(
         if header.fault:
             unreadable.append(number)
         durations[number], fingerprints[number] = max(header.duration_s - starts_s[number], 0.0), header.fingerprint
-    table = _with(table, "duration_s", pa.array(durations))
-    return _with(table, "fingerprint", pa.array(fingerprints)), unreadable
+    table = _with(table, "duration_s", durations)
+    return _with(table, "fingerprint", fingerprints), unreadable
 
 
 def append_row(columns: dict[str, list], entry: dict[str, Any]) -> None:

@@ -399,3 +399,8 @@ def test_what_does_not_end_is_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r'must be {"rows": \[...\]}'):
         path.write_text('{"row": []}')
         list(stream_list(path, "rows"))
+
+
+def test_an_annotation_of_no_rows_is_a_manifest_of_none(tmp_path):
+    (tmp_path / "empty.json").write_text('{"annotation": []}')
+    assert len(read_manifest(tmp_path / "empty.json")) == 0
