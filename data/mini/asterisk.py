@@ -18,6 +18,7 @@ from data.text import normalise
 
 NAME = "asterisk"
 CONTENTS = "fd73419e9104c31f1a11aaf59465bcd9c5dae6c24aedbb42a308524783e21960"
+TEXTS = "ed06a52383a51c07e0a789b2cc201c002571259d70fd6a007db2831d0d5d1fb4"
 _MAX_SECONDS = 20.0
 _BYTES_PER_SECOND = 8000  # G.722 at 64 kbit/s
 _SPEEDS = (0.9, 1.0, 1.1)
@@ -90,6 +91,7 @@ class Chain:
 def splits() -> Splits:
     """Held-out prompts, the other prompts at three speeds, and chains of those."""
     check_contents("asterisk-core-sounds-en-g722", _sounds(), _sounds().rglob("*.g722"), CONTENTS)
+    check_contents("asterisk-core-sounds-en", _texts().parent, [_texts()], TEXTS)
     test, valid, train = prompt_splits()
     spoken: list[Clip] = [Prompt(prompt.name, prompt.text, speed) for prompt in train for speed in _SPEEDS]
     chains = list(_chains(train, _CHAINS + _EXTRA_CHAINS))
@@ -117,8 +119,7 @@ def read_g722(path: Path) -> np.ndarray:
 
 def _prompts() -> list[Prompt]:
     """Every spoken prompt of at most 20 s, sorted by name."""
-    folder = debian_package("asterisk-core-sounds-en") / "usr/share/doc/asterisk-core-sounds-en"
-    lines = gzip.decompress((folder / "core-sounds-en.txt.gz").read_bytes()).decode().splitlines()
+    lines = gzip.decompress(_texts().read_bytes()).decode().splitlines()
     prompts = []
     for line in lines:
         match = _LINE.match(line)
@@ -137,6 +138,11 @@ def _prompts() -> list[Prompt]:
 @cache
 def _sounds() -> Path:
     return debian_package("asterisk-core-sounds-en-g722") / "usr/share/asterisk/sounds/en_US_f_Allison"
+
+
+@cache
+def _texts() -> Path:
+    return debian_package("asterisk-core-sounds-en") / "usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz"
 
 
 def _seconds(name: str) -> float:
