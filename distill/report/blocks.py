@@ -9,10 +9,11 @@ from typing import Protocol
 
 from data.look import html
 from data.look.html import Html
+from distill.report.markup import CODE, fenced, heading_markdown, literal, sentence_markdown
 from distill.report.table import markdown
 
 _NUMBER = re.compile(r"[–+-]?[\d.,]*(\s*±.*)?(\s*\(.*\))?")
-_RATIO = re.compile(r"^(.*?) \(([^()]* x)\)$")
+_RATIO = re.compile(r"^([\d.,]+) \(([\d.,]+ x)\)$")
 
 
 class Block(Protocol):
@@ -33,7 +34,7 @@ class Heading:
 
     def to_markdown(self) -> str:
         """See `Block`."""
-        return f"## {self.text}"
+        return heading_markdown(2, self.text)
 
     def to_html(self, folder: Path) -> Html:
         """See `Block`."""
@@ -48,11 +49,11 @@ class Text:
 
     def to_markdown(self) -> str:
         """See `Block`."""
-        return self.text
+        return sentence_markdown(self.text)
 
     def to_html(self, folder: Path) -> Html:
         """See `Block`."""
-        return html.paragraph(_inline(self.text))
+        return html.paragraph(_sentence(self.text))
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,11 @@ class Items:
 
     def to_markdown(self) -> str:
         """See `Block`."""
-        return "\n".join(f"- {text}" for text in self.texts)
+        return "\n".join(f"- {sentence_markdown(text)}" for text in self.texts)
 
     def to_html(self, folder: Path) -> Html:
         """See `Block`."""
-        return Html("<ul>" + "".join(f"<li>{_inline(text)}</li>" for text in self.texts) + "</ul>")
+        return Html("<ul>" + "".join(f"<li>{_sentence(text)}</li>" for text in self.texts) + "</ul>")
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Code:
 
     def to_markdown(self) -> str:
         """See `Block`."""
-        return f"```\n{self.text}\n```"
+        return fenced(self.text)
 
     def to_html(self, folder: Path) -> Html:
         """See `Block`."""
@@ -117,7 +118,7 @@ class Picture:
 
     def to_markdown(self) -> str:
         """See `Block`."""
-        return f"![{self.about}]({self.file})"
+        return f"![{literal(self.about)}]({self.file})"
 
     def to_html(self, folder: Path) -> Html:
         """See `Block`."""
@@ -126,7 +127,7 @@ class Picture:
 
 def markdown_page(title: str, blocks: Sequence[Block]) -> str:
     """The page in Markdown."""
-    return "\n\n".join([f"# {title}", *(block.to_markdown() for block in blocks)]) + "\n"
+    return "\n\n".join([heading_markdown(1, title), *(block.to_markdown() for block in blocks)]) + "\n"
 
 
 def html_page(title: str, blocks: Sequence[Block], folder: Path) -> str:
@@ -134,12 +135,12 @@ def html_page(title: str, blocks: Sequence[Block], folder: Path) -> str:
     return html.page(title, *(block.to_html(folder) for block in blocks))
 
 
-def _inline(text: str) -> Html:
-    return Html(re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text)))
+def _sentence(text: str) -> Html:
+    return Html(CODE.sub(r"<code>\1</code>", escape(text)))
 
 
 def _cell(text: str) -> Html:
     """A ratio in brackets stands small under its figure."""
     if match := _RATIO.match(text):
         return Html(f"{escape(match[1])}<small>{escape(match[2])}</small>")
-    return _inline(text)
+    return Html(escape(text))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from data.errors import InputError
+from distill.report.markup import sentence_markdown
 from distill.report.runs import read_steps
 from distill.report.table import markdown
 
@@ -40,8 +41,8 @@ def curves_page(curves: dict[str, list[float]]) -> str:
         (str(step), *(f"{loss:.7f}" for loss in losses))
         for step, losses in enumerate(zip(*curves.values(), strict=True))
     ]
-    return (
-        "# One loss curve\n\n"
+    about = (
         f"Loss at each step; the largest relative difference to `{next(iter(curves))}` is "
-        f"{largest_difference(curves):.1e}.\n\n" + markdown(("step", *curves), lines) + "\n"
+        f"{largest_difference(curves):.1e}."
     )
+    return f"# One loss curve\n\n{sentence_markdown(about)}\n\n{markdown(('step', *curves), lines)}\n"

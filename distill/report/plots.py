@@ -166,7 +166,8 @@ def _legend(figure: Figure, columns: int = 3) -> None:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if handles:
         placed = {"loc": "outside upper center", "ncols": min(len(handles), columns), "frameon": False}
-        figure.legend(handles.values(), handles.keys(), **placed)
+        for text in figure.legend(handles.values(), handles.keys(), **placed).get_texts():
+            text.set_parse_math(False)  # a dollar sign in a name is none of mathematics
 
 
 def _styles(labels: Iterable[str]) -> dict[str, dict]:

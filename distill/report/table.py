@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from data.paths import written_whole
+from distill.report.markup import literal
 
 MISSING = "–"
 
@@ -23,8 +24,8 @@ def value(block: dict, key: str) -> float | None:
 
 
 def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown; bars and line ends inside a cell would break it."""
-    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in lines]
+    """A table in Markdown, whose cells are shown literally."""
+    header, *cells = ([literal(cell) for cell in line] for line in [header, *lines])
     return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *cells])
 
 
