@@ -24,7 +24,7 @@ from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import SalmonnProcessor
 
 BATCH_SECONDS = 120.0
-WINDOW_ROWS = 256
+WINDOW_ROWS = 128
 _TOLERATED = 3
 
 
