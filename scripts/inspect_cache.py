@@ -48,7 +48,8 @@ def main() -> None:
         known = {"mean log-probability": row.hypothesis_logp, "WER": row.hypothesis_wer}
         known = ", ".join(f"{name} {figure:.2f}" for name, figure in known.items() if figure is not None)
         print(f"\n{row.id} ({row.task}: {row.prompt})\n  reference:  {row.reference}")
-        print(f"  hypothesis: {row.hypothesis} ({known})")
+        if row.hypothesis is not None:
+            print(f"  hypothesis: {row.hypothesis} ({known})")
     print(f"\ncontent {stats.content_sha256}")
 
 

@@ -9,11 +9,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from data.batches import batches_by_length
-from data.cache.files import read_failed
 from data.cache.row import CachedRow, CacheIdentity
 from data.cache.targets import MAX_DRAWS, Feature, SparseTargets, Target, draw, sparsify
 from data.cache.writer import CacheWriter
@@ -57,10 +56,26 @@ class CacheSettings(Settings):
         description="also keeps the clips' encoder states (100 bytes a second and unit of width), audio tokens, BEATs' "
         "states (as many bytes)",
     )
+    hypotheses: bool | None = Field(
+        None,
+        description="also keeps the teacher's own text of each row (beam search takes most of the time); null: where a "
+        "target or train.hypotheses.share asks for it",
+    )
     max_seconds: float = Field(60.0, gt=0, description="padded audio seconds of a batch")
     max_failed: float = Field(
         0.01, ge=0, le=1, description="share of rows, unreadable or without a text, at which the run stops"
     )
+
+    @model_validator(mode="after")
+    def _texts_for_targets(self) -> "CacheSettings":
+        if self.hypotheses is False and "hypothesis" in self.targets:
+            raise ValueError("cache.targets has 'hypothesis', which cache.hypotheses false leaves out; change one")
+        return self
+
+    @property
+    def writes_texts(self) -> bool:
+        """Whether the teacher writes a text for each row."""
+        return bool(self.hypotheses) or "hypothesis" in self.targets
 
 
 def cache_identity(
@@ -74,14 +89,14 @@ def cache_identity(
     """The identity of the cache that these settings make of these rows."""
     # Batches too: a row's last bits depend on what it is computed with.
     unused = {"topk": {"draws"}, "sampled": {"top_p", "top_k", "min_p"}}[cache.method]
-    kept = cache.model_dump(exclude={"folder", "max_failed", *unused})
-    targets = [kept, generation.model_dump(exclude={"max_seconds"})]
+    kept = cache.model_dump(exclude={"folder", "max_failed", "hypotheses", *unused})
     return CacheIdentity(
         teacher=weights_hash(teacher),
         tokenizer=hash_of(sorted(processor.tokenizer.get_vocab().items())),
         prompts=hash_of({task: list(wordings) for task, wordings in prompts.items()}),
         audio=fingerprint_of(rows),
-        targets=hash_of(targets),
+        targets=hash_of(kept),
+        hypotheses=hash_of(generation.model_dump(exclude={"max_seconds"})) if cache.writes_texts else "",
     )
 
 
@@ -135,18 +150,20 @@ def fill_cache(
                         raise InputError(f"row {row.id} has no text to be distilled on; write one, or drop it")
                     waves[row.id] = load_clip(row)
                 except InputError as error:
-                    writer.fail(row.id, str(error))
-                    failed += 1
-                    _check_failed(failed, len(rows), cache, error, rank)
+                    if row.id not in done:  # what is there was heard when it was cached
+                        writer.fail(row.id, str(error))
+                        failed += 1
+                        _check_failed(writer, len(rows), cache, error, rank)
             heard = [row for row in batch if row.id in waves]
             if heard:
                 clips = [waves[row.id] for row in heard]
                 heard_s += sum(map(len, clips)) / SAMPLE_RATE
                 made, lost = _cache_what_can_be(model, processor, heard, clips, prompts, cache, generation)
                 for row_id, error in lost.items():
-                    writer.fail(row_id, str(error))
-                    failed += 1
-                    _check_failed(failed, len(rows), cache, error, rank)
+                    if row_id not in done:
+                        writer.fail(row_id, str(error))
+                        failed += 1
+                        _check_failed(writer, len(rows), cache, error, rank)
                 for cached in made:
                     if cached.id not in done:
                         writer.add(cached)
@@ -155,14 +172,13 @@ def fill_cache(
         print(f"{failed} rows could not be cached: {resolve(cache.folder)}/failed.jsonl says why", flush=True)
 
 
-def _check_failed(failed: int, rows: int, cache: CacheSettings, last: InputError, rank: int) -> None:
-    """Stops a run in which too much cannot be read, whichever ranks met it."""
-    folder = resolve(cache.folder)
-    failed = max(failed, len(read_failed(folder)))
+def _check_failed(writer: CacheWriter, rows: int, cache: CacheSettings, last: InputError, rank: int) -> None:
+    """Stops a run in which too much cannot be read, whichever ranks met it; what an earlier one met does not count."""
+    failed = writer.failures()
     if failed > cache.max_failed * rows:
         message = (
             f"{failed} of {rows} rows cannot be read, more than cache.max_failed ({cache.max_failed}), "
-            f"the last of them {last}; those met so far are in {folder}/failed.jsonl"
+            f"the last of them {last}; those met so far are in {resolve(cache.folder)}/failed.jsonl"
         )
         if rank > 0:  # the other ranks need not have met it
             print(f"error: {message}", file=sys.stderr, flush=True)
@@ -207,12 +223,12 @@ def _cache_batch(
     def lay_out(texts: list[str | None]) -> Batch:
         return processor.lay_out(features, wordings, texts).to(model.device)
 
-    prompt = lay_out([None] * len(rows))
     states = model.encode(features)
     audio_NH = model.connector(states)
-    written = generate_texts(
-        model, processor, prompt, audio_NH, [len(wave) / SAMPLE_RATE for wave in waves], generation
-    )
+    written = [(None, None, None)] * len(rows)
+    if cache.writes_texts:
+        lengths = [len(wave) / SAMPLE_RATE for wave in waves]
+        written = generate_texts(model, processor, lay_out([None] * len(rows)), audio_NH, lengths, generation)
     texts = {"reference": [row.text for row in rows], "hypothesis": [text for text, *_ in written]}
     seeds = [seed_of(row.id) for row in rows]  # a row's draws are its own, whatever its batch
     targets = {kind: _targets(model, lay_out(texts[kind]), audio_NH, cache, seeds) for kind in cache.targets}
@@ -226,7 +242,7 @@ def _cache_batch(
             hypothesis=text,
             hypothesis_logp=logp,
             hypothesis_ended=ended,
-            hypothesis_wer=word_error_rate(row.text, text) if row.task == "asr" else None,
+            hypothesis_wer=word_error_rate(row.text, text) if row.task == "asr" and text is not None else None,
             targets={kind: targets[kind][i] for kind in cache.targets},
             features={name: parts[i] for name, parts in kept.items()},
         )

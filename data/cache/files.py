@@ -1,6 +1,7 @@
 """The files of a cache folder: identity, shards (cached rows as Parquet), failures.
 
 identity.json                    what the cache was made from; every shard carries its hash
+rank-<rank>.lock                 held by the process that writes as this rank, which stands in it
 shard-<rank>-<number>.parquet    rows, zstd; each file is there whole or not at all
 shard-<rank>-<number>.safetensors    the rows' features, where they are cached, as "<row id>/<feature>"; there before it
 failed.jsonl                     {"id", "reason"} of the rows that could not be decoded
@@ -16,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from data.cache.row import FORMAT_VERSION, CachedRow, CacheIdentity
 from data.cache.targets import FEATURES, TARGETS, Feature, SparseTargets, counted
@@ -48,9 +48,11 @@ _MADE_FROM = {
     "teacher": "its weights or settings",
     "tokenizer": "its vocabulary",
     "prompts": "data.prompts",
-    "audio": "the rows: data.train, data.limit",
-    "targets": "the cache and generation sections",
+    "audio": "the rows and their sounds: data.train, data.limit, data.mono",
+    "targets": "the cache section",
+    "hypotheses": "the generation section, cache.hypotheses",
 }
+_DTYPES = {"float16": "F16", "float32": "F32"}
 _IDENTITY, _WITH_FEATURES = b"cache_identity", b"features"
 
 
@@ -76,34 +78,57 @@ def write_table(rows: list[CachedRow], identity: CacheIdentity, file: BinaryIO) 
 
 
 def write_features(rows: list[CachedRow], file: BinaryIO) -> None:
-    """Writes the rows' features as one safetensors file."""
+    """Writes the rows' features as one safetensors file, array by array: no second copy of them is made."""
     arrays = {f"{row.id}/{name}": array for row in rows for name, array in row.features.items()}
-    file.write(save({key: np.ascontiguousarray(array) for key, array in arrays.items()}))
+    header, end = {}, 0
+    for key, array in arrays.items():
+        start, end = end, end + array.nbytes
+        header[key] = {"dtype": _DTYPES[array.dtype.name], "shape": array.shape, "data_offsets": [start, end]}
+    about = json.dumps(header).encode()
+    about += b" " * (-len(about) % 8)
+    file.write(len(about).to_bytes(8, "little") + about)
+    for array in arrays.values():
+        file.write(np.ascontiguousarray(array).data)
 
 
-def features_of(shard: Path, row_id: str) -> dict[Feature, np.ndarray]:
-    """A row's features; empty where there are none."""
-    path = shard.with_suffix(".safetensors")
-    with named(shard), open_shard(shard) as file:
-        if _WITH_FEATURES not in (file.schema_arrow.metadata or {}):
-            return {}
-    try:
-        with safe_open(path, "np") as file:  # memory-mapped: nothing but what is asked for is read
-            keys = {f"{row_id}/{name}": name for name in FEATURES}
-            return {keys[key]: file.get_tensor(key) for key in keys.keys() & set(file.keys())}
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{path}: missing, truncated or damaged ({error}); delete it and the shard beside it, and run "
-            "scripts/cache_teacher.sh again, which makes its rows again"
-        ) from error
+class ShardFeatures:
+    """The features beside a shard: the file is opened once, and nothing but what is asked for is read.
+
+    Raises:
+        InputError: It is missing or broken.
+    """
+
+    def __init__(self, shard: Path) -> None:
+        self.path = shard.with_suffix(".safetensors")
+        with self._named():
+            self._file = safe_open(self.path, "np")  # memory-mapped
+            self._keys = set(self._file.keys())
+
+    def of(self, row_id: str) -> dict[Feature, np.ndarray]:
+        """Those of a row."""
+        with self._named():
+            names = {name: f"{row_id}/{name}" for name in FEATURES}
+            return {name: self._file.get_tensor(key) for name, key in names.items() if key in self._keys}
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except (SafetensorError, OSError) as error:
+            raise InputError(
+                f"{self.path}: missing, truncated or damaged ({error}); delete it and the shard beside it, and run "
+                "scripts/cache_teacher.sh again, which makes its rows again"
+            ) from error
 
 
-def ids_of(path: Path, identity: CacheIdentity) -> list[str]:
-    """The row ids of a shard, in order; refuses one of another identity."""
+def ids_of(path: Path, identity: CacheIdentity) -> tuple[list[str], bool]:
+    """The row ids of a shard, in order, and whether it has features beside it; refuses one of another identity."""
     with named(path), open_shard(path) as shard:
-        if (shard.schema_arrow.metadata or {}).get(_IDENTITY) != identity.sha256().encode():
+        about = shard.schema_arrow.metadata or {}
+        if about.get(_IDENTITY) != identity.sha256().encode():
             raise InputError(f"{path}: made from another teacher, prompts or audio than its folder; delete this file")
-        return shard.read(columns=["id"], use_threads=False).column("id").to_pylist()
+        ids = shard.read(columns=["id"], use_threads=False).column("id").to_pylist()
+        return ids, _WITH_FEATURES in about
 
 
 def open_shard(path: Path) -> pq.ParquetFile:
@@ -149,8 +174,8 @@ def shards_of(folder: Path) -> list[Path]:
     return sorted(folder.glob("shard-*.parquet"))
 
 
-def check_identity(folder: Path, identity: CacheIdentity | None) -> CacheIdentity:
-    """The identity of the cache in `folder`, which must be `identity` if one is given."""
+def check_identity(folder: Path, identity: CacheIdentity | None, *, to_read: bool = False) -> CacheIdentity:
+    """The identity of the cache in `folder`, which must be `identity` if one is given, or to read, serve it."""
     path = folder / "identity.json"
     try:
         parts = json.loads(path.read_text())
@@ -160,31 +185,42 @@ def check_identity(folder: Path, identity: CacheIdentity | None) -> CacheIdentit
         raise InputError(f"{path}: not JSON; remove the folder and cache again") from None
     version = parts.get("format_version") if isinstance(parts, dict) else None
     if version != FORMAT_VERSION:
-        raise InputError(f"{path}: format version {version}, this code has {FORMAT_VERSION}; cache into another folder")
+        raise InputError(
+            f"{path}: format version {version}, this code has {FORMAT_VERSION}, which hears and writes otherwise; "
+            "cache into another folder, or remove this one"
+        )
     try:
         found = CacheIdentity(**parts)
     except TypeError:
         raise InputError(f"{path}: parts missing or unknown; remove the folder and cache again") from None
-    if identity is not None and found != identity:
+    if identity is not None and not (found.serves(identity) if to_read else found == identity):
         parts = ", ".join(
-            f"{part} ({_MADE_FROM[part]}: {getattr(found, part)[:12]} there, {getattr(identity, part)[:12]} now)"
+            f"{part} ({_MADE_FROM[part]}: {getattr(found, part)[:12] or 'none'} there, "
+            f"{getattr(identity, part)[:12] or 'none'} now)"
             for part in found.differences(identity)
         )
         raise InputError(f"{folder}: made from another {parts}; use another cache folder, or remove this one")
     return found
 
 
-def read_failed(folder: Path) -> dict[str, str]:
-    """Reason by id; a half-written line is skipped, its row is tried again."""
-    reasons = {}
-    path = folder / "failed.jsonl"
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+def read_failed(folder: Path, first: int = 0) -> tuple[dict[str, str], int]:
+    """What failed.jsonl says from a byte on: the latest reason by id, and the byte behind what was read.
+
+    A half-written line is skipped: its row is tried again.
+    """
+    path, reasons = folder / "failed.jsonl", {}
+    if not path.exists():
+        return reasons, first
+    with path.open("rb") as file:
+        file.seek(first)
+        whole = file.read().rpartition(b"\n")[0]
+    for line in whole.splitlines():
         try:
             entry = json.loads(line)
-            reasons.setdefault(entry["id"], entry["reason"])
+            reasons[entry["id"]] = entry["reason"]
         except (ValueError, KeyError, TypeError):
             continue
-    return reasons
+    return reasons, first + len(whole) + bool(whole)
 
 
 def _target_column(column: list[SparseTargets | None]) -> pa.StructArray:

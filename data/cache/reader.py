@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from data.cache.files import (
     GROUP_ROWS,
+    ShardFeatures,
     batch_of,
     check_identity,
-    features_of,
     ids_of,
     named,
     open_shard,
@@ -69,17 +69,21 @@ class CacheReader:
 
         Args:
             folder: the cache folder.
-            identity: what the rows must have been made from; None takes any.
+            identity: what the rows must have been made from (they may have texts that it does not ask for); None
+                takes any.
 
         Raises:
             InputError: no cache there, one of another identity, or a broken shard.
         """
         self._folder = Path(folder)
-        self.identity = check_identity(self._folder, identity)
+        self.identity = check_identity(self._folder, identity, to_read=True)
         self._shards = shards_of(self._folder)
         self._where: dict[str, tuple[int, int]] = {}
+        self._with_features: list[bool] = []
         for number, shard in enumerate(self._shards):
-            for position, row_id in enumerate(ids_of(shard, self.identity)):
+            ids, with_features = ids_of(shard, self.identity)
+            self._with_features.append(with_features)
+            for position, row_id in enumerate(ids):
                 if row_id in self._where:
                     other = self._shards[self._where[row_id][0]]
                     raise InputError(f"{shard}: row {row_id!r} is also in {other.name}; delete one, cache again")
@@ -105,7 +109,15 @@ class CacheReader:
 
     def features(self, row_id: str) -> dict[Feature, np.ndarray]:
         """What the teacher's encoder and connector made of the clip, where the cache has it; float16 [T, D]."""
-        return features_of(self._shards[self._where[row_id][0]], row_id)
+        number = self._where[row_id][0]
+        if not self._with_features[number]:
+            return {}
+        if number not in self._features:
+            self._features[number] = ShardFeatures(self._shards[number])
+            if len(self._features) > _OPEN_SHARDS:
+                self._features.popitem(last=False)
+        self._features.move_to_end(number)
+        return self._features[number].of(row_id)
 
     def rows(self) -> Iterator[CachedRow]:
         """All rows without their features, shard by shard, with no more than a row group in memory."""
@@ -117,7 +129,7 @@ class CacheReader:
 
     def failed(self) -> dict[str, str]:
         """Reason by id, of the rows that could not be decoded and still are not there."""
-        return {row_id: reason for row_id, reason in read_failed(self._folder).items() if row_id not in self._where}
+        return {row_id: reason for row_id, reason in read_failed(self._folder)[0].items() if row_id not in self._where}
 
     def content_sha256(self) -> str:
         """A hash over the rows in id order: independent of shards, ranks and interruptions."""
@@ -167,9 +179,11 @@ class CacheReader:
     def _forget(self) -> None:
         self._files: OrderedDict[int, pq.ParquetFile] = OrderedDict()
         self._groups: OrderedDict[tuple[int, int], pa.RecordBatch] = OrderedDict()
+        self._features: OrderedDict[int, ShardFeatures] = OrderedDict()
 
     def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_files", "_groups")}
+        opened = ("_files", "_groups", "_features")
+        return {name: value for name, value in self.__dict__.items() if name not in opened}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)

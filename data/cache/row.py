@@ -9,7 +9,8 @@ import numpy as np
 from data.cache.targets import FEATURES, TARGETS, Feature, SparseTargets, Target
 from data.hashing import canonical, hash_of
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+"""3: sounds are heard otherwise (mp3, lengths), texts end at their own cap, the identity knows sounds and texts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +65,11 @@ class CacheIdentity:
     prompts: str
     """The prompt set, its template included."""
     audio: str
-    """The list of clips and how they are read."""
+    """The list of clips, their sounds where their content is known, and how they are read."""
     targets: str
-    """Which texts, which cut, which decoding."""
+    """Which texts, which cut."""
+    hypotheses: str = ""
+    """How the teacher's own texts are written; empty where they are not."""
     format_version: int = FORMAT_VERSION
 
     def sha256(self) -> str:
@@ -76,3 +79,7 @@ class CacheIdentity:
     def differences(self, other: "CacheIdentity") -> list[str]:
         """The names of the parts in which `other` differs."""
         return [f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name)]
+
+    def serves(self, other: "CacheIdentity") -> bool:
+        """Whether a cache of this has what `other` asks for: the same, with or without texts where it asks for none."""
+        return self.differences(other) in ([], *([["hypotheses"]] if not other.hypotheses else []))

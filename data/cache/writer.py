@@ -1,27 +1,19 @@
 """Writes a teacher cache: one process a rank, killed and started again at will."""
 
 import errno
+import fcntl
 import json
 import os
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO
 
 from data.cache.files import check_identity, ids_of, read_failed, shards_of, write_features, write_table
 from data.cache.row import CachedRow, CacheIdentity
-from data.errors import InputError
+from data.errors import NO_ROOM, InputError
 from data.paths import written_whole
-
-
-@contextmanager
-def _written_for_good(path: Path) -> Iterator[BinaryIO]:
-    """A file that is on the disk when the block ends, or is not there."""
-    with written_whole(path) as temporary, open(temporary, "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
 
 
 class CacheWriter:
@@ -45,7 +37,8 @@ class CacheWriter:
             shard_rows: rows a shard; what a kill can cost.
 
         Raises:
-            InputError: the folder holds a cache of another identity, or a broken shard.
+            InputError: the folder holds a cache of another identity, or a broken shard; or another process is
+                writing as this rank.
         """
         self._folder, self._identity, self._rank, self._shard_rows = Path(folder), identity, rank, shard_rows
         self._rows: list[CachedRow] = []
@@ -53,16 +46,16 @@ class CacheWriter:
             check_identity(self._folder, identity)
         elif any(self._folder.glob("shard-*.parquet")):
             raise InputError(f"{folder}: shards without identity.json; give another cache folder or empty this one")
-        else:
-            with written_whole(self._folder / "identity.json") as path:
-                path.write_text(json.dumps(asdict(identity), indent=2) + "\n")
-        for leftover in self._folder.glob(".shard-*.tmp"):  # of a killed run; other live ranks' are left alone
-            owner = int(leftover.name.split("-")[1])
-            if owner == rank or (rank == 0 and owner >= world):
-                leftover.unlink(missing_ok=True)
-        self._done = {row for shard in shards_of(self._folder) for row in ids_of(shard, identity)}
-        self._failed = set(read_failed(self._folder))
-        self._end_half_line()
+        with self._room():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._lock = self._locked(rank)
+            if rank == 0:
+                self._write_identity()
+            self._remove_leftovers(world)
+            self._end_half_line()
+        self._done = {row for shard in shards_of(self._folder) for row in ids_of(shard, identity)[0]}
+        self._failed: set[str] = set()
+        self._failed_read = read_failed(self._folder)[1]
         own = self._folder.glob(f"shard-{rank:05d}-*.parquet")
         self._next = max((int(shard.stem.split("-")[2]) + 1 for shard in own), default=0)
 
@@ -80,14 +73,19 @@ class CacheWriter:
             self._flush()
 
     def fail(self, row_id: str, reason: str) -> None:
-        """Lists a row that could not be decoded, once."""
-        if row_id in self._failed:
+        """Lists a row that could not be decoded."""
+        if row_id in self._done:
             return
-        self._failed.add(row_id)
         # One write to a file opened for appending: ranks do not cut each other's lines.
         line = json.dumps({"id": row_id, "reason": reason}) + "\n"
-        with open(self._folder / "failed.jsonl", "ab", buffering=0) as file:
+        with self._room(), open(self._folder / "failed.jsonl", "ab", buffering=0) as file:
             file.write(line.encode())
+
+    def failures(self) -> int:
+        """How many rows any rank has listed since this one opened the folder, but for those that are cached."""
+        reasons, self._failed_read = read_failed(self._folder, self._failed_read)
+        self._failed |= reasons.keys()
+        return len(self._failed - self._done)
 
     def close(self) -> None:
         """Writes what is left."""
@@ -100,27 +98,86 @@ class CacheWriter:
         if kind is None:
             self.close()
 
+    def _locked(self, rank: int):
+        """The lock file of a rank, held as long as this process lives or the writer is there."""
+        lock = open(self._folder / f"rank-{rank:05d}.lock", "a+")  # noqa: SIM115 (closed it would be free)
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            lock.seek(0)
+            other = lock.read().strip() or "another process"
+            raise InputError(
+                f"{self._folder}: {other} is writing this cache (as rank {rank}); wait for it to end, or cache into "
+                "another folder"
+            ) from None
+        except OSError:  # a file system without locks: shards are given numbers that are free, whoever writes
+            return lock
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        return lock
+
+    def _write_identity(self) -> None:
+        with suppress(FileExistsError), written_whole(self._folder / "identity.json", new=True) as path:
+            path.write_text(json.dumps(asdict(self._identity), indent=2) + "\n")
+        check_identity(self._folder, self._identity)
+
+    def _remove_leftovers(self, world: int) -> None:
+        """Removes what a killed process of this rank left, and those of ranks that are no more."""
+        for leftover in self._folder.glob(".shard-*.tmp"):
+            owner = int(leftover.name.split("-")[1])
+            if owner == self._rank or (self._rank == 0 and owner >= world):
+                leftover.unlink(missing_ok=True)
+        for features in self._folder.glob(f"shard-{self._rank:05d}-*.safetensors"):
+            if not features.with_suffix(".parquet").exists():
+                features.unlink(missing_ok=True)
+
     def _end_half_line(self) -> None:
         """Ends the line of failed.jsonl that a killed run may have left half-written; readers skip it."""
         path = self._folder / "failed.jsonl"
-        if path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
-            with open(path, "ab") as file:
-                file.write(b"\n")
+        if path.exists() and path.stat().st_size:
+            with open(path, "rb+") as file:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
 
     def _flush(self) -> None:
         if not self._rows:
             return
-        shard = self._folder / f"shard-{self._rank:05d}-{self._next:06d}.parquet"
-        try:
-            if any(row.features for row in self._rows):
-                # Before the shard: a row that is there has its features.
-                with _written_for_good(shard.with_suffix(".safetensors")) as file:
-                    write_features(self._rows, file)
-            with _written_for_good(shard) as file:
-                write_table(self._rows, self._identity, file)
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise InputError(f"{self._folder}: disk full; free some space, start again: it goes on") from error
-            raise
+        with self._room():
+            if not (self._folder / "identity.json").exists():  # the first rank, which writes it, is late
+                self._write_identity()
+            while not self._written_as(self._folder / f"shard-{self._rank:05d}-{self._next:06d}.parquet"):
+                self._next += 1
         self._next += 1
         self._rows = []
+
+    def _written_as(self, shard: Path) -> bool:
+        """Writes the rows as this shard; False where another process has taken its name."""
+        features = shard.with_suffix(".safetensors") if any(row.features for row in self._rows) else None
+        try:
+            if features:  # before the shard: a row that is there has its features
+                with written_whole(features, new=True) as temporary, temporary.open("wb") as file:
+                    write_features(self._rows, file)
+        except FileExistsError:
+            return False
+        try:
+            with written_whole(shard, new=True) as temporary, temporary.open("wb") as file:
+                write_table(self._rows, self._identity, file)
+        except BaseException as error:
+            if features:
+                features.unlink(missing_ok=True)
+            if isinstance(error, FileExistsError):
+                return False
+            raise
+        return True
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                what = "disk full" if error.errno == errno.ENOSPC else str(error.strerror).lower()
+                raise InputError(f"{self._folder}: {what}; free some space, start again: it goes on") from error
+            raise

@@ -13,7 +13,7 @@ _PLAIN = ("", 0.0, 0.0, "", "first")
 class RowsDigest:
     """A running hash over rows: that of one JSON list of them.
 
-    Of the sound it knows what a row does: the file's name, and the fingerprint of its content where a header was read.
+    Of the sound it knows what a row does: the file's name, and in a manifest the fingerprint of its content.
     """
 
     COLUMNS = ("id", "path", "task", "text", "duration_s", "question", "start_s", "end_s", "fingerprint")

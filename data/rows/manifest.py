@@ -35,7 +35,7 @@ SCHEMA = pa.schema(
         ("references", pa.list_(pa.string())),
         ("question", pa.string()),
         ("testset_id", pa.string()),
-        ("fingerprint", pa.string()),  # of the sound file (data/sound/headers.py); empty where no header was read
+        ("fingerprint", pa.string()),  # of the sound file (data/sound/headers.py); empty in rows of JSON
     ],
     metadata={"format": FORMAT},
 )
@@ -309,16 +309,14 @@ def _with_headers(
     """The table with what the sound files' headers say of rows without a length, and the rows whose header is none."""
     unreadable = []
     durations, starts_s = table.column("duration_s").to_numpy().copy(), table.column("start_s").to_numpy()
-    fingerprints = [""] * table.num_rows
     for number, header in _headers_of(table, root, unknown):
         if header.fault and raising:
             sound = root / table.column("path")[number].as_py()
             raise InputError(f'{path}, row {number}: "path" names {sound}: {header.fault}; fetch it again')
         if header.fault:
             unreadable.append(number)
-        durations[number], fingerprints[number] = max(header.duration_s - starts_s[number], 0.0), header.fingerprint
-    table = _with(table, "duration_s", durations)
-    return _with(table, "fingerprint", fingerprints), unreadable
+        durations[number] = max(header.duration_s - starts_s[number], 0.0)
+    return _with(table, "duration_s", durations), unreadable
 
 
 def append_row(columns: dict[str, list], entry: dict[str, Any]) -> None:

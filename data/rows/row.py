@@ -25,7 +25,8 @@ class Row:
         start_s: Where the clip begins in its sound file, seconds.
         end_s: Where it ends there, seconds; 0 for the file's end.
         mono: What is heard of a file with several channels.
-        fingerprint: Of the sound file's content (`data.sound.headers`), where its header was read; else empty.
+        fingerprint: Of the sound file's content (`data.sound.headers`); empty in rows of JSON, whose sounds may be
+            mended while the rows stay the same.
     """
 
     id: str

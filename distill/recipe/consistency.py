@@ -63,6 +63,8 @@ def _require_cache(recipe: Recipe) -> None:
         raise ValueError("cache.features: the teacher has no BEATs whose states could be kept")
     if recipe.train.hypotheses.share and not (recipe.cache and recipe.student):
         raise ValueError("train.hypotheses.share: the teacher's texts take a cache and a student section")
+    if recipe.train.hypotheses.share and not recipe.cache.writes_texts:
+        raise ValueError("train.hypotheses.share: cache.hypotheses false leaves the teacher's texts out; change one")
     if recipe.distils and not recipe.asks_teacher:
         if recipe.cache.method == "sampled" and (recipe.train.kd.temperature, recipe.train.kd.divergence) != (
             1,

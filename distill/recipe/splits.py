@@ -45,7 +45,9 @@ def read_split(recipe: Recipe, split: SplitName) -> Split:
     """
     files, cache, prompts = files_of(recipe, split), recipe.cache, recipe.data.prompts
     if split != "train":
-        cache = cache.model_copy(update={"folder": f"{cache.folder}_{split}"})
+        # Held-out rows are cached for the teacher's texts.
+        texts = cache.hypotheses is not False
+        cache = cache.model_copy(update={"folder": f"{cache.folder}_{split}", "hypotheses": texts})
         prompts = {task: wordings[:1] for task, wordings in prompts.items()}
     return Split(joined([read_rows(recipe, path) for path in files]), prompts, cache)
 

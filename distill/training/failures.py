@@ -1,15 +1,13 @@
 """What can end a long run from outside the recipe, said in one line. All up to the last checkpoint is kept."""
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch.distributed as dist
 
-from data.errors import InputError
+from data.errors import NO_ROOM, InputError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _GOES_ON = "then the same command goes on from the last checkpoint"
 
 
@@ -24,7 +22,7 @@ def as_input_error(run_dir: Path, timeout_s: float) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in NO_ROOM:
             raise
         raise InputError(f"{error.filename or run_dir}: cannot be written ({error.strerror}); {_no_room()}") from error
     except Exception as error:  # DeepSpeed and gloo raise these as plain Exception and RuntimeError

@@ -190,6 +190,61 @@ def test_too_many_unreadable_clips_stop_the_run_and_name_a_file(fill_tiny_cache,
     assert "\n" not in str(caught.value)
 
 
+def zeros(path):
+    """Silences a clip, as long as it is; gives back what it was."""
+    before = path.read_bytes()
+    soundfile.write(path, np.zeros(soundfile.info(path).frames), 16_000, subtype="PCM_16")
+    return before
+
+
+def test_what_an_earlier_start_met_does_not_count(fill_tiny_cache, own_data):
+    folder, _ = fill_tiny_cache()
+    (folder / "failed.jsonl").write_text("".join(f'{{"id": "train_{n}", "reason": "gone"}}\n' for n in range(12)))
+    for path in folder.glob("shard-*"):
+        path.unlink()
+    zeros(own_data / "sounds" / "train_0.wav")
+    fill_tiny_cache("cache.max_failed=0.1")  # one of twelve
+    assert len(CacheReader(folder)) == 11 and set(CacheReader(folder).failed()) == {"train_0"}
+
+
+def test_a_row_that_is_there_and_is_heard_again_is_no_failure(fill_tiny_cache, own_data):
+    one_batch = ("cache.max_seconds=999", "cache.max_failed=0.2")
+    clips = [own_data / "sounds" / f"train_{number}.wav" for number in range(5)]
+    before = [zeros(path) for path in clips[1:3]]
+    folder, _ = fill_tiny_cache(*one_batch)
+    assert len(CacheReader(folder)) == 10
+    clips[2].write_bytes(before[1])
+    for number in (0, 3, 4):
+        zeros(clips[number])
+    fill_tiny_cache(*one_batch)
+    assert len(CacheReader(folder)) == 11 and set(CacheReader(folder).failed()) == {"train_1"}
+
+
+def test_no_text_is_written_that_nothing_asks_for(fill_tiny_cache, tiny_recipe, monkeypatch, tmp_path):
+    def asked(*_):
+        raise AssertionError("a text is written")
+
+    plain = ['cache.targets=["reference"]', "train.hypotheses.share=0", 'train.stages.1.losses={"ce": 1}']
+    wanted, with_texts = fill_tiny_cache(*plain, f"cache.folder={tmp_path}/with", "cache.hypotheses=true")
+    monkeypatch.setattr(teacher.cache, "generate_texts", asked)
+    folder, identity = fill_tiny_cache(*plain)
+    without = CacheReader(folder, identity)
+    assert len(without) == 12 and identity.hypotheses == "" != with_texts.hypotheses
+    no_text = dict.fromkeys(("hypothesis", "hypothesis_logp", "hypothesis_ended", "hypothesis_wer"))
+    for row, other in zip(without.rows(), CacheReader(wanted, with_texts).rows(), strict=True):
+        assert {name: getattr(row, name) for name in no_text} == no_text and other.hypothesis is not None
+        assert dataclasses.replace(other, **no_text).sha256() == row.sha256()
+    assert len(CacheReader(wanted, identity)) == 12  # texts that are there do no harm
+    with pytest.raises(InputError, match=r"another hypotheses .*cache\.hypotheses"):
+        CacheReader(folder, with_texts)
+    with pytest.raises(AssertionError, match="a text is written"):
+        fill_tiny_cache(*plain, "train.hypotheses.share=0.5", f"cache.folder={tmp_path}/asked")
+    with pytest.raises(InputError, match=r"cache\.hypotheses false"):
+        read_recipe(tiny_recipe, [*plain, "train.hypotheses.share=0.5", "cache.hypotheses=false"])
+    with pytest.raises(InputError, match=r"cache\.targets has 'hypothesis'"):
+        read_recipe(tiny_recipe, ["cache.hypotheses=false", 'cache.targets=["reference", "hypothesis"]'])
+
+
 def test_the_identity_says_what_changed(tiny_recipe, tiny_teacher, own_data):
     processor = tiny_teacher[1]
 
@@ -204,10 +259,14 @@ def test_the_identity_says_what_changed(tiny_recipe, tiny_teacher, own_data):
     assert identity("teacher.margin_s=0.2").differences(first) == ["teacher"]
     for key in ("cache.top_k=3", "cache.max_seconds=9"):  # the batch decides the last bit
         assert identity(key).differences(first) == ["targets"]
+    assert identity("generation.num_beams=3").differences(first) == ["hypotheses"]
     assert identity('data.prompts.asr=["write"]').differences(first) == ["prompts"]
     changed = [dataclasses.replace(rows[0], text="other"), *rows[1:]]
     assert identity(rows=changed).differences(first) == ["audio"]
     assert identity(rows=rows[1:]).differences(first) == ["audio"]
+    assert identity(rows=rows.heard("mix")).differences(first) == ["audio"]
+    sounds = [dataclasses.replace(rows[0], fingerprint="0" * 16), *rows[1:]]
+    assert identity(rows=sounds).differences(first) == ["audio"]
 
 
 def test_a_clip_that_was_mended_is_cached_by_the_next_run(fill_tiny_cache, tiny_teacher, own_data):

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,7 +18,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from safetensors.numpy import load_file
 
+from data.cache import files
 from data.cache.files import read_failed
 from data.cache.reader import CacheReader
 from data.cache.row import CachedRow, CacheIdentity
@@ -24,6 +28,7 @@ from data.cache.targets import MAX_DRAWS, SparseTargets, counted, draw, sparsify
 from data.cache.writer import CacheWriter
 from data.errors import InputError
 from data.hashing import hash_of
+from data.paths import REPOSITORY
 
 IDENTITY = CacheIdentity(teacher="t", tokenizer="k", prompts="p", audio="a", targets="s")
 
@@ -336,9 +341,11 @@ def test_killed_and_started_again(tmp_path):
     writer = CacheWriter(tmp_path / "killed", IDENTITY, 0, 1, shard_rows=4)
     assert writer.done_ids() == {f"clip-{number:03d}" for number in range(8)}  # two whole shards
     assert not list((tmp_path / "killed").glob(".*"))
-    assert set(read_failed(tmp_path / "killed")) == {"bad"}
+    assert writer.failures() == 0  # what an earlier start met does not count
     writer.fail("bad", "no sound")
     writer.fail("worse", "silence")
+    writer.fail("clip-000", "of a row that is there")
+    assert writer.failures() == 2
     reader = fill(tmp_path / "killed", range(20))
     assert reader.failed() == {"bad": "no sound", "worse": "silence"}
     assert reader.content_sha256() == fill(tmp_path / "whole", range(20), shard_rows=7).content_sha256()
@@ -494,6 +501,162 @@ def test_a_full_disk_is_said(tmp_path, monkeypatch):
     monkeypatch.undo()
     writer.close()
     assert CacheReader(tmp_path).ids() == ["clip-000"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_no_room_is_said_wherever_it_is_met(tmp_path, monkeypatch, number):
+    def full(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    reader = fill(tmp_path, range(8))
+    writer = CacheWriter(tmp_path, IDENTITY, 0, 1)
+    writer.add(make_row(8))
+    for name, act in (("write_table", writer.close), ("open", lambda: writer.fail("x", "y"))):
+        monkeypatch.setattr(f"data.cache.writer.{name}", full, raising=False)
+        with pytest.raises(InputError, match="free some space, start again") as error:
+            act()
+        monkeypatch.undo()
+        assert "\n" not in str(error.value)
+    assert CacheReader(tmp_path).ids() == reader.ids() and not list(tmp_path.glob(".*"))
+
+
+def test_a_file_larger_than_is_allowed_is_one_line(tmp_path):
+    code = (
+        "import resource, sys; from pathlib import Path; from data.errors import run_cli\n"
+        "from tests.data.cache.test_cache import IDENTITY, CacheWriter, make_row\n"
+        "def main():\n"
+        "    writer = CacheWriter(Path(sys.argv[1]), IDENTITY, 0, 1, shard_rows=4)\n"
+        "    [writer.add(make_row(n)) for n in range(4)]\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "    [writer.add(make_row(n)) for n in range(4, 8)]\n"
+        "run_cli(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.strip().endswith("file too large; free some space, start again: it goes on")
+    assert len(CacheReader(tmp_path)) == 4
+
+
+# ---- several at once ----
+
+
+def _write(folder, numbers, begun, go):
+    try:
+        with CacheWriter(folder, IDENTITY, 0, 1, shard_rows=2) as writer:
+            begun.set()
+            assert go.wait(60)
+            for number in numbers:
+                writer.add(make_row(number))
+    except InputError as error:
+        (folder.parent / "said").write_text(str(error))
+        raise SystemExit(2) from None
+
+
+def test_a_second_caching_of_the_folder_is_refused(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    begun, go, other = context.Event(), context.Event(), context.Event()
+    first = context.Process(target=_write, args=(tmp_path / "cache", range(4), begun, go))
+    first.start()
+    assert begun.wait(60)
+    second = context.Process(target=_write, args=(tmp_path / "cache", range(4, 8), other, go))
+    second.start()
+    second.join()
+    assert second.exitcode == 2
+    said = (tmp_path / "said").read_text()
+    assert f"process {first.pid} on " in said and "is writing this cache (as rank 0); wait for it to end" in said
+    go.set()
+    first.join()
+    assert first.exitcode == 0 and len(CacheReader(tmp_path / "cache")) == 4
+    assert len(fill(tmp_path / "cache", range(8))) == 8
+
+
+@pytest.mark.parametrize("features", [False, True])
+def test_without_locks_no_shard_replaces_another(tmp_path, monkeypatch, features):
+    def unsupported(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", unsupported)
+    writers = [CacheWriter(tmp_path, IDENTITY, 0, 1, shard_rows=2) for _ in range(2)]
+    for number in range(8):
+        writers[number % 2].add(with_features(number) if features else make_row(number))
+    reader = CacheReader(tmp_path, IDENTITY)
+    assert reader.ids() == [f"clip-{number:03d}" for number in range(8)]
+    for number in range(8):
+        given = with_features(number) if features else make_row(number)
+        assert replace(reader[given.id], features=reader.features(given.id)).sha256() == given.sha256()
+
+
+def test_the_first_rank_writes_the_identity(tmp_path):
+    writer = CacheWriter(tmp_path, IDENTITY, 1, 2, shard_rows=2)
+    assert not (tmp_path / "identity.json").exists()
+    CacheWriter(tmp_path, IDENTITY, 0, 2)
+    written = (tmp_path / "identity.json").stat()
+    writer.add(make_row(0))
+    writer.close()
+    now = (tmp_path / "identity.json").stat()
+    assert (now.st_ino, now.st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
+
+
+def test_features_that_a_kill_left_alone_are_removed(tmp_path):
+    fill(tmp_path, range(4))
+    (tmp_path / "shard-00000-000001.safetensors").write_bytes(b"half")
+    (tmp_path / "shard-00001-000001.safetensors").write_bytes(b"another rank's, about to be whole")
+    with CacheWriter(tmp_path, IDENTITY, 0, 1) as writer:
+        writer.add(with_features(4))
+    assert (CacheReader(tmp_path).features("clip-004")["encoder"] == with_features(4).features["encoder"]).all()
+    assert (tmp_path / "shard-00001-000001.safetensors").exists()
+
+
+def test_texts_that_are_not_asked_for_may_be_there(tmp_path):
+    with_texts, other = replace(IDENTITY, hypotheses="h"), replace(IDENTITY, hypotheses="i")
+    fill(tmp_path / "with", range(2), identity=with_texts)
+    fill(tmp_path / "without", range(2))
+    assert len(CacheReader(tmp_path / "with", IDENTITY)) == 2
+    for folder, identity in (("without", with_texts), ("with", other)):
+        with pytest.raises(InputError, match=r"another hypotheses .*cache\.hypotheses"):
+            CacheReader(tmp_path / folder, identity)
+    with pytest.raises(InputError, match="another hypotheses"):
+        CacheWriter(tmp_path / "with", IDENTITY, 0, 1)
+
+
+def test_failures_are_read_once(tmp_path):
+    writer = CacheWriter(tmp_path, IDENTITY, 0, 2)
+    other = CacheWriter(tmp_path, IDENTITY, 1, 2)
+    for number in range(3):
+        writer.fail(f"a{number}", "gone")
+        other.fail(f"b{number}", "gone")
+        assert writer.failures() == other.failures() == 2 * (number + 1)
+    size = (tmp_path / "failed.jsonl").stat().st_size
+    assert read_failed(tmp_path, size) == ({}, size)
+    with open(tmp_path / "failed.jsonl", "a") as file:
+        file.write('{"id": "c", "rea')
+    assert read_failed(tmp_path, size) == ({}, size)
+    assert CacheWriter(tmp_path, IDENTITY, 0, 2).failures() == 0
+
+
+def test_a_shards_features_are_opened_once(tmp_path, monkeypatch):
+    with CacheWriter(tmp_path, IDENTITY, 0, 1, shard_rows=4) as writer:
+        for number in range(8):
+            writer.add(with_features(number))
+    opened = []
+    plain = files.safe_open
+    monkeypatch.setattr(files, "safe_open", lambda path, kind: opened.append(path) or plain(path, kind))
+    reader = CacheReader(tmp_path)
+    for number in (*range(8), *range(8)):
+        assert (reader.features(f"clip-{number:03d}")["encoder"] == with_features(number).features["encoder"]).all()
+    assert len(opened) == 2
+    again = pickle.loads(pickle.dumps(reader))
+    assert again.features("clip-000").keys() == {"encoder"} and len(opened) == 3
+
+
+def test_features_are_a_safetensors_file(tmp_path):
+    row = replace(make_row(0), features={"encoder": np.zeros((0, 3), np.float16), "beats": np.ones((5, 7), np.float16)})
+    with open(tmp_path / "a.safetensors", "wb") as file:
+        files.write_features([row, replace(with_features(1), id="ü/1")], file)
+    found = load_file(tmp_path / "a.safetensors")
+    assert found.keys() == {"clip-000/encoder", "clip-000/beats", "ü/1/encoder"}
+    assert found["clip-000/encoder"].shape == (0, 3) and (found["clip-000/beats"] == 1).all()
+    assert (found["ü/1/encoder"] == with_features(1).features["encoder"]).all()
 
 
 def test_hash_of_is_of_the_value_not_of_its_order():
