@@ -1,5 +1,6 @@
 """Batches of clips of like length: which rows each rank sees at each step, as a pure function of the step."""
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
@@ -24,7 +25,8 @@ class LengthBatches:
     """Deterministic batches under a budget of padded seconds, and one of padded text where it is given.
 
     Nothing is remembered between steps: the micro-batches of a step follow from seed, step, rank and world alone,
-    so a resumed run goes on exactly, and two ranks see together what one rank with twice the accumulation sees.
+    so a resumed run goes on exactly, and two ranks see together what one rank with twice the accumulation sees. A step
+    that an epoch's last batches do not fill takes the first of the next epoch's: every epoch is seen whole.
 
     Args:
         durations_s: Length of each row's clip, seconds.
@@ -65,10 +67,12 @@ class LengthBatches:
         self.rank, self.world, self.accumulation, self.weights = rank, world, accumulation, weights
         self.shards, self.buffer_rows = shards, buffer_rows
         self._batches = lru_cache(maxsize=2)(self._make)
-        # Later epochs come out a few batches longer or shorter; the first one's count holds for all.
         first = self._batches(0)
+        self._ends = [len(first)]
+        """The batches up to each epoch's end, as far as they were made: epochs differ by a few."""
         self.steps_per_epoch = len(first) // (world * accumulation)
-        if not self.steps_per_epoch or not len(first[0]):
+        """Of the first one."""
+        if not self.steps_per_epoch:
             raise InputError(
                 f"{len(self.durations_s)} clips make {len(first)} batches of {max_seconds} s, but one step "
                 f"takes {world * accumulation}; give more data, or a smaller max_seconds"
@@ -100,6 +104,8 @@ class LengthBatches:
 
     def _batches_of(self, rows: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
         """Shuffled batches of these rows."""
+        if not len(rows):
+            return []
         # What a row takes of both budgets, in seconds: neighbours are alike in length and in text.
         size = self.durations_s[rows] + self.text_tokens[rows] * (self.max_seconds / self.max_text_tokens)
         # Jitter of a tenth: neighbours change from epoch to epoch, padding stays small.
@@ -127,11 +133,12 @@ class LengthBatches:
 
     def step(self, step: int) -> list[list[int]]:
         """The micro-batches (row indices) of this rank at an optimizer step, counted from 0."""
-        epoch, within = divmod(step, self.steps_per_epoch)
-        batches = self._batches(epoch)
-        first = within * self.world * self.accumulation
-        return [
-            # Wraps round where an epoch came out shorter than the first.
-            batches[(first + micro * self.world + self.rank) % len(batches)].tolist()
-            for micro in range(self.accumulation)
-        ]
+        first = step * self.world * self.accumulation + self.rank
+        return [self._batch(first + micro * self.world).tolist() for micro in range(self.accumulation)]
+
+    def _batch(self, number: int) -> np.ndarray:
+        """A batch by its number, counted from 0 through all epochs."""
+        while number >= self._ends[-1]:
+            self._ends.append(self._ends[-1] + len(self._batches(len(self._ends))))
+        epoch = bisect_right(self._ends, number)
+        return self._batches(epoch)[number - (self._ends[epoch - 1] if epoch else 0)]

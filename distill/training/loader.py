@@ -5,15 +5,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from data.batches import LengthBatches
-from data.mixing import row_weights
+from data.hashing import seed_of
+from data.mixing import Mix, row_weights
 from data.rows.shards import shards_of
 from distill.recipe.recipe import Recipe
+from distill.recipe.stages import StageSettings
 from distill.training.examples import Examples
 from distill.training.objective import Example
 
 
 class StepLoader:
     """What this rank trains on at each step: a pure function of the step, so that nothing is lost on a restart.
+
+    A stage goes on through the rows where the last one of the same budgets, tasks and mix has ended; one that is the
+    first of its kind sees them in an order of its own.
 
     Args:
         recipe: The run.
@@ -28,29 +33,23 @@ class StepLoader:
 
     def __init__(self, recipe: Recipe, examples: Examples, *, rank: int, world: int, accumulation: int) -> None:
         self.recipe, self.examples = recipe, examples
-        self._stages = []
-        for stage in recipe.train.stages:
-            chosen = examples.rows.among("task", stage.tasks) if stage.tasks else np.ones(len(examples.rows), bool)
-            rows, processor = examples.rows.where(chosen), examples.processor
-            mix_weights = row_weights(examples.rows, recipe.data.mix if stage.mix is None else stage.mix)
-            batches = LengthBatches(
-                processor.seconds(rows),
-                max_seconds=stage.max_seconds,
-                seed=recipe.seed,
-                rank=rank,
-                world=world,
-                accumulation=accumulation,
-                text_tokens=list(processor.text_lengths(rows.values("text"))) if stage.max_text_tokens else (),
-                max_text_tokens=stage.max_text_tokens,
-                weights=None if mix_weights is None else mix_weights[chosen],
-                shards=shards_of(rows) if recipe.data.source == "shards" else None,
-                buffer_rows=recipe.data.buffer_rows,
-            )
+        self._split = {"rank": rank, "world": world, "accumulation": accumulation}
+        self._stages: list[tuple[LengthBatches, np.ndarray, int]] = []
+        """Each stage's batches, the rows that they are of, and the steps that earlier stages took of them."""
+        orders: dict[tuple, tuple[LengthBatches, np.ndarray]] = {}
+        taken: dict[tuple, int] = {}
+        for number, stage in enumerate(recipe.train.stages):
+            mix = recipe.data.mix if stage.mix is None else stage.mix
+            kind = stage.max_seconds, stage.max_text_tokens, frozenset(stage.tasks), mix
+            if kind not in orders:
+                orders[kind] = self._order(stage, mix, seed_of([recipe.seed, number]) if number else recipe.seed)
+            batches, chosen = orders[kind]
+            self._stages.append((batches, chosen, taken.get(kind, 0)))
+            taken[kind] = taken.get(kind, 0) + stage.steps
             if rank == 0:
                 sound, text = (f"{100 * share:.1f}%" for share in batches.padding())
                 padding = f"{sound} of the sound" + (f" and {text} of the text" if stage.max_text_tokens else "")
                 print(f"{stage.name}: {batches.steps_per_epoch} steps an epoch, {padding} is padding", flush=True)
-            self._stages.append((batches, np.flatnonzero(chosen)))
         self._pool = ThreadPoolExecutor(max(recipe.train.prefetch, 1))
         self._coming: dict[int, list[Future[Example]]] = {}
 
@@ -63,8 +62,27 @@ class StepLoader:
                 self._coming[ahead] = self._ask(ahead)
         return made
 
+    def _order(self, stage: StageSettings, mix: Mix, seed: int) -> tuple[LengthBatches, np.ndarray]:
+        """The batches of a stage's rows, and the numbers of these rows among all."""
+        data, processor, every = self.recipe.data, self.examples.processor, self.examples.rows
+        chosen = every.among("task", stage.tasks) if stage.tasks else np.ones(len(every), bool)
+        rows, weights = every.where(chosen), row_weights(every, mix)
+        batches = LengthBatches(
+            processor.seconds(rows),
+            max_seconds=stage.max_seconds,
+            seed=seed,
+            **self._split,
+            text_tokens=list(processor.text_lengths(rows.values("text"))) if stage.max_text_tokens else (),
+            max_text_tokens=stage.max_text_tokens,
+            weights=None if weights is None else weights[chosen],
+            shards=shards_of(rows) if data.source == "shards" else None,
+            buffer_rows=data.buffer_rows,
+        )
+        return batches, np.flatnonzero(chosen)
+
     def _ask(self, step: int) -> list[Future[Example]]:
         index, within = self.recipe.locate(step)
-        batches, chosen = self._stages[index]
+        batches, chosen, taken = self._stages[index]
         weights = self.recipe.train.stages[index].weights_at(within)
-        return [self._pool.submit(self.examples, chosen[rows].tolist(), weights) for rows in batches.step(within)]
+        rows = batches.step(taken + within)
+        return [self._pool.submit(self.examples, chosen[of].tolist(), weights) for of in rows]

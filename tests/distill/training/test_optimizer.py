@@ -108,7 +108,7 @@ def test_parts_join_as_in_a_plain_loop_with_an_optimizer_for_each(
     assert [step["grad_norm"] for step in steps] == pytest.approx(norms, rel=1e-3)
     model = SalmonnForConditionalGeneration.from_pretrained(run / "model")
     for name, parameter in student.named_parameters():
-        torch.testing.assert_close(model.get_parameter(name), parameter.detach(), atol=2e-4, rtol=1e-3, msg=name)
+        torch.testing.assert_close(model.get_parameter(name), parameter.detach(), atol=5e-4, rtol=1e-3, msg=name)
     for last in (5, 3):  # with a state of every part, and before the first of them has joined
         for step in range(last + 1, 9):
             shutil.rmtree(run / "checkpoints" / f"step_{step}")
