@@ -1,6 +1,5 @@
 """Instructions by task: several wordings in training, one in tests."""
 
-import json
 from typing import Annotated, Any
 
 import numpy as np
@@ -9,6 +8,7 @@ from pydantic import BeforeValidator
 from data.errors import InputError
 from data.paths import resolve
 from data.rows.manifest import Manifest
+from data.strict_json import loads
 
 QUESTION = "{}"
 """Where a wording has this, the row's question comes in."""
@@ -18,7 +18,7 @@ def _from_file(given: Any) -> Any:
     """Wordings, also where they are named by the JSON file that they are in."""
     if isinstance(given, str):
         try:
-            content = json.loads(resolve(given).read_text(encoding="utf-8"))
+            content = loads(resolve(given).read_text(encoding="utf-8"))
         except OSError as error:
             reason = error.strerror
             raise ValueError(f"{given} cannot be read ({reason}); name a JSON file of wordings by task") from None

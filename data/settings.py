@@ -87,8 +87,10 @@ def override(tree: dict[str, Any], assignment: str) -> None:
         raise InputError(f"--set {assignment}: write it as section.key=value")
     try:
         value = loads(text)
-    except ValueError:
+    except json.JSONDecodeError:
         value = text
+    except ValueError as error:
+        raise InputError(f"--set {assignment[:80]}: {error}; mend it") from None
     *sections, key = path.split(".")
     node: Any = tree
     for section in sections:

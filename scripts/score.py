@@ -18,6 +18,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.errors import InputError, run_cli
 from data.rows.manifest import read_manifest
+from data.strict_json import loads
 from distill.recipe.test_sets import grouped, of_kind
 from distill.scoring.captions import PROTOCOLS, caption_figures
 from distill.scoring.hypothesis_file import hypotheses_for
@@ -31,7 +32,7 @@ def read_pairs(path: Path) -> tuple[list, list[str]]:
         InputError: The file cannot be read, or is of another form.
     """
     try:
-        pairs = json.loads(path.read_text(encoding="utf-8"))
+        pairs = loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error})") from error
     refs, hyps = (pairs.get(key) if isinstance(pairs, dict) else None for key in ("refs", "hyps"))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data.errors import InputError
 from data.paths import resolve
+from data.strict_json import loads
 from distill.report.measured import with_efficiency
 
 
@@ -125,12 +126,12 @@ def read_metrics(path: Path) -> dict:
         InputError: The file is missing, or not a JSON object.
     """
     try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
+        metrics = loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: not there; score the model with scripts/evaluate.py first") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); make it again") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: not JSON ({error}); make it again with the command that wrote it") from None
     if not isinstance(metrics, dict):
         raise InputError(f"{path}: not a JSON object; make it again with the command that wrote it")

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from data.errors import InputError
 from data.rows.row import Row
+from data.strict_json import loads
 
 
 def read_hypotheses(path: Path) -> list[dict]:
     """The lines of a file; half a line at its end, which a killed run leaves, does not count.
 
     Raises:
-        InputError: The file is missing, a line is of another form, or two lines are of one clip.
+        InputError: The file is missing, a line is of another form or has a key twice, or two lines are of one clip.
     """
     try:
         # Not splitlines(): a text may hold a line separator of Unicode.
@@ -27,11 +28,13 @@ def read_hypotheses(path: Path) -> list[dict]:
     entries, places = [], {}
     for number, line in enumerate(lines, start=1):
         try:
-            entry = json.loads(line)
-        except ValueError:
+            entry = loads(line)
+        except json.JSONDecodeError:
             if number == len(lines):
                 break
             entry = None
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}: {error}; mend it") from error
         if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("id", "hypothesis")):
             raise InputError(f'{path}, line {number}: must be {{"id": "...", "hypothesis": "..."}}; mend it')
         key = entry.get("kind"), entry["id"]

@@ -67,7 +67,13 @@ def test_the_prompt_sets_are_data(tiny_recipe, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [("[", "no JSON file of wordings"), ('{"asr": 3}', "valid array"), ("[]", "an object"), (None, "cannot be read")],
+    [
+        ("[", "no JSON file of wordings"),
+        ('{"asr": ["a"], "asr": ["b"]}', 'the key "asr" is there twice'),
+        ('{"asr": 3}', "valid array"),
+        ("[]", "an object"),
+        (None, "cannot be read"),
+    ],
 )
 def test_a_file_that_has_no_wordings_is_refused(tiny_recipe, tmp_path, content, told):
     if content is not None:

@@ -66,7 +66,18 @@ def test_what_does_not_fit_is_one_line_with_file_key_and_mend(read, change, line
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '"text"'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '"text"',
+        pytest.param("[" * 10**5, id="deep"),
+        '{"name": "a", "name": "a"}',
+        '{"loop": {"stages": [{"steps": 1, "steps": 2}]}}',
+    ],
+)
 def test_a_file_that_is_no_recipe_is_refused(read, text):
     with pytest.raises(InputError, match=r"plan.json: (not valid JSON|a recipe is one JSON object)"):
         read(text)
@@ -111,6 +122,9 @@ def test_overrides_are_json_where_they_are_and_reach_into_sections_and_lists(rea
         ("loop.stages.9=1", "--set loop.stages.9=1"),
         ("loop.stage.0.steps=1", "unknown key 'loop.stage'; did you mean 'stages'?"),
         ("name=3", "key 'name'.*string"),
+        ('other={"asr": "a", "asr": "b"}', '--set other=.*: the key "asr" is there twice; mend it'),
+        ('best={"steps": 1, "steps": 2}', 'the key "steps" is there twice'),
+        pytest.param("loop.betas=" + "[" * 10**5, "nested too deep; mend it", id="deep"),
     ],
 )
 def test_an_override_that_cannot_be_is_refused(read, assignment, line):

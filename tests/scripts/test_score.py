@@ -75,6 +75,9 @@ def test_hypotheses_are_matched_to_a_test_set_by_their_ids(by_id, own_data):
         ([{"id": "valid_0", "hypothesis": ""}, *lines], 'are not in it (the first: "valid_0"); it is of another split'),
         ([{"id": "a"}, *lines], "line 1: must be"),
         ("no JSON\n" + json.dumps(lines[0]), "line 1: must be"),
+        ('{"id": "a", "hypothesis": "b", "hypothesis": "c"}', 'line 1: the key "hypothesis" is there twice; mend it'),
+        ('{"id": "a", "id": "b", "hypothesis": "c"}\n' + json.dumps(lines[0]), 'line 1: the key "id" is there twice'),
+        ("[" * 10**5 + "\n" + json.dumps(lines[0]), "line 1: nested too deep"),
     ):
         status, _, err = by_id("asr", bad)
         assert status == 2 and message in err and err.count("\n") == 1
@@ -96,6 +99,7 @@ def test_several_rows_of_one_clip_are_its_references(by_id, own_data):
     [
         ("no JSON", "asr", "cannot be read as JSON"),
         ([], "asr", "must be"),
+        ('{"refs": ["a"], "refs": ["b"], "hyps": ["b"]}', "asr", 'the key "refs" is there twice'),
         ({"refs": ["a"]}, "asr", "must be"),
         ({"refs": ["a"], "hyps": [3]}, "asr", "row 0: a hypothesis is a text"),
         ({"refs": ["a", "b"], "hyps": ["a"]}, "asr", "2 references but 1 hypotheses"),

@@ -56,7 +56,8 @@ def test_a_later_run_of_the_same_code_renews_what_was_scored(recipe, results):
 
 
 @pytest.mark.parametrize(
-    "text", ['{"model": "stud', "", "[]", "null", "[" * 10**5, "\udcff", '{"checkpoint": 3}', "{}"]
+    "text",
+    ['{"model": "stud', "", "[]", "null", pytest.param("[" * 10**5, id="deep"), "\udcff", '{"checkpoint": 3}', "{}"],
 )
 def test_a_damaged_file_of_another_model_stops_nothing(recipe, results, capsys, text):
     scored(results, "student", "")
