@@ -17,7 +17,7 @@ from data.errors import InputError
 from data.sound.flac import flac_parts
 from data.sound.foreign import foreign_blocks, foreign_header
 from data.sound.lengths import behind_id3, is_mp3, ogg_is_one
-from data.sound.source import Sound, SoundBytes, Window, read_at, rewound, size_of, truncated, unreadable
+from data.sound.source import Probe, Sound, SoundBytes, Window, rewound, truncated, unreadable
 from data.sound.wav import wav_parts
 
 __all__ = ["Sound", "SoundBytes", "SoundInfo", "blocks", "sound_info"]
@@ -124,11 +124,11 @@ def _stretch(sound: Sound, file: soundfile.SoundFile, first: int, end: int) -> I
 
 def _opened(sound: Sound, stack: ExitStack) -> list[soundfile.SoundFile]:
     """The sound as libsndfile hears it: one file, or several that were joined to one."""
-    _require_content(sound)
-    start = read_at(sound, behind_id3(sound), 12)
-    if start[4:8] == b"ftyp" or is_mp3(sound):
+    probe = stack.enter_context(_probed(sound))
+    start = probe.read(behind_id3(probe), 12)
+    if start[4:8] == b"ftyp" or is_mp3(probe):
         raise _Foreign
-    parts = flac_parts(sound) if start[:4] == b"fLaC" else wav_parts(sound)
+    parts = flac_parts(probe) if start[:4] == b"fLaC" else wav_parts(probe)
     windows = [Window(sound, part) for part in parts] if len(parts) > 1 or any(part.head for part in parts) else []
     try:
         files = [stack.enter_context(soundfile.SoundFile(file)) for file in windows or [rewound(sound)]]
@@ -138,7 +138,7 @@ def _opened(sound: Sound, stack: ExitStack) -> list[soundfile.SoundFile]:
         raise unreadable(sound, error) from None
     if len({(file.samplerate, file.channels) for file in files}) > 1:
         raise InputError(f"{sound}: files of other rates or channels joined to one; write them apart, or as one sound")
-    if files[0].format == "MP3" or (files[0].format == "OGG" and not ogg_is_one(sound)):
+    if files[0].format == "MP3" or (files[0].format == "OGG" and not ogg_is_one(probe)):
         raise _Foreign
     if not parts and _ends_early(files[0]):
         raise truncated(sound)
@@ -151,8 +151,10 @@ def _ends_early(file: soundfile.SoundFile) -> bool:
     return any(64 < stated - there < _UNKNOWN for stated, there in noted)
 
 
-def _require_content(sound: Sound) -> None:
+def _probed(sound: Sound) -> Probe:
     if isinstance(sound, Path) and not sound.is_file():
         raise InputError(f"{sound}: no such sound file; check the path in the annotation")
-    if not size_of(sound):
+    probe = Probe(sound)
+    if not probe.size:
         raise InputError(f"{sound}: the file is empty (0 bytes); fetch or record it again, or drop its row")
+    return probe

@@ -8,7 +8,7 @@ import struct
 from functools import cache
 
 from data.sound.lengths import behind_id3
-from data.sound.source import Part, Sound, read_at, size_of, truncated
+from data.sound.source import Part, Probe, truncated
 
 _BEGINS = re.compile(rb"fLaC[\x00\x80]\0\0\x22")
 _FRAME = re.compile(rb"\xff[\xf8\xf9]")
@@ -16,17 +16,17 @@ _SIZES = {1: 192, 2: 576, 3: 1152, 4: 2304, 5: 4608, **{8 + n: 256 << n for n in
 _HEAD, _TOTAL_AT, _REACH = 42, 21, 65_536
 
 
-def flac_parts(sound: Sound) -> list[Part]:
+def flac_parts(sound: Probe) -> list[Part]:
     """The flacs in a file, one after the other, each with the length that its frames have.
 
     Raises:
         InputError: One ends before the length that it states.
     """
-    first, size = behind_id3(sound), size_of(sound)
+    first, size = behind_id3(sound), sound.size
     end = _last_sample(sound, Part(first, size))
-    if end == _stated(read_at(sound, first, _HEAD)) and _rises(sound, first, size, end):
+    if end == _stated(sound.read(first, _HEAD)) and _rises(sound, first, size, end):
         return [Part(0, size)]
-    begins = [match.start() for match in _BEGINS.finditer(read_at(sound, 0, size))]
+    begins = [match.start() for match in _BEGINS.finditer(sound.read(0, size))]
     return [_counted(sound, Part(*place)) for place in zip(begins, [*begins[1:], size], strict=True)]
 
 
@@ -35,8 +35,8 @@ def _stated(head: bytes) -> int:
     return int.from_bytes(head[_TOTAL_AT : _TOTAL_AT + 5], "big") & (1 << 36) - 1
 
 
-def _counted(sound: Sound, part: Part) -> Part:
-    head, end = read_at(sound, part.first, _HEAD), _last_sample(sound, part)
+def _counted(sound: Probe, part: Part) -> Part:
+    head, end = sound.read(part.first, _HEAD), _last_sample(sound, part)
     if end < _stated(head):
         raise truncated(sound)
     upper = head[_TOTAL_AT] & 0xF0  # bits of another number
@@ -44,37 +44,37 @@ def _counted(sound: Sound, part: Part) -> Part:
     return Part(part.first, part.end, head[:_TOTAL_AT] + right + head[_TOTAL_AT + 5 :])
 
 
-def _last_sample(sound: Sound, part: Part) -> int:
+def _last_sample(sound: Probe, part: Part) -> int:
     """The sample behind the last frame."""
     begin = max(part.end - _reach(sound, part.first), part.first)
-    frames = _frames(read_at(sound, begin, part.end - begin), _block(sound, part.first))
+    frames = _frames(sound.read(begin, part.end - begin), _block(sound, part.first))
     ends = {end for _, end in frames} | {0}
     # What only looks like a frame does not go on where another one ended.
     return max((end for first, end in frames if first in ends), default=frames[-1][1] if frames else 0)
 
 
-def _rises(sound: Sound, first: int, size: int, end: int) -> bool:
+def _rises(sound: Probe, first: int, size: int, end: int) -> bool:
     """Whether the frames' numbers rise through the file, as they do not where another one begins."""
     reach, block, before = _reach(sound, first), _block(sound, first), 0
     if size <= 4 * reach:
-        return len(_BEGINS.findall(read_at(sound, 0, size))) == 1
+        return len(_BEGINS.findall(sound.read(0, size))) == 1
     for quarter in (1, 2, 3):
-        found = _frames(read_at(sound, size * quarter // 4, reach), block)
+        found = _frames(sound.read(size * quarter // 4, reach), block)
         if not found or not before < found[0][0] < end:
             return False
         before = found[0][0]
     return True
 
 
-def _block(sound: Sound, first: int) -> int:
+def _block(sound: Probe, first: int) -> int:
     """Samples of a frame; 0 where each has its own."""
-    smallest, largest = struct.unpack(">2H", read_at(sound, first + 8, 4) or bytes(4))
+    smallest, largest = struct.unpack(">2H", sound.read(first + 8, 4) or bytes(4))
     return largest if smallest == largest else 0
 
 
-def _reach(sound: Sound, first: int) -> int:
+def _reach(sound: Probe, first: int) -> int:
     """Bytes among which one or two frames begin."""
-    largest = int.from_bytes(read_at(sound, first + 15, 3), "big")
+    largest = int.from_bytes(sound.read(first + 15, 3), "big")
     return min(2 * largest + 4096, _REACH) if largest else _REACH
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from data.sound.lengths import mp3_counted
-from data.sound.source import Sound, rewound, truncated, unreadable
+from data.sound.source import Probe, Sound, rewound, truncated, unreadable
 
 _MARGIN_S = 1.0
 """What is decoded before a stretch: a frame of mp3 or AAC sounds as it does only behind those before it."""
@@ -33,8 +33,9 @@ def _container(sound: Sound) -> Iterator:
 
 def foreign_header(sound: Sound) -> tuple[int, int, int]:
     """Samples of a channel, rate and channels."""
-    if counted := mp3_counted(sound):
-        return counted
+    with Probe(sound) as probe:
+        if counted := mp3_counted(probe):
+            return counted
     with _container(sound) as container:
         stream = container.streams.audio[0]
         rate, channels, length = stream.rate, stream.channels, _stated(sound, container)
@@ -114,7 +115,8 @@ def _decoded(packet) -> list:
 def _stated(sound: Sound, container) -> int | None:
     """Samples of a channel as the file states them, where that can be believed."""
     if container.format.name == "mp3":
-        counted = mp3_counted(sound)
+        with Probe(sound) as probe:
+            counted = mp3_counted(probe)
         return counted and counted[0]
     stream = container.streams.audio[0]
     if container.format.name == _MP4 and (stream.duration or container.duration):

@@ -7,7 +7,7 @@ import re
 import struct
 from functools import cache
 
-from data.sound.source import Sound, read_at, size_of, truncated
+from data.sound.source import Probe, truncated
 
 _TAIL = 65_536
 _MP3_RATES = (44_100, 48_000, 32_000, 0)
@@ -17,13 +17,13 @@ _CHECKED = 154
 _OGG_BEGINS = re.compile(rb"OggS\0[\2\3\6\7]")
 
 
-def is_mp3(sound: Sound) -> bool:
+def is_mp3(sound: Probe) -> bool:
     """Whether a frame of an mp3 is what it begins with, or what comes behind its ID3 tags."""
-    head = read_at(sound, behind_id3(sound), 4096).lstrip(b"\0")[:2]
+    head = sound.read(behind_id3(sound), 4096).lstrip(b"\0")[:2]
     return len(head) == 2 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2 and head[1] & 0x18 != 8  # layer 3
 
 
-def mp3_counted(sound: Sound) -> tuple[int, int, int] | None:
+def mp3_counted(sound: Probe) -> tuple[int, int, int] | None:
     """Samples of a channel, rate and channels of an mp3, as the tag in its first frame counts them.
 
     Returns:
@@ -34,7 +34,7 @@ def mp3_counted(sound: Sound) -> tuple[int, int, int] | None:
         InputError: The file is shorter than its tag says.
     """
     first = behind_id3(sound)
-    head = read_at(sound, first, 256)
+    head = sound.read(first, 256)
     if len(head) < 256 or not head[0] or not is_mp3(sound):
         return None
     version, mono = head[1] >> 3 & 3, head[3] >> 6 == 3
@@ -45,9 +45,9 @@ def mp3_counted(sound: Sound) -> tuple[int, int, int] | None:
     if _crc(head[:end]) != int.from_bytes(head[end : end + 2], "big"):
         return None
     frames, size = struct.unpack(">2I", head[at + 8 : at + 16])
-    if size_of(sound) < first + size:
+    if sound.size < first + size:
         raise truncated(sound)
-    behind = read_at(sound, first + size, 3)
+    behind = sound.read(first + size, 3)
     if not frames or behind == b"ID3" or (behind[:1] == b"\xff" and behind[1:2] >= b"\xe0"):
         return None
     added = int.from_bytes(head[at + 141 : at + 144], "big")  # 12 bits each: samples before the sound, and behind it
@@ -57,29 +57,29 @@ def mp3_counted(sound: Sound) -> tuple[int, int, int] | None:
     return max(samples, 0), rate, 1 if mono else 2
 
 
-def behind_id3(sound: Sound) -> int:
+def behind_id3(sound: Probe) -> int:
     """Where the frames begin: an ID3 tag states its length in four bytes of seven bits."""
     at = 0
-    while (tag := read_at(sound, at, 10))[:3] == b"ID3" and len(tag) == 10:
+    while (tag := sound.read(at, 10))[:3] == b"ID3" and len(tag) == 10:
         at += 10 + (tag[6] << 21 | tag[7] << 14 | tag[8] << 7 | tag[9]) + (10 if tag[5] & 0x10 else 0)
     return at
 
 
-def ogg_is_one(sound: Sound) -> bool:
+def ogg_is_one(sound: Probe) -> bool:
     """Whether an ogg is one stream, and not several joined.
 
     Raises:
         InputError: Its last page is not the end of its stream.
     """
-    size = size_of(sound)
-    tail = read_at(sound, max(size - 2 * _TAIL, 0), 2 * _TAIL)
+    size = sound.size
+    tail = sound.read(max(size - 2 * _TAIL, 0), 2 * _TAIL)
     at = tail.rfind(b"OggS")
     page = tail[at : at + 27] if at >= 0 else b""
     if len(page) == 27 and len(tail) - at >= 27 + page[26]:
         whole = 27 + page[26] + sum(tail[at + 27 : at + 27 + page[26]])
         if page[5] & 4 and len(tail) - at >= whole:
             begun = [match.start() for match in _OGG_BEGINS.finditer(tail) if match.start() > 0 or size > len(tail)]
-            return page[14:18] == read_at(sound, 14, 4) and not begun
+            return page[14:18] == sound.read(14, 4) and not begun
     raise truncated(sound)
 
 

@@ -26,6 +26,7 @@ class SoundBytes(io.BytesIO):
 
 
 Sound = Path | SoundBytes
+_HEAD = 4096
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class Window:
 
     def read(self, count: int) -> bytes:
         """The next bytes, fewer at the end."""
-        content = read_at(self._sound, self._first + self._at, max(min(count, self._size - self._at), 0))
+        with Probe(self._sound) as whole:
+            content = whole.read(self._first + self._at, max(min(count, self._size - self._at), 0))
         head = self._head[self._at : self._at + len(content)]
         self._at += len(content)
         return head + content[len(head) :]
@@ -75,26 +77,44 @@ def rewound(sound: Sound) -> io.BytesIO | str:
     return str(sound)
 
 
-def size_of(sound: Sound) -> int:
-    """How many bytes there are."""
-    return sound.getbuffer().nbytes if isinstance(sound, SoundBytes) else os.stat(sound).st_size
+class Probe:
+    """A sound opened once, to look at it here and there; its beginning is read once.
+
+    Args:
+        sound: The sound, which is what messages call it.
+    """
+
+    def __init__(self, sound: Sound) -> None:
+        self.sound = sound
+        # Memory has a place of its own: a library may be reading it meanwhile.
+        self._file = io.BytesIO(sound.getvalue()) if isinstance(sound, SoundBytes) else open(sound, "rb", buffering=0)  # noqa: SIM115
+        self.size = self._file.seek(0, os.SEEK_END)
+        self._head = self._pread(0, _HEAD)
+
+    def __str__(self) -> str:
+        return str(self.sound)
+
+    def __enter__(self) -> "Probe":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self, first: int, count: int) -> bytes:
+        """Some bytes of it, fewer at its end."""
+        return self._head[first : first + count] if first + count <= len(self._head) else self._pread(first, count)
+
+    def _pread(self, first: int, count: int) -> bytes:
+        self._file.seek(first)
+        return self._file.read(count)
 
 
-def read_at(sound: Sound, first: int, count: int) -> bytes:
-    """Some bytes of it, fewer at its end."""
-    if isinstance(sound, SoundBytes):
-        return sound.getbuffer()[first : first + count].tobytes()
-    with open(sound, "rb", buffering=0) as file:
-        file.seek(first)
-        return file.read(count)
-
-
-def unreadable(sound: Sound, reason: object) -> InputError:
+def unreadable(sound: "Sound | Probe", reason: object) -> InputError:
     """What is said of a sound that a library cannot read."""
     short = str(getattr(reason, "strerror", None) or reason).split(": ", 1)[-1].rstrip(".")
     return InputError(f"{sound}: cannot be read as sound ({short}); fetch it again, or drop its row")
 
 
-def truncated(sound: Sound) -> InputError:
+def truncated(sound: "Sound | Probe") -> InputError:
     """What is said of a sound that is not there to its end."""
     return InputError(f"{sound}: truncated, the file ends before its sound does; fetch it again, or drop its row")

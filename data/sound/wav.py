@@ -3,46 +3,34 @@
 libsndfile takes a length of 0 for no sound, a wav that breaks off for a shorter one, and of joined ones none.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from data.sound.source import Part, Sound, read_at, size_of, truncated
+from data.sound.source import Part, Probe, truncated
 
-_HEAD = 4096
 _FORMS = (b"RIFF", b"RIFX", b"RF64")
-_Read = Callable[[int, int], bytes]
 
 
-def wav_parts(sound: Sound) -> list[Part]:
+def wav_parts(sound: Probe) -> list[Part]:
     """The wavs in a file, one after the other; none where it is not laid out as one, for libsndfile to say why.
 
     Raises:
         InputError: One ends before its sound does.
     """
-    size, parts, first = size_of(sound), [], 0
-    while first is not None and (part := _part(sound, _reader(sound, first), first, size)):
+    parts, first = [], 0
+    while first is not None and (part := _part(sound, first)):
         parts.append(part)
-        first = _joined(_reader(sound, part.end), part.end, size)
+        first = _joined(sound, part.end)
     return parts
 
 
-def _reader(sound: Sound, first: int) -> _Read:
-    """Reads some bytes from a place on, without going to the file for what lies near `first`."""
-    near = read_at(sound, first, _HEAD)
-
-    def read(at: int, count: int) -> bytes:
-        inside = first <= at and at + count <= first + len(near)
-        return near[at - first : at - first + count] if inside else read_at(sound, at, count)
-
-    return read
-
-
-def _part(sound: Sound, read: _Read, first: int, size: int) -> Part | None:
+def _part(sound: Probe, first: int) -> Part | None:
+    read, size = sound.read, sound.size
     form = read(first, 4)
     if form not in _FORMS or read(first + 8, 4) != b"WAVE":
         return None
     order = "big" if form == b"RIFX" else "little"
     frame, size_at, width, stated_64 = 1, 0, 4, None
-    for name, at, stated in _chunks(read, first + 12, size, order):  # noqa: B007 (the last one's are used)
+    for name, at, stated in _chunks(sound, first + 12, order):  # noqa: B007 (the last one's are used)
         if name == b"fmt ":
             frame = max(int.from_bytes(read(at + 12, 2), order), 1)
         elif name == b"ds64":  # the true sizes, where 32 bits do not hold them
@@ -56,7 +44,7 @@ def _part(sound: Sound, read: _Read, first: int, size: int) -> Part | None:
     else:
         stated = stated_64
     there = size - at
-    if _is_unknown(stated, width) and not (stated == 0 and _are_chunks(read, at, size, order)):
+    if _is_unknown(stated, width) and not (stated == 0 and _are_chunks(sound, at, order)):
         right = there - there % frame
         if right >= 1 << 8 * width:  # libsndfile takes what is there
             return Part(first, size)
@@ -68,10 +56,10 @@ def _part(sound: Sound, read: _Read, first: int, size: int) -> Part | None:
     return Part(first, min(at + stated, size))
 
 
-def _chunks(read: _Read, at: int, size: int, order: str) -> Iterator[tuple[bytes, int, int]]:
+def _chunks(sound: Probe, at: int, order: str) -> Iterator[tuple[bytes, int, int]]:
     """Name, first byte and stated size of each chunk."""
-    while at + 8 <= size:
-        head = read(at, 8)
+    while at + 8 <= sound.size:
+        head = sound.read(at, 8)
         stated = int.from_bytes(head[4:], order)
         yield head[:4], at + 8, stated
         at += 8 + stated + stated % 2
@@ -84,26 +72,26 @@ def _is_unknown(stated: int, width: int) -> bool:
     return stated == 0 or 0x7FFF0000 <= stated <= 0x80010000 or stated >= 0xFFFF0000
 
 
-def _are_chunks(read: _Read, at: int, size: int, order: str) -> bool:
+def _are_chunks(sound: Probe, at: int, order: str) -> bool:
     """Whether there is nothing up to the file's end, or chunks; samples do not look so."""
-    for name, first, stated in _chunks(read, at, size, order):
-        if not _is_name(name) or first + stated > size:
+    for name, first, stated in _chunks(sound, at, order):
+        if not _is_name(name) or first + stated > sound.size:
             return False
         at = first + stated + stated % 2
-    return at >= size
+    return at >= sound.size
 
 
 def _is_name(name: bytes) -> bool:
     return name.isascii() and name.decode().isprintable()
 
 
-def _joined(read: _Read, at: int, size: int) -> int | None:
+def _joined(sound: Probe, at: int) -> int | None:
     """Where another wav begins behind the end of one, past what was written behind its sound."""
-    if at % 2 and read(at, 4) not in _FORMS:
+    if at % 2 and sound.read(at, 4) not in _FORMS:
         at += 1
-    for name, first, stated in _chunks(read, at, size, "little"):
-        if name in _FORMS and read(first, 4) == b"WAVE":
+    for name, first, stated in _chunks(sound, at, "little"):
+        if name in _FORMS and sound.read(first, 4) == b"WAVE":
             return first - 8
-        if not _is_name(name) or first + stated > size:
+        if not _is_name(name) or first + stated > sound.size:
             return None
     return None

@@ -11,6 +11,7 @@ import soundfile
 from data.errors import InputError
 from data.sound.decode import SoundBytes, blocks, sound_info
 from data.sound.flac import flac_parts
+from data.sound.source import Probe
 
 RATE = 16_000
 
@@ -141,7 +142,7 @@ def test_a_flac_that_breaks_off_is_refused(given):
 
 @pytest.mark.parametrize("samples", [noise(1.0), noise(30.0), np.zeros(80_000), np.arange(7) / 9], ids=len)
 def test_a_flac_that_is_right_is_read_as_it_is(samples):
-    (part,) = flac_parts(SoundBytes(content(samples, "FLAC"), ""))
+    (part,) = flac_parts(Probe(SoundBytes(content(samples, "FLAC"), "")))
     assert not part.head
 
 
