@@ -29,6 +29,7 @@ class ScanReport:
         hours: Of all files, each counted once.
         thresholds: From where on a row is at fault.
         classes: Ids by class, in the order of the rows.
+        on_others: How many of the silent rows have sound on another channel than the first.
     """
 
     annotation: str
@@ -39,6 +40,7 @@ class ScanReport:
     hours: float
     thresholds: Thresholds
     classes: dict[str, list[str]]
+    on_others: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """Count and ids of each class, and under "scan" what was looked at."""
@@ -64,6 +66,9 @@ def report_of(
     root, entries = raw_rows(annotation, root)
     rows = [_annotated(name, path, entry, thresholds) for name, path, entry in entries]
     found = scan_sounds(root, (row.path for row in rows), decode=decode, workers=workers, quiet=quiet)
+    classes = classify(rows, found, copies(root, found, workers), thresholds)
+    silent = set(classes["silent"])
+    audible = 10 ** (thresholds.silence_db / 20)
     return ScanReport(
         annotation=str(annotation),
         sha256=file_sha256(annotation),
@@ -72,7 +77,8 @@ def report_of(
         decoded=sum(check.decoded for check in found.values()),
         hours=round(sum(check.duration_s for check in found.values()) / 3600, 4),
         thresholds=thresholds,
-        classes=classify(rows, found, copies(root, found, workers), thresholds),
+        classes=classes,
+        on_others=sum(row.id in silent and found[row.path].peak_mix > audible for row in rows),
     )
 
 
@@ -140,8 +146,12 @@ def summary(report: ScanReport, most_ids: int) -> str:
     lines = [f"{report.rows:,} rows, {report.files:,} files, {report.hours:,.2f} hours"]
     for name in CLASSES:
         ids = report.classes[name]
-        unknown = name in _OF_SAMPLES and report.decoded < report.files
-        lines.append(f"{name:<16} {len(ids):>12,}" + ("  (only of decoded files; see --decode)" if unknown else ""))
+        more = (
+            "  (only of decoded files; see --decode)" if name in _OF_SAMPLES and report.decoded < report.files else ""
+        )
+        if name == "silent" and report.on_others:
+            more += f"  ({report.on_others:,} have sound on another channel: --mono mix, and data.mono=mix)"
+        lines.append(f"{name:<16} {len(ids):>12,}{more}")
         lines += [f"    {row}" for row in ids[:most_ids]]
         if len(ids) > most_ids:
             lines.append(f"    and {len(ids) - most_ids:,} more (--json has all)")

@@ -13,7 +13,7 @@ import soundfile
 
 from data.errors import InputError
 from data.rows.faults import FAULTS, Thresholds
-from data.scan.report import read_report, report_of
+from data.scan.report import read_report, report_of, summary
 from data.scan.scanning import CLASSES, OK, scan_sounds
 from data.scan.store import ScanStore
 from data.sound.checks import SoundCheck
@@ -271,3 +271,17 @@ def test_many_small_parts_become_one(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 6
     assert ScanStore(tmp_path).read() == ScanStore(tmp_path).read() == newest
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_sound_on_another_channel_alone_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("SALMONN_DISTILL_CACHE", str(tmp_path / "cache"))
+    right = np.stack([np.zeros(32_000), np.full(32_000, 0.1)], 1)
+    soundfile.write(tmp_path / "right.wav", right, 16_000)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(32_000), 16_000)
+    rows = [{"path": name, "text": "x", "task": "asr"} for name in ("right.wav", "silent.wav")]
+    (tmp_path / "rows.json").write_text(json.dumps({"annotation": rows}))
+    for mono, silent, told in (("first", 2, "1 have sound on another channel"), ("mix", 1, "")):
+        report = report_of(tmp_path / "rows.json", None, Thresholds(mono=mono), decode=True, quiet=True)
+        line = next(line for line in summary(report, 0).splitlines() if line.startswith("silent"))
+        assert len(report.classes["silent"]) == silent
+        assert told in line and ("data.mono=mix" in line) == bool(told)
