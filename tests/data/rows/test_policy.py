@@ -109,6 +109,14 @@ def test_missing_files_and_unreadable_headers(corpus, capsys):
         read(corpus, missing_file="drop", unreadable="stop")
 
 
+def test_a_folder_without_any_of_its_files_is_told_in_a_line(corpus):
+    for path in corpus.parent.glob("*.*"):
+        if path != corpus:
+            path.unlink()
+    with pytest.raises(InputError, match=r"18 of 18 rows are dropped, more than data\.faults\.max_dropped"):
+        read(corpus, missing_file="drop", max_dropped=0.5)
+
+
 def test_ids_that_are_there_twice(corpus, capsys):
     more(corpus, {"path": "3.wav", "text": "again", "task": "asr", "id": "short.wav"})
     with pytest.raises(InputError, match=r'id "short\.wav" is there twice'):
