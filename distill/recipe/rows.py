@@ -1,5 +1,7 @@
 """The rows of a recipe's annotation files: those to train on as its policies leave them, those held out as they are."""
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from data.paths import resolve
@@ -9,6 +11,7 @@ from data.rows.manifest import Manifest, read_manifest
 from data.rows.policy import read_training_rows
 from data.rows.row import Row
 from data.rows.shards import shard_manifest
+from data.sound.headers import read_headers
 
 if TYPE_CHECKING:  # not loaded: scripts/score.py scores texts without a model's libraries
     from distill.recipe.recipe import Recipe
@@ -35,8 +38,8 @@ def read_rows(recipe: "Recipe", path: str) -> Manifest:
 def read_held_out(recipe: "Recipe", path: str, *, texts: bool = True) -> list[Row]:
     """The rows to be scored of a held-out file, under the recipe's limit.
 
-    A clip that is missing or cannot be read stays among them: it counts in the score, and its loading says what is
-    wrong with it. Its length is 0 where nothing states it.
+    A clip that is missing, cannot be read or has another length than is stated stays among them: it counts in the
+    score, and its loading says what is wrong with it. Its length is 0 where nothing states it.
 
     Args:
         recipe: The recipe.
@@ -46,10 +49,9 @@ def read_held_out(recipe: "Recipe", path: str, *, texts: bool = True) -> list[Ro
     Raises:
         InputError: The file is missing, or not as it should be.
     """
-    lost: dict[str, list[str]] = {"missing_file": [], "unreadable": []}
-    readable = read_manifest(resolve(path), texts=texts, left_out=lost).heard(recipe.data.mono)
-    if not any(lost.values()):
-        return list(readable[: recipe.data.limit])
-    by_id = {row.id: row for row in readable}
-    every = read_manifest(resolve(path), texts=texts, sounds=False).heard(recipe.data.mono)
-    return [by_id.get(row.id, row) for row in every[: recipe.data.limit]]
+    rows = read_manifest(resolve(path), texts=texts, sounds=False).heard(recipe.data.mono)[: recipe.data.limit]
+    unknown = [row for row in rows if not row.duration_s]
+    with ThreadPoolExecutor() as pool:
+        headers = read_headers([row.path for row in unknown], pool)
+    lengths = {row.id: max(of.duration_s - row.start_s, 0.0) for row, of in zip(unknown, headers, strict=True)}
+    return [replace(row, duration_s=lengths.get(row.id, row.duration_s)) for row in rows]

@@ -123,10 +123,14 @@ def require_heard(kind: Kind, faults: dict[str, str], clips: int, max_unreadable
 
 
 def faults_of_files(rows: Sequence[Row]) -> dict[str, str]:
-    """What is wrong with files that are missing or have no header, by row id; nothing is decoded but of these."""
+    """What is wrong with clips by what their files' headers say, by row id; nothing is decoded but of these."""
     with ThreadPoolExecutor() as pool:
         headers = list(read_headers([row.path for row in rows], pool))
-    faults = {row.id: fault_of_clip(row) for row, header in zip(rows, headers, strict=True) if header.fault}
+    faults = {
+        row.id: fault_of_clip(row)
+        for row, header in zip(rows, headers, strict=True)
+        if header.fault or row.fault_of_length(header.duration_s)
+    }
     return {row_id: fault for row_id, fault in faults.items() if fault}
 
 

@@ -60,12 +60,17 @@ def test_what_cannot_be_read_stays_among_the_rows(tiny_recipe, own_data):
         {},
         {"path": "sounds/broken.wav"},
         {"path": "sounds/gone.wav", "start": 1.0, "end": 2.0},
+        {"path": "sounds/nothing.wav", "duration": 3.0},
+        {"path": "sounds/test_asr_1.wav", "duration": 9.0},
+        {"path": "sounds/test_asr_1.wav", "start": 0.5},
     )
     (folder / "broken.wav").write_bytes(b"RIFF no sound")
+    soundfile.write(folder / "nothing.wav", [], 16_000)
     rows = Selection().rows(read_recipe(tiny_recipe))["asr"]
-    assert [row.id for row in rows] == [f"test_asr_{i}" for i in range(4)]
-    assert [row.duration_s for row in rows] == [2.5, 1.0, 0.0, 1.0]
-    for i in (0, 2, 3):
+    assert [row.id for row in rows] == [f"test_asr_{i}" for i in range(7)]
+    assert [row.duration_s for row in rows] == pytest.approx([2.5, 1.0, 0.0, 1.0, 3.0, 9.0, 1.8])
+    load_clip(rows[6])
+    for i in (0, 2, 3, 4, 5):
         with pytest.raises(InputError):
             load_clip(rows[i])
     assert len(Selection().rows(read_recipe(tiny_recipe, ["data.limit=2"]))["asr"]) == 2

@@ -269,13 +269,21 @@ def spoil(own_data, kind, number, how):
         soundfile.write(path, np.zeros(16_000), 16_000)
     elif how == "broken":
         path.write_bytes(b"no sound")
+    elif how == "nothing":
+        soundfile.write(path, [], 16_000)
+    elif how == "short":  # 1.6 s are stated
+        soundfile.write(path, np.ones(4000), 16_000)
     elif how == "nan":
         soundfile.write(path, np.full(16_000, np.nan), 16_000, subtype="FLOAT")
 
 
-@pytest.mark.parametrize("how", ["missing", "silent", "broken", "nan"])
+@pytest.mark.parametrize("how", ["missing", "silent", "broken", "nan", "nothing", "short"])
 def test_a_clip_that_cannot_be_heard_is_an_empty_text_counted_and_told(tiny_recipe, measured, own_data, how, capsys):
     recipe = read_recipe(tiny_recipe)
+    file = own_data / "test_asr.json"
+    entries = json.loads(file.read_text())["annotation"]
+    stated = [entry | {"duration": seconds} for entry, seconds in zip(entries, (1.0, 2.3, 1.6, 1.4), strict=True)]
+    file.write_text(json.dumps({"annotation": stated}))
     before = evaluate(recipe, "teacher")
     texts = {line["id"]: line["hypothesis"] for line in lines(recipe)}
     spoil(own_data, "asr", 2, how)
