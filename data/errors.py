@@ -15,11 +15,29 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A full disk, a spent quota, a file beyond its largest size."""
 
 
+_LONGEST_LINE = 500
+
+
 class InputError(Exception):
     """Something the person gave is wrong: what, where (file, row, key), and the mend, in one line.
 
-    Only a list of files that are not there has a line for each.
+    Args:
+        line: The line. It may quote what was given, whatever that is: see `one_line`.
+        more: Only a list of files that are not there has a line for each.
     """
+
+    def __init__(self, line: str, *more: str) -> None:
+        super().__init__(*map(one_line, (line, *more)))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
+
+
+def one_line(text: str) -> str:
+    """A text as one line of a message: what cannot be printed is written out, a long one loses its middle."""
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= _LONGEST_LINE else f"{text[: _LONGEST_LINE - 205]} ... {text[-200:]}"
 
 
 def run_cli(main: Callable[[], None]) -> None:
@@ -51,7 +69,7 @@ def run_cli(main: Callable[[], None]) -> None:
 
 
 def _said(error: BaseException) -> str:
-    """What there is to say of an error, in one line but for an `InputError`'s own."""
+    """What there is to say of an error, in one line but for an `InputError`'s list."""
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, MemoryError):
@@ -62,6 +80,5 @@ def _said(error: BaseException) -> str:
         mend = "make room on the disk, and start again" if error.errno in NO_ROOM else "mend that, and start again"
         said = f"{error.filename or 'a file'}: {error.strerror}; {mend}"
     else:
-        said = " ".join(str(error).split())[:500]
-    shown = said.encode("utf-8", "backslashreplace").decode()
-    return f"{shown} (--debug shows where)"
+        said = " ".join(str(error).split())
+    return f"{one_line(said)} (--debug shows where)"

@@ -1,4 +1,5 @@
 import errno
+import pickle
 import subprocess
 import sys
 
@@ -40,6 +41,28 @@ def test_ends_in_one_line_and_a_status(error, status, message, capsys):
         run_cli(_raise(error))
     assert ended.value.code == status
     assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ('id "a\nb"', 'id "a\\nb"'),
+        ("\r\u2028\x1b[31m\ud800\0é", "\\r\\u2028\\x1b[31m\\ud800\\x00é"),
+        ("a" * 10**6 + "; mend it", "a" * 295 + " ... " + "a" * 191 + "; mend it"),
+    ],
+    ids=["line", "signs", "long"],
+)
+def test_what_was_given_is_quoted_in_one_line(given, shown, capsys):
+    error = InputError(given)
+    assert str(error) == shown and str(pickle.loads(pickle.dumps(error))) == shown
+    with pytest.raises(SystemExit):
+        run_cli(_raise(InputError(f"list.json: {error}")))
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_list_of_files_has_a_line_for_each():
+    error = InputError("not there:", "  a\nb", "  c")
+    assert str(error) == str(pickle.loads(pickle.dumps(error))) == "not there:\n  a\\nb\n  c"
 
 
 def test_a_surrogate_is_said(capsys):
