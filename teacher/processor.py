@@ -1,8 +1,10 @@
 """From waves, instructions and texts to a batch, and from ids back to text."""
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from data.batches import batches_by_length
+from data.errors import InputError
 from data.rows.manifest import durations_of
 from data.rows.row import Row
 from data.sound.audio import load_clip
@@ -37,11 +40,14 @@ class SalmonnProcessor:
     """Prompt layout, tokenisation and features for one configuration.
 
     The sequence is BOS, the prompt before the audio, audio tokens, the prompt after, then text and end symbol;
-    prompt pieces are tokenised each alone, without special tokens, as the released SALMONNs were trained.
+    prompt pieces are tokenised each alone, without special tokens, as the released SALMONNs were trained. What a person
+    wrote is plain text: a `[PAD]` or `</s>` within it makes no place for an audio token, and ends nothing.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: SalmonnConfig) -> None:
         self.tokenizer, self.config = tokenizer, config
+        # One of its own: whether special tokens are split is a state of the tokenizer, which threads share.
+        self._text_tokenizer = copy.deepcopy(tokenizer)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "SalmonnProcessor":
@@ -76,28 +82,65 @@ class SalmonnProcessor:
         return windows_of(encoder_frames(mel_frames), self.config.window_frames, self.config.window_stride)
 
     def text_ids(self, text: str) -> list[int]:
-        """A text's ids, cut to 300 tokens, and the end symbol."""
-        ids = self.tokenizer(text, add_special_tokens=False).input_ids
-        return [*ids[:MAX_TEXT_TOKENS], self.config.eos_token_id]
+        """A text's ids and the end symbol; of a longer one than 300 tokens these, and no end: it does not end there."""
+        (ids,) = self._plain_ids([text])
+        return ids[:MAX_TEXT_TOKENS] if len(ids) > MAX_TEXT_TOKENS else [*ids, self.config.eos_token_id]
 
     def text_lengths(self, texts: Iterable[str]) -> Iterator[int]:
         """The number of each text's ids as `text_ids` gives them; tokenised many at a time, which is faster."""
         texts = iter(texts)
         while some := list(islice(texts, 4096)):
-            ids = self.tokenizer(some, add_special_tokens=False).input_ids
-            yield from (min(len(of_text), MAX_TEXT_TOKENS) + 1 for of_text in ids)
+            lengths = map(len, self._plain_ids(some))
+            yield from (MAX_TEXT_TOKENS if length > MAX_TEXT_TOKENS else length + 1 for length in lengths)
 
     def prompt_ids(self, instruction: str, slots: int) -> list[int]:
         """BOS, the prompt, and `[PAD]` in each place of an audio token."""
         prompt = self.config.prompt
         # Not str.format: a prompt may hold braces of its own.
-        before, _, after = (
-            prompt["template"].replace("{}", prompt["audio"].replace("{}", instruction)).partition(_AUDIO)
-        )
+        before, _, after = prompt["template"].replace("{}", prompt["audio"]).partition(_AUDIO)
         ids = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
-        ids += self.tokenizer(before, add_special_tokens=False).input_ids
+        ids += self._piece_ids(before, instruction)
         ids += [self.config.pad_token_id] * slots
-        return ids + self.tokenizer(after, add_special_tokens=False).input_ids
+        return ids + self._piece_ids(after, instruction)
+
+    def _piece_ids(self, piece: str, instruction: str) -> list[int]:
+        """A piece of the prompt, whose special tokens are such, with the instruction, whose are plain text."""
+
+        def ids_of(text: str) -> list[int]:
+            return self.tokenizer(text, add_special_tokens=False).input_ids
+
+        ids, (first, *others) = ids_of(piece.replace("{}", instruction)), map(ids_of, piece.split("{}"))
+        if sum(map(self._is_special, ids)) == sum(map(self._is_special, chain(first, *others))):
+            return ids
+        # Apart, where it must be: at its ends a token may go over what is around it.
+        (inside,) = self._plain_ids([instruction])
+        return [*first, *(i for other in others for i in (*inside, *other))]
+
+    def _is_special(self, token: int) -> bool:
+        return token in self._special
+
+    @cached_property
+    def _special(self) -> set[int]:
+        added = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        return added | self._signs.keys()
+
+    @cached_property
+    def _signs(self) -> dict[int, str]:
+        """`[PAD]` and the end symbol, where the tokenizer knows them for more than words."""
+        known = {*self.tokenizer.added_tokens_decoder, *self.tokenizer.all_special_ids}
+        signs = known & {self.config.pad_token_id, self.config.eos_token_id}
+        return {i: self.tokenizer.convert_ids_to_tokens(i) for i in signs}
+
+    def _plain_ids(self, texts: list[str]) -> list[list[int]]:
+        """The ids of each text, none of them special."""
+        found = self._text_tokenizer(texts, add_special_tokens=False, split_special_tokens=True).input_ids
+        for text, ids in zip(texts, found, strict=True):
+            for i, sign in self._signs.items():
+                if i in ids and sign in text:  # a tokenizer that has its sign among its words, as Unigram ones do
+                    raise InputError(
+                        f"'{text[:60]}' holds {sign}, which this tokenizer cannot take as text; take it out"
+                    )
+        return found
 
     def features(self, waves: list[np.ndarray]) -> Features:
         """What this model's encoders hear of mono 16 kHz clips."""

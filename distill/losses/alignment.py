@@ -12,7 +12,7 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from data.errors import InputError
-from teacher.processor import SalmonnProcessor
+from teacher.processor import MAX_TEXT_TOKENS, SalmonnProcessor
 
 Offsets = list[tuple[int, int]]
 """First character, and the one after the last, of each token of a text."""
@@ -50,8 +50,8 @@ class Alignment:
 def spans(student: Offsets, student_kept: int, teacher: Offsets, teacher_kept: int) -> list[Span]:
     """The smallest spans that both tokenisations agree on.
 
-    Where one of them is cut off (at 300 tokens), its end symbol stands elsewhere in the text than the other's: spans
-    end at the last common boundary then, and what comes after it, end symbols included, is in none.
+    Where one of them is cut off (at 300 tokens) it has no end symbol: spans end at the last common boundary then, and
+    what comes after it, the other's end symbol included, is in none.
 
     Args:
         student: Characters of the student's tokens, without the end symbol.
@@ -104,11 +104,12 @@ class _Offsets:
                 f"train.kd.vocabulary 'universal': the tokenizer {processor.tokenizer.name_or_path or ''} does not say "
                 "which characters a token stands for; name a model that has a tokenizer.json"
             )
-        self._processor = processor
         self._tokenizer: PreTrainedTokenizerBase = copy.deepcopy(processor.tokenizer)
         # It adds nothing here, but may trim white space off the offsets.
         self._tokenizer.backend_tokenizer.post_processor = None
 
     def __call__(self, text: str) -> tuple[Offsets, int]:
-        offsets = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
-        return offsets, len(self._processor.text_ids(text)) - 1
+        # A special token's name within a text is plain text, as in `SalmonnProcessor.text_ids`.
+        asked = {"add_special_tokens": False, "split_special_tokens": True, "return_offsets_mapping": True}
+        offsets = self._tokenizer(text, **asked).offset_mapping
+        return offsets, min(len(offsets), MAX_TEXT_TOKENS)

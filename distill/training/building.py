@@ -51,9 +51,9 @@ def _ctc_head(
     seed: int, student: SalmonnForConditionalGeneration, processor: SalmonnProcessor, rows: Manifest
 ) -> CtcHead:
     """Classes are the ids of the training texts, whatever the stage."""
-    ids = sorted({token for text in rows.values("text") for token in processor.text_ids(text)[:-1]})
+    ids = {token for text in rows.values("text") for token in processor.text_ids(text)}
     torch.manual_seed(seed)
-    return CtcHead(student.get_input_embeddings().weight.float(), ids)
+    return CtcHead(student.get_input_embeddings().weight.float(), sorted(ids - {student.config.eos_token_id}))
 
 
 def build_examples(

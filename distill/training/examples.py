@@ -158,7 +158,8 @@ class Examples:
             if not np.array_equal(target.token_ids, asked.text_ids(text)):
                 raise InputError(
                     f"cache {self.recipe.cache.folder}, row {entry.id}: its tokens are not the recipe's text "
-                    f"'{text[:60]}'; the annotation changed since: run scripts/cache_teacher.sh into a new folder"
+                    f"'{text[:60]}'; the annotation, or how texts are cut, has changed since: run "
+                    "scripts/cache_teacher.sh into a new folder"
                 )
             targets.append(target)
         if self.alignment is None:

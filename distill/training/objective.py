@@ -57,7 +57,7 @@ class Example:
         """Units of this micro-batch, known before any computation: the losses' denominators are sums of these."""
         frames_B = encoder_frames(self.batch.features.mel_frames_B)
         windows_B = model.connector.windows(frames_B)
-        texts = [row[row != -100][:-1] for row in self.batch.labels_BT]
+        texts = texts_of(self.batch.labels_BT, model.config.eos_token_id)
         tokens = int((self.batch.labels_BT != -100).sum())
         return {
             "tokens": tokens,
@@ -123,7 +123,7 @@ class Objective(nn.Module):
         if weights.audio_tokens:
             terms["audio_tokens"] = self.matching.audio_tokens(audio_NH, teacher.audio_NH, states.frames_B)
         if weights.ctc:
-            texts = [row[row != -100][:-1] for row in batch.labels_BT]
+            texts = texts_of(batch.labels_BT, student.config.eos_token_id)
             terms["ctc"] = self.ctc(audio_NH, student.connector.windows(states.frames_B), texts)
         if weights.hidden:
             hidden_BTH, own = self.matching.hidden_states(student, 0, batch, audio_NH)
@@ -181,3 +181,8 @@ class Objective(nn.Module):
         llm = weights.hidden > 0 or (weights.kd > 0 and example.signal is None)
         batch = example.teacher_batch or example.batch
         return self.teacher.features(self.matching, batch, frames_B, weights.features, llm)
+
+
+def texts_of(labels_BT: Tensor, end: int) -> list[Tensor]:
+    """Each clip's text without its end symbol, which one that was cut does not have."""
+    return [row[(row != -100) & (row != end)] for row in labels_BT]

@@ -1,9 +1,17 @@
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import Unigram
+from tokenizers.pre_tokenizers import Metaspace
+from transformers import PreTrainedTokenizerFast
 
+from data.errors import InputError
 from data.rows.manifest import read_manifest
 from data.sound.audio import load_clip
 from teacher.connector import Connector
@@ -57,10 +65,94 @@ def test_generation_is_left_padded_without_labels(processor, waves):
         assert batch.attention_mask_BT[row].tolist() == [0] * padding + [1] * len(prompt)
 
 
-def test_a_long_text_is_cut_and_still_ends(processor):
-    text = processor.text_ids("b" * (MAX_TEXT_TOKENS + 50))
-    assert len(text) == MAX_TEXT_TOKENS + 1
-    assert text[-1] == processor.config.eos_token_id
+def test_a_text_that_is_cut_has_no_end(processor):
+    end = processor.config.eos_token_id
+    for length in (0, 1, MAX_TEXT_TOKENS - 1, MAX_TEXT_TOKENS, MAX_TEXT_TOKENS + 1, MAX_TEXT_TOKENS + 50):
+        text = processor.text_ids("b" * length)
+        assert text == ids(processor, "b" * length)[:MAX_TEXT_TOKENS] + [end] * (length <= MAX_TEXT_TOKENS)
+        assert list(processor.text_lengths(["b" * length])) == [len(text)]
+
+
+WORDS = [
+    "[PAD]",
+    "</s>",
+    "<s>",
+    "[PAD",
+    "PAD]",
+    "</",
+    "s>",
+    "<SpeechHere>",
+    "{}",
+    "press",
+    " one ",
+    "é",
+    "\n",
+    "USER: ",
+]
+TEXTS = st.lists(st.one_of(st.sampled_from(WORDS), st.text(max_size=5)), max_size=9).map("".join)
+
+
+def stand_in(processor, **changes):
+    """The processor over another tokenizer or prompt."""
+    config = copy.deepcopy(processor.config)
+    for name, value in changes.items():
+        setattr(config, name, value)
+    return SalmonnProcessor(processor.tokenizer, config)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=TEXTS, instruction=TEXTS, slots=st.integers(0, 5))
+@pytest.mark.parametrize("audio", ["<SpeechHere> {}", "{}<SpeechHere>", "<s>{}</s><SpeechHere>{}"])
+def test_whatever_is_written_there_is_a_place_for_each_audio_token_and_one_end(
+    processor, audio, text, instruction, slots
+):
+    own = stand_in(processor, prompt={"template": "<s>USER: {}\nASSISTANT:", "audio": audio})
+    pad, end = own.config.pad_token_id, own.config.eos_token_id
+    found = own.text_ids(text)
+    assert found.count(end) == (len(found) <= MAX_TEXT_TOKENS) and pad not in found
+    assert found.count(end) == 0 or found[-1] == end
+    assert own.tokenizer.decode([i for i in found if i != end]) == text or len(found) == MAX_TEXT_TOKENS
+    prompt = own.prompt_ids(instruction, slots)
+    assert prompt.count(pad) == slots
+    # The template's own special tokens are such: BOS, and those that it names.
+    of_template = "<s>" + own.config.prompt["template"].replace("{}", audio)
+    for token in ("<s>", "</s>"):
+        assert prompt.count(own.tokenizer.convert_tokens_to_ids(token)) == of_template.count(token)
+    written = own.tokenizer.decode([i for i in prompt if i != pad])
+    before, _, after = of_template.partition("<SpeechHere>")
+    assert written == before.replace("{}", instruction) + after.replace("{}", instruction)
+
+
+def test_ordinary_words_have_the_ids_that_they_had(processor):
+    for text in ["press one", "Ä <b> [x] s> {", "", " a  dog"]:
+        assert processor.text_ids(text) == [*ids(processor, text), processor.config.eos_token_id]
+        after = ids(processor, f" {text}\nASSISTANT:")
+        assert processor.prompt_ids(text, 1) == [0, *ids(processor, "USER: "), processor.config.pad_token_id, *after]
+
+
+def test_threads_may_tokenise_texts_and_prompts_at_once(processor):
+    texts, prompts = processor.text_ids("press [PAD] one"), processor.prompt_ids("say </s> one", 2)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda i: processor.text_ids("press [PAD] one") if i % 2 else None, range(400)))
+        made = [pool.submit(processor.prompt_ids, "say </s> one", 2) for _ in range(200)]
+        found += list(pool.map(lambda _: processor.text_ids("press [PAD] one"), range(200)))
+    assert {tuple(of) for of in found if of is not None} == {tuple(texts)}
+    assert {tuple(of.result()) for of in made} == {tuple(prompts)}
+
+
+def test_a_tokenizer_that_has_an_end_symbol_among_its_words_refuses_a_text_with_it(processor):
+    pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0)] + [(letter, -5.0) for letter in "▁</>abcdefghs"]
+    unigram = Tokenizer(Unigram(pieces, unk_id=0))
+    unigram.pre_tokenizer = Metaspace()
+    own = SalmonnProcessor(
+        PreTrainedTokenizerFast(tokenizer_object=unigram, eos_token="</s>", unk_token="<unk>", pad_token="[PAD]"),
+        copy.deepcopy(processor.config),
+    )
+    own.config.eos_token_id, own.config.pad_token_id = 2, len(own.tokenizer) - 1
+    assert own.text_ids("a cab")[-1] == 2
+    for of in (own.text_ids, lambda text: list(own.text_lengths(["a", text])), lambda text: own.prompt_ids(text, 1)):
+        with pytest.raises(InputError, match="'a </s> cab' holds </s>, which this tokenizer cannot take as text"):
+            of("a </s> cab")
 
 
 @settings(max_examples=50)

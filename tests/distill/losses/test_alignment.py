@@ -73,6 +73,13 @@ def words():
     return tokenizer
 
 
+def letters():
+    """A token for each."""
+    tokenizer = Tokenizer(models.BPE({chr(i): i for i in range(97, 123)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return tokenizer
+
+
 MAKES = {
     "bytes": lambda: byte_level(300),
     "trimmed": lambda: byte_level(360, trims=True, regex=False),
@@ -80,9 +87,10 @@ MAKES = {
     "sentencepiece": sentencepiece,
     "lossy": lossy,
     "words": words,
+    "letters": letters,
     "SmolLM2": lambda: load_tokenizer(str(SMOLLM2)).backend_tokenizer,
 }
-WHOLE = [name for name in MAKES if name not in ("lossy", "words")]
+WHOLE = [name for name in MAKES if name not in ("lossy", "words", "letters")]
 
 
 @cache
@@ -170,10 +178,26 @@ def test_the_same_tokenizer_gives_a_span_for_each_token():
 def test_a_text_that_one_of_them_cuts_off_is_compared_up_to_there():
     text = "q" * (MAX_TEXT_TOKENS - 2) + " the password and more"
     long, short = processor("words"), processor("crossing")
-    assert len(long.text_ids(text)) < MAX_TEXT_TOKENS < len(short.text_ids(text))
+    assert len(long.text_ids(text)) < MAX_TEXT_TOKENS == len(short.text_ids(text))
     found = aligned("words", "crossing")(text)
     assert found[-1].teacher_end <= MAX_TEXT_TOKENS
     assert (found[-1].student_end, found[-1].teacher_end) != tuple(len(of.text_ids(text)) for of in (long, short))
+
+
+@pytest.mark.parametrize(("letters", "positions"), [(MAX_TEXT_TOKENS, MAX_TEXT_TOKENS + 1), (MAX_TEXT_TOKENS + 1, 0)])
+def test_a_text_that_both_cut_off_has_no_end_symbols_to_compare(letters, positions):
+    text = "q" * letters
+    found = aligned("letters", "letters")(text)
+    assert len(processor("letters").text_ids(text)) == (positions or MAX_TEXT_TOKENS)
+    assert found == [Span(i, i + 1, i, i + 1) for i in range(positions or MAX_TEXT_TOKENS)]
+
+
+def test_a_special_tokens_name_within_a_text_is_aligned_as_text(tiny_teacher):
+    own = tiny_teacher[1]
+    text = "press [PAD] one </s> then <s> two"
+    found = Alignment(own, own)(text)
+    assert found == [Span(i, i + 1, i, i + 1) for i in range(len(own.text_ids(text)))]
+    assert Alignment(own, processor("bytes"))(text)[-1].student_end == len(own.text_ids(text))
 
 
 def test_spans_of_offsets():

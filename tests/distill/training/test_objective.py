@@ -9,10 +9,10 @@ from distill.losses.matching import FeatureMatching, MatchSettings
 from distill.losses.settings import KdSettings, LossWeights
 from distill.losses.signals import SparseSignal
 from distill.models.frozen import FrozenTeacher
-from distill.training.objective import Example, Objective
+from distill.training.objective import Example, Objective, texts_of
 from student.shrink import StudentSettings, shrink
 from teacher.model import supervised
-from teacher.processor import Clip
+from teacher.processor import MAX_TEXT_TOKENS, Clip
 from teacher.settings import QFormerSettings
 
 TEXTS = ["press one", "your call is important to us", "a dog"]
@@ -64,6 +64,15 @@ def test_units_are_counted_before_the_computation(example, student, tiny_teacher
         "windows": 55 // 8 + 140 // 8 + 87 // 8,
         "columns": 0,
     }
+
+
+def test_a_text_that_was_cut_is_all_text_to_ctc(student, tiny_teacher, waves):
+    processor = tiny_teacher[1]
+    texts = ["b" * length for length in (MAX_TEXT_TOKENS + 9, MAX_TEXT_TOKENS, 3)]
+    batch = processor([Clip(wave, "transcribe", text) for wave, text in zip(waves, texts, strict=True)])
+    own = texts_of(batch.labels_BT, processor.config.eos_token_id)
+    assert [len(text) for text in own] == [MAX_TEXT_TOKENS, MAX_TEXT_TOKENS, 3]
+    assert Example(batch).counts(student)["tokens"] == 2 * MAX_TEXT_TOKENS + 1 + 4
 
 
 def test_the_losses_are_those_of_plain_pytorch(objective, example, student, tiny_teacher):
