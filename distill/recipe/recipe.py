@@ -116,7 +116,8 @@ class Recipe(Settings):
     """A whole recipe. Without a student section the teacher itself is trained."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$", description="names the folders of the run and of its results"
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$",
+        description="names the folders of the run and of its results",
     )
     description: str = Field("", description="what the recipe is for and why it is so, for people")
     runs: str = Field("runs", description="folder that holds runs; relative paths start at the repository")
@@ -130,6 +131,13 @@ class Recipe(Settings):
     generation: GenerationSettings = GenerationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     deepspeed: dict[str, Any] = Field(description="DeepSpeed's own configuration, passed on untouched")
+
+    @field_validator("name")
+    @classmethod
+    def _not_where_pages_are_published(cls, name: str) -> str:
+        if name.split("/")[0] == "published":
+            raise ValueError("results/published holds what was published; take another name")
+        return name
 
     @field_validator("deepspeed")
     @classmethod

@@ -57,10 +57,12 @@ def sections(runs: Sequence[Run], lines: Sequence[Entry], folder: Path) -> list[
 
 def _measured(line: Entry) -> str:
     """Which checkpoint, on how many clips, in which precision, on which device; how memory and times were measured."""
+    lost = sum(value(line.block, f"{kind}.unreadable.clips") or 0 for kind in ("asr", "aac"))
     counts = [(value(line.block, key), what) for key, what in (("asr.clips", "speech"), ("aac.clips", "captioned"))]
     clips = " and ".join(f"{count:,} {what}" for count, what in counts if count is not None) or "no"
     where = f"{line.block.get('dtype', MISSING)} on {line.block.get('device', MISSING)}"
     parts = [f"{line.label}: checkpoint `{line.block.get('checkpoint', MISSING)}`, {clips} clips, {where}"]
+    parts += [f"{lost} of these clips could not be heard and count as empty texts"] if lost else []
     return "; ".join(filter(None, [*parts, told(line.block)]))
 
 

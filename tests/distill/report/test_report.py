@@ -308,3 +308,14 @@ def test_a_damaged_look_is_named(folder):
     path.write_text(lines + "{}\n{", encoding="utf-8")
     with pytest.raises(InputError, match=r"validation.jsonl, line 3: not a JSON object with a step and a set"):
         write_report([folder])
+
+
+def test_clips_that_could_not_be_heard_are_told(tmp_path):
+    block = student()
+    block["asr"]["unreadable"] = {"clips": 2, "ids": ["3", "4"]}
+    put(tmp_path / "run", TEACHER)
+    put(tmp_path / "run", block)
+    write_report([tmp_path / "run"], tmp_path / "out")
+    page = (tmp_path / "out/report.md").read_text(encoding="utf-8")
+    (told,) = [line for line in page.splitlines() if "could not be heard" in line]
+    assert "student: " in told and "2 of these clips could not be heard and count as empty texts" in told
