@@ -3,6 +3,8 @@
 # Run it as often as you like: what is there and right is kept, and a run that was cut off goes on.
 #   bash scripts/setup.sh            for the quickstart and the tests
 #   bash scripts/setup.sh --large    also the teacher's training set
+# .venv is made with python3, or else any Python 3.10 to 3.14 on the PATH; PYTHON=/path/to/python names one. (On 3.14
+# nothing was tried: every package has a wheel for it or is pure Python.)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
