@@ -21,7 +21,7 @@ from data.hashing import hash_of, seed_of
 from data.paths import resolve
 from data.progress import Progress
 from data.prompts import Prompts, instruction
-from data.rows.manifest import Manifest, fingerprint_of
+from data.rows.manifest import Manifest, fingerprint_of, sounds_of
 from data.rows.row import Row
 from data.settings import Settings
 from data.sound.audio import SAMPLE_RATE, load_clip
@@ -97,6 +97,7 @@ def cache_identity(
         audio=fingerprint_of(rows),
         targets=hash_of(kept),
         hypotheses=hash_of(generation.model_dump(exclude={"max_seconds"})) if cache.writes_texts else "",
+        sounds=sounds_of(rows),
     )
 
 

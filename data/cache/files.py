@@ -48,9 +48,10 @@ _MADE_FROM = {
     "teacher": "its weights or settings",
     "tokenizer": "its vocabulary",
     "prompts": "data.prompts",
-    "audio": "the rows and their sounds: data.train, data.limit, data.mono",
+    "audio": "the rows: data.train, data.limit, data.mono",
     "targets": "the cache section",
     "hypotheses": "the generation section, cache.hypotheses",
+    "sounds": "the content of the sound files",
 }
 _DTYPES = {"float16": "F16", "float32": "F32"}
 _IDENTITY, _WITH_FEATURES = b"cache_identity", b"features"
@@ -175,7 +176,7 @@ def shards_of(folder: Path) -> list[Path]:
 
 
 def check_identity(folder: Path, identity: CacheIdentity | None, *, to_read: bool = False) -> CacheIdentity:
-    """The identity of the cache in `folder`, which must be `identity` if one is given, or to read, serve it."""
+    """The identity of the cache in `folder`, which must serve `identity` if one is given."""
     path = folder / "identity.json"
     try:
         parts = json.loads(path.read_text())
@@ -193,7 +194,7 @@ def check_identity(folder: Path, identity: CacheIdentity | None, *, to_read: boo
         found = CacheIdentity(**parts)
     except TypeError:
         raise InputError(f"{path}: parts missing or unknown; remove the folder and cache again") from None
-    if identity is not None and not (found.serves(identity) if to_read else found == identity):
+    if identity is not None and not found.serves(identity, to_read=to_read):
         parts = ", ".join(
             f"{part} ({_MADE_FROM[part]}: {getattr(found, part)[:12] or 'none'} there, "
             f"{getattr(identity, part)[:12] or 'none'} now)"

@@ -65,11 +65,13 @@ class CacheIdentity:
     prompts: str
     """The prompt set, its template included."""
     audio: str
-    """The list of clips, their sounds where their content is known, and how they are read."""
+    """The list of clips and how they are read."""
     targets: str
     """Which texts, which cut."""
     hypotheses: str = ""
     """How the teacher's own texts are written; empty where they are not."""
+    sounds: str = ""
+    """The content of the clips' files; empty where it is not known, as over an annotation file."""
     format_version: int = FORMAT_VERSION
 
     def sha256(self) -> str:
@@ -80,6 +82,14 @@ class CacheIdentity:
         """The names of the parts in which `other` differs."""
         return [f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name)]
 
-    def serves(self, other: "CacheIdentity") -> bool:
-        """Whether a cache of this has what `other` asks for: the same, with or without texts where it asks for none."""
-        return set(self.differences(other)) <= (set() if other.hypotheses else {"hypotheses"})
+    def serves(self, other: "CacheIdentity", *, to_read: bool = False) -> bool:
+        """Whether a cache of this is one of `other`: the same, as far as both know their sounds.
+
+        Args:
+            other: What is asked for.
+            to_read: Whether it is read alone: then it may have texts where none are asked for.
+        """
+        allowed = set() if self.sounds and other.sounds else {"sounds"}
+        if to_read and not other.hypotheses:
+            allowed.add("hypotheses")
+        return set(self.differences(other)) <= allowed

@@ -43,7 +43,7 @@ class CacheWriter:
         self._folder, self._identity, self._rank, self._shard_rows = Path(folder), identity, rank, shard_rows
         self._rows: list[CachedRow] = []
         if (self._folder / "identity.json").exists():
-            check_identity(self._folder, identity)
+            self._identity = check_identity(self._folder, identity)  # which may know its sounds, or not
         elif any(self._folder.glob("shard-*.parquet")):
             raise InputError(f"{folder}: shards without identity.json; give another cache folder or empty this one")
         with self._room():
@@ -53,7 +53,7 @@ class CacheWriter:
                 self._write_identity()
             self._remove_leftovers(world)
             self._end_half_line()
-        self._done = {row for shard in shards_of(self._folder) for row in ids_of(shard, identity)[0]}
+        self._done = {row for shard in shards_of(self._folder) for row in ids_of(shard, self._identity)[0]}
         self._failed: set[str] = set()
         self._failed_read = read_failed(self._folder)[1]
         own = self._folder.glob(f"shard-{rank:05d}-*.parquet")
@@ -120,7 +120,7 @@ class CacheWriter:
     def _write_identity(self) -> None:
         with suppress(FileExistsError), written_whole(self._folder / "identity.json", new=True) as path:
             path.write_text(json.dumps(asdict(self._identity), indent=2) + "\n")
-        check_identity(self._folder, self._identity)
+        self._identity = check_identity(self._folder, self._identity)
 
     def _remove_leftovers(self, world: int) -> None:
         """Removes what a killed process of this rank left, and those of ranks that are no more."""

@@ -6,17 +6,17 @@ from typing import Any
 
 from data.errors import InputError
 
-_PLAIN = ("", 0.0, 0.0, "", "first")
-"""Question, start, end, sound and channels of rows that say nothing of them: over a whole file's first channel."""
+_PLAIN = ("", 0.0, 0.0, "first")
+"""Question, start, end and channels of most rows: an answer to no question, over a whole file's first channel."""
 
 
 class RowsDigest:
     """A running hash over rows: that of one JSON list of them.
 
-    Of the sound it knows what a row does: the file's name, and in a manifest the fingerprint of its content.
+    Of the sounds it knows the files' names; for their content see `data.rows.manifest.sounds_of`.
     """
 
-    COLUMNS = ("id", "path", "task", "text", "duration_s", "question", "start_s", "end_s", "fingerprint")
+    COLUMNS = ("id", "path", "task", "text", "duration_s", "question", "start_s", "end_s")
 
     def __init__(self) -> None:
         self._digest, self._waiting, self._begun = hashlib.sha256(b"["), [], False

@@ -5,6 +5,7 @@ what `write_manifest` made of some: an Arrow file that is mapped into memory, so
 memory whatever its size. Both give a `Manifest`.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -161,6 +162,17 @@ def fingerprint_of(rows: Sequence[Row]) -> str:
     for row in rows:
         values = (getattr(row, name) for name in RowsDigest.COLUMNS[2:])
         digest.add(row.id, row.path.name, *values, row.mono)
+    return digest.hexdigest()
+
+
+def sounds_of(rows: Sequence[Row]) -> str:
+    """A SHA-256 over the content of all rows' sounds; empty where it is not known, as of rows of JSON."""
+    named = rows.values("fingerprint") if isinstance(rows, Manifest) else (row.fingerprint for row in rows)
+    digest = hashlib.sha256()
+    for fingerprint in named:
+        if not fingerprint:
+            return ""
+        digest.update(fingerprint.encode())
     return digest.hexdigest()
 
 

@@ -378,7 +378,7 @@ def test_an_error_inside_writes_nothing_more(tmp_path):
 # ---- what is refused ----
 
 
-@pytest.mark.parametrize("part", ["teacher", "tokenizer", "prompts", "audio", "targets"])
+@pytest.mark.parametrize("part", ["teacher", "tokenizer", "prompts", "audio", "targets", "hypotheses"])
 def test_another_identity_is_refused_by_name(tmp_path, part):
     fill(tmp_path, range(2))
     other = replace(IDENTITY, **{part: "changed"})
@@ -617,6 +617,18 @@ def test_texts_that_are_not_asked_for_may_be_there(tmp_path):
             CacheReader(tmp_path / folder, identity)
     with pytest.raises(InputError, match="another hypotheses"):
         CacheWriter(tmp_path / "with", IDENTITY, 0, 1)
+
+
+def test_sounds_are_compared_where_both_are_known(tmp_path):
+    known, other = replace(IDENTITY, sounds="a"), replace(IDENTITY, sounds="b")
+    for name, first, second in (("known", known, IDENTITY), ("unknown", IDENTITY, known)):
+        fill(tmp_path / name, range(2), identity=first)
+        assert len(fill(tmp_path / name, range(4), identity=second)) == 4
+        assert CacheReader(tmp_path / name).identity == first
+        assert CacheReader(tmp_path / name, first).ids() == CacheReader(tmp_path / name, second).ids()
+    for act in (CacheReader, lambda *given: CacheWriter(*given, 0, 1)):
+        with pytest.raises(InputError, match=r"another sounds .the content of the sound files: a there, b now"):
+            act(tmp_path / "known", other)
 
 
 def test_failures_are_read_once(tmp_path):
