@@ -17,11 +17,19 @@ NOT_OF_A_MODEL = (
 """Where training starts, and in what precision a model is scored, do not change what it is."""
 
 
+_WATCHING = ("steps_per_print", "wall_clock_breakdown", "memory_breakdown", "dump_state", "log_level", "timers")
+_WATCHING += ("tensorboard", "wandb", "comet", "csv_monitor", "flops_profiler", "comms_logger")
+_WATCHING += ("activation_checkpointing.profile",)
+"""What DeepSpeed prints and measures counts nowhere."""
+
+
 def counting(recipe: Recipe, without: tuple[str, ...]) -> dict:
     """A recipe as JSON has it, without some of its keys (`a.b`); a section that the recipe does not have is null."""
     tree = json.loads(recipe.model_dump_json())
-    for key in without:
-        section, _, name = key.rpartition(".")
-        if (of := tree[section] if section else tree) is not None:
-            del of[name]
+    for key in (*without, *(f"deepspeed.{name}" for name in _WATCHING)):
+        *sections, name = key.split(".")
+        of = tree
+        for section in sections:
+            of = of.get(section) or {}
+        of.pop(name, None)
     return tree

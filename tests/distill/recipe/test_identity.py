@@ -29,6 +29,35 @@ def test_what_counts_makes_another_recipe_and_the_rest_does_not(tiny_recipe):
     assert of_run("train.weight_decay=0.2") != of_run()
 
 
+WATCHING = [
+    "steps_per_print=7",
+    "wall_clock_breakdown=true",
+    "memory_breakdown=true",
+    "dump_state=true",
+    "log_level=20",
+    'timers={"throughput": {"enabled": false}}',
+    'flops_profiler={"enabled": true}',
+    'comms_logger={"enabled": true}',
+    *(f'{name}={{"enabled": true}}' for name in ("tensorboard", "wandb", "comet", "csv_monitor")),
+]
+
+
+@pytest.mark.parametrize("change", WATCHING)
+@pytest.mark.parametrize("keys", [NOT_OF_A_RUN, NOT_OF_A_MODEL])
+def test_monitors_and_prints_of_deepspeed_make_no_other_recipe(tiny_recipe, change, keys):
+    plain, watched = (counting(read_recipe(tiny_recipe, of), keys) for of in ([], [f"deepspeed.{change}"]))
+    assert plain == watched
+
+
+def test_what_deepspeed_computes_counts(tiny_recipe):
+    plain = counting(read_recipe(tiny_recipe), NOT_OF_A_RUN)
+    for change in ("gradient_clipping=2", "zero_optimization.stage=2", "activation_checkpointing={}"):
+        assert counting(read_recipe(tiny_recipe, [f"deepspeed.{change}"]), NOT_OF_A_RUN) != plain
+    profiled = [f"deepspeed.activation_checkpointing={block}" for block in ("{}", '{"profile": true}')]
+    first, second = (counting(read_recipe(tiny_recipe, [change]), NOT_OF_A_RUN) for change in profiled)
+    assert first == second
+
+
 def test_a_section_that_is_not_there_stays_null(tiny_recipe):
     stage = '[{"name": "ce", "steps": 1, "losses": {"ce": 1}, "lr": {"llm": 1e-3}}]'
     recipe = read_recipe(tiny_recipe, ["student=null", "cache=null", f"train.stages={stage}"])
