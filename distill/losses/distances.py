@@ -13,28 +13,44 @@ from teacher.connector import windows_of
 Distance = Literal["relative", "mse", "smooth_l1", "cosine"]
 
 
-def distance(own_ND: Tensor, teacher_ND: Tensor, kind: Distance) -> Tensor:
+def distance(own_ND: Tensor, teacher_ND: Tensor, kind: Distance, spread: float | None = None) -> Tensor:
     """Sum over rows of the distance of each, in float32.
 
     Args:
         own_ND: The student's rows.
         teacher_ND: The teacher's.
         kind: mse and smooth_l1 are means over the width, cosine is 1 minus the cosine. relative is the squared distance
-            over the teacher's mean squared deviation from its mean row (of the micro-batch; a single row's from zero):
-            1 is what the mean row would cost, whatever width and scale, so that a weight means about the same for every
-            feature.
+            over `spread`: 1 is what the teacher's mean row would cost, whatever width and scale, so that a weight means
+            about the same for every feature.
+        spread: The teacher's mean squared deviation from its mean row, measured once (`Spread`): one of the rows at
+            hand would make a row's cost depend on the others of its micro-batch.
     """
     own_ND, teacher_ND = own_ND.float(), teacher_ND.float()
     if kind == "cosine":
         return (1 - nn.functional.cosine_similarity(own_ND, teacher_ND, dim=1)).sum()
     if kind == "smooth_l1":
         return nn.functional.smooth_l1_loss(own_ND, teacher_ND, reduction="none").mean(1).sum()
-    squared_N = (own_ND - teacher_ND).square().sum(1)
-    if kind == "mse":
-        return squared_N.sum() / own_ND.shape[1]
-    mean_D = teacher_ND.mean(0) if len(teacher_ND) > 1 else 0.0
-    spread = (teacher_ND - mean_D).square().sum(1).mean().clamp(min=1e-6)
-    return squared_N.sum() / spread
+    squared = (own_ND - teacher_ND).square().sum()
+    return squared / (own_ND.shape[1] if kind == "mse" else spread)
+
+
+class Spread:
+    """The mean squared deviation of rows from their mean row: their variance, summed over the width."""
+
+    def __init__(self) -> None:
+        self._rows, self._sum_D, self._squares = 0, torch.zeros(()), 0.0
+
+    def add(self, rows_ND: Tensor) -> None:
+        """Takes further rows into account."""
+        rows_ND = rows_ND.double().cpu()
+        self._rows += len(rows_ND)
+        self._sum_D = self._sum_D + rows_ND.sum(0)
+        self._squares += float(rows_ND.square().sum())
+
+    def value(self) -> float:
+        """Of all rows so far; never 0, as it is divided by."""
+        rows = max(self._rows, 1)
+        return max(self._squares / rows - float((self._sum_D / rows).square().sum()), 1e-6)
 
 
 def between_windows(

@@ -84,6 +84,9 @@ class FeatureMatching(nn.Module):
     and are no part of the model that is exported. BEATs' states always have one: it says where in the encoder's states
     the student, which has no BEATs, keeps what BEATs would tell it.
 
+    `spreads` says for each feature, and each pair of layers, what a relative distance is measured in
+    (`distill.training.spreads` measures it).
+
     Args:
         student: The model that is trained.
         teacher_config: The teacher's configuration.
@@ -104,6 +107,7 @@ class FeatureMatching(nn.Module):
         super().__init__()
         own = student.config
         self.settings = settings
+        self.spreads: dict[str, list[float]] = {}
         self.windows = [(config.window_frames, config.window_stride) for config in (teacher_config, own)]
         depths = {
             "encoder": [config.encoder_config.encoder_layers for config in (own, teacher_config)],
@@ -175,38 +179,63 @@ class FeatureMatching(nn.Module):
         rows_N, _ = supervised(batch.labels_BT)
         return seen[LAST], [seen[layer].flatten(0, 1)[rows_N] for layer in layers]
 
+    def targets(self, teacher: TeacherFeatures, frames_B: Tensor, columns_B: Tensor | None) -> dict[str, list[Tensor]]:
+        """The teacher's rows that the student's are held against, by feature, for each pair of layers.
+
+        Args:
+            teacher: What it made of a batch.
+            frames_B: Encoder frames that the student has of each clip.
+            columns_B: Columns of BEATs' states that are matched.
+        """
+        rows = {
+            "encoder": [_real(states_BTD, frames_B) for states_BTD in teacher.encoder],
+            "hidden": teacher.hidden,
+        }
+        if teacher.audio_NH is not None:
+            rows["audio_tokens"] = [self._at_own_times(teacher.audio_NH, frames_B)]
+        if teacher.beats_BCD is not None:
+            rows["beats"] = [_real(teacher.beats_BCD, columns_B)]
+        return rows
+
     def encoder(self, own: list[Tensor], teacher: list[Tensor], frames_B: Tensor) -> Tensor:
         """Sum over the clips' frames, without padding, of the mean distance of the pairs' states (B, T, D)."""
-        length = min(teacher[0].shape[1], own[0].shape[1])
-        real_BT = within(frames_B, length)
-        rows = [[states_BTD[:, :length][real_BT] for states_BTD in side] for side in (own, teacher)]
-        return torch.stack([distance(*pair, self.settings.encoder) for pair in zip(*rows, strict=True)]).mean()
+        own, teacher = ([_real(states_BTD, frames_B) for states_BTD in side] for side in (own, teacher))
+        return self._distance("encoder", own, teacher)
 
     def audio_tokens(self, own_NH: Tensor, teacher_NH: Tensor, frames_B: Tensor) -> Tensor:
         """Sum over the student's windows of the distance to the teacher's tokens, taken at the same times."""
-        if self.windows[0] != self.windows[1]:
-            teacher_NH = between_windows(teacher_NH, frames_B, *self.windows)
-        return distance(self._projected("audio_tokens", own_NH), teacher_NH, self.settings.audio_tokens)
+        teacher_NH = self._at_own_times(teacher_NH, frames_B)
+        return self._distance("audio_tokens", [self._projected("audio_tokens", own_NH)], [teacher_NH])
 
     def hidden(self, own: list[Tensor], teacher: list[Tensor]) -> Tensor:
         """Sum over supervised positions of the mean distance of the pairs' states (N, H)."""
-        pairs = enumerate(zip(own, teacher, strict=True))
-        return torch.stack(
-            [distance(self._projected(f"hidden_{i}", one), other, self.settings.hidden) for i, (one, other) in pairs]
-        ).mean()
+        return self._distance("hidden", [self._projected(f"hidden_{i}", one) for i, one in enumerate(own)], teacher)
 
     def beats(self, own_BTD: Tensor, teacher_BCD: Tensor, columns_B: Tensor) -> Tensor:
         """Sum over the clips' columns of the distance of what is projected from the student's mean state in each."""
-        own_BCD = mean_of_columns(own_BTD, self.column)
-        length = min(own_BCD.shape[1], teacher_BCD.shape[1])
-        real_BC = within(columns_B, length)
-        own_ND, teacher_ND = (states_BCD[:, :length][real_BC] for states_BCD in (own_BCD, teacher_BCD))
-        return distance(self._projected("beats", own_ND), teacher_ND, self.settings.beats)
+        own_ND = _real(mean_of_columns(own_BTD, self.column), columns_B)
+        return self._distance("beats", [self._projected("beats", own_ND)], [_real(teacher_BCD, columns_B)])
+
+    def _distance(self, name: str, own: list[Tensor], teacher: list[Tensor]) -> Tensor:
+        """The mean over the pairs of the sum over their rows."""
+        kind = getattr(self.settings, name)
+        spreads = self.spreads[name] if kind == "relative" else [None] * len(own)
+        return torch.stack([distance(*of, kind, in_) for *of, in_ in zip(own, teacher, spreads, strict=True)]).mean()
+
+    def _at_own_times(self, teacher_NH: Tensor, frames_B: Tensor) -> Tensor:
+        if self.windows[0] == self.windows[1]:
+            return teacher_NH
+        return between_windows(teacher_NH, frames_B, *self.windows)
 
     def _projected(self, name: str, rows_ND: Tensor) -> Tensor:
         if name not in self.project:
             return rows_ND
         return self.project[name](rows_ND.to(self.project[name].weight.dtype))
+
+
+def _real(states_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+    """The states (N, D) of all clips, clip after clip, without padding."""
+    return states_BTD[within(lengths_B, states_BTD.shape[1])]
 
 
 def _by_side(name: str, pairs: Pairs, depths: list[int]) -> list[tuple[int, ...]]:

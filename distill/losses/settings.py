@@ -29,6 +29,9 @@ class MatchSettings(Settings):
     hidden: Distance = Field("relative", description="distance of the LLM's hidden states")
     hidden_layers: Pairs = Field(((LAST, LAST),), min_length=1, description=_PAIRS.format("LLM"))
     beats: Distance = Field("relative", description="distance of projected encoder states from BEATs' states")
+    spread_clips: int = Field(
+        64, ge=1, description="relative: training clips on which the teacher's features are measured, once at the start"
+    )
 
 
 class KdSettings(Settings):

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
@@ -83,11 +84,19 @@ def checkpoints(run_dir: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
 
 
-def save(engine: DeepSpeedEngine, run_dir: Path, step: int, keep: int, best: int | None = None) -> None:
-    """Writes the checkpoint of `step`, then drops all but the newest `keep` and the `best`; all ranks take part."""
-    folder = run_dir / "checkpoints"
+def save(engine: DeepSpeedEngine, run_dir: Path, state: dict[str, Any], keep: int, best: int | None = None) -> None:
+    """Writes a checkpoint, then drops all but the newest `keep` and the `best`; all ranks take part.
+
+    Args:
+        engine: Whose weights and optimizer states are saved.
+        run_dir: The run's folder.
+        state: Its `step`, and what else `resume` is to give back.
+        keep: Newest checkpoints that stay.
+        best: The step of another one that stays.
+    """
+    folder, step = run_dir / "checkpoints", state["step"]
     try:
-        engine.save_checkpoint(folder, f"step_{step}", client_state={"step": step}, exclude_frozen_parameters=True)
+        engine.save_checkpoint(folder, f"step_{step}", client_state=state, exclude_frozen_parameters=True)
     except BaseException:
         shutil.rmtree(folder / f"step_{step}", ignore_errors=True)  # it would only fill the disk further
         raise
@@ -131,10 +140,10 @@ def load_best(engine: DeepSpeedEngine, run_dir: Path, metric: str) -> int:
     return step
 
 
-def resume(engine: DeepSpeedEngine, run_dir: Path) -> int:
-    """Loads the newest whole checkpoint, and drops what the logs hold past it; gives its step, or 0 without one."""
+def resume(engine: DeepSpeedEngine, run_dir: Path) -> dict[str, Any]:
+    """Loads the newest whole checkpoint and gives its state, or step 0 without one; drops what the logs hold past it."""
     if not (run_dir / "checkpoints" / "latest").is_file():
-        return 0
+        return {"step": 0}
     first = dist.get_rank() == 0
     tag = _newest_whole(run_dir, say=first).name
     _, state = engine.load_checkpoint(run_dir / "checkpoints", tag, load_module_strict=False)
@@ -142,7 +151,7 @@ def resume(engine: DeepSpeedEngine, run_dir: Path) -> int:
         _forget_after(run_dir, state["step"])
         print(f"going on from step {state['step']}", flush=True)
     dist.barrier()
-    return state["step"]
+    return state
 
 
 def _seal(folder: Path) -> None:

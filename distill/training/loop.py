@@ -27,6 +27,7 @@ from distill.training.loader import StepLoader
 from distill.training.on_policy import OnPolicy
 from distill.training.rows import training_rows, validation_rows
 from distill.training.run_log import RunLog
+from distill.training.spreads import measured_spreads
 from distill.training.step import OptimizerStep, sum_over_ranks
 from distill.training.stopping import StopRequest
 from distill.training.validation import default_metric, score_texts, validate
@@ -72,12 +73,12 @@ class Trainer:
         self.identity = run_identity(recipe, rows, self.world, None if cache is None else cache.identity)
         if teacher is not None:
             teacher.place(recipe, self.engine.device)
-        examples = build_examples(recipe, processor, rows, cache, teacher_processor)
+        self.examples = build_examples(recipe, processor, rows, cache, teacher_processor)
         if recipe.train.keep_encoded:
-            examples.keep_encoded(student, max_seconds=120, quiet=self.rank > 0)
+            self.examples.keep_encoded(student, max_seconds=120, quiet=self.rank > 0)
         accumulation = self.engine.gradient_accumulation_steps()
-        loader = StepLoader(recipe, examples, rank=self.rank, world=self.world, accumulation=accumulation)
-        on_policy = OnPolicy(recipe, self.engine, processor, examples.teacher_processor)
+        loader = StepLoader(recipe, self.examples, rank=self.rank, world=self.world, accumulation=accumulation)
+        on_policy = OnPolicy(recipe, self.engine, processor, self.examples.teacher_processor)
         self.one_step = OptimizerStep(recipe, self.engine, loader, on_policy)
         teacher_texts = validation_texts(recipe, teacher_processor) if teacher_processor and self.rank == 0 else {}
         self.log = RunLog(recipe, self.engine.monitor, self.engine.device, teacher_texts)
@@ -115,7 +116,8 @@ class Trainer:
                 better = self._validate()
             if self.step % settings.save_every == 0 or self.step == total or self.stopped or better:
                 best = best_step(self.recipe.run_dir, self.metric)
-                save(self.engine, self.recipe.run_dir, self.step, settings.keep_checkpoints, best)
+                state = {"step": self.step, "spreads": self.spreads}
+                save(self.engine, self.recipe.run_dir, state, settings.keep_checkpoints, best)
         if self.stopped and self.rank == 0:
             print(f"stopped at step {self.step}; the same command goes on from there", flush=True)
 
@@ -155,4 +157,9 @@ class Trainer:
         if self.rank == 0:
             begin(run_dir, self.recipe, self.identity)
         dist.barrier()
-        self.step = resume(self.engine, run_dir)
+        state = resume(self.engine, run_dir)
+        self.step, self.spreads = state["step"], state.get("spreads", {})
+        if (matching := self.engine.module.matching) is not None:
+            if not self.step:
+                self.spreads = measured_spreads(self.recipe, self.engine, self.examples)
+            matching.spreads = self.spreads

@@ -138,6 +138,12 @@ class Objective(nn.Module):
             loss = loss + getattr(weights, name) * value / max(counts[UNITS[name]], 1)
         return loss, sums
 
+    @torch.no_grad()
+    def targets(self, example: Example, weights: LossWeights) -> dict[str, list[Tensor]]:
+        """The teacher's rows that are matched, by feature (see `FeatureMatching.targets`)."""
+        frames_B = encoder_frames(example.batch.features.mel_frames_B)
+        return self.matching.targets(self._asked(example, frames_B, weights), frames_B, example.columns_B)
+
     def _language(
         self,
         example: Example,

@@ -12,6 +12,7 @@ import torch
 from deepspeed.accelerator import get_accelerator
 
 from data.cache.reader import CacheReader
+from distill.losses.settings import LossWeights
 from tests.conftest import SENTENCES, write_annotation_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -94,15 +95,24 @@ def gradient(run):
     return [torch.cat([state[group]["exp_avg"] for state in states]) for group in range(len(states[0]))]
 
 
+FROM_THE_CACHE = {"ce": 0.5, "kd": 0.5, "ctc": 0.1}
+EVERY_LOSS = {name: 0.5 for name in LossWeights.model_fields}
+
+
 @pytest.mark.skipif(get_accelerator().device_name() != "cpu", reason="two ranks would need two accelerators")
+@pytest.mark.parametrize("losses_of", [FROM_THE_CACHE, EVERY_LOSS], ids=["cache", "memory"])
 def test_eight_clips_have_one_gradient_however_they_are_split(
-    train, launch, fill_tiny_cache, tiny_recipe, own_data, free_port, tmp_path
+    train, launch, fill_tiny_cache, tiny_salmonn, tiny_recipe, own_data, free_port, tmp_path, losses_of
 ):
     texts = [text + " again" * (i // 2) for i, text in enumerate([*SENTENCES, *SENTENCES[:2]])]
     write_annotation_of(own_data, "eight", [("asr", 2.0, text) for text in texts])
     data = [f"data.train={own_data}/eight.json", f"cache.folder={tmp_path}/eight"]
-    fill_tiny_cache(*data)
-    stage = {"name": "all", "steps": 1, "warmup_steps": 0, "losses": {"ce": 0.5, "kd": 0.5, "ctc": 0.1}}
+    if losses_of is FROM_THE_CACHE:
+        fill_tiny_cache(*data)
+    else:
+        tiny_salmonn()  # leaves its BEATs
+        data += ["teacher.weights=null", f"teacher.beats={tmp_path}/beats.pt", "train.teacher=memory"]
+    stage = {"name": "all", "steps": 1, "warmup_steps": 0, "losses": losses_of}
     rates = {"encoder": 1e-3, "connector": 1e-3, "llm": 1e-3}
 
     def split(clips, accumulation):
@@ -117,6 +127,8 @@ def test_eight_clips_have_one_gradient_however_they_are_split(
     assert done.returncode == 0, done.stderr
     runs = [tmp_path / "runs" / name for name in ("whole", "accumulated", "ranks")]
     curves.append(losses(runs[2] / "steps.jsonl"))
+    (first,) = (runs[0] / "steps.jsonl").read_text().splitlines()
+    assert all(json.loads(first)[name] > 0 for name in losses_of)
     norms = [json.loads((run / "steps.jsonl").read_text())["grad_norm"] for run in runs]
     assert curves[1] == pytest.approx(curves[0], rel=1e-5) and curves[2] == pytest.approx(curves[0], rel=1e-5)
     assert norms[0] > 0 and norms[1:] == pytest.approx([norms[0]] * 2, rel=1e-5)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import InputError
-from distill.losses.distances import between_windows, distance, mean_of_columns
+from distill.losses.distances import Spread, between_windows, distance, mean_of_columns
 from distill.losses.matching import FeatureMatching, MatchSettings
 from distill.losses.settings import KdSettings, LossWeights
 from distill.models.frozen import FrozenTeacher
@@ -42,13 +42,21 @@ def test_the_distances_are_those_of_their_definitions():
         "cosine": sum(1 - x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(a, b, strict=True)),
     }
     for kind, value in expected.items():
-        assert distance(own, teacher, kind).item() == pytest.approx(value, rel=1e-5), kind
-        assert distance(teacher, teacher, kind).item() == pytest.approx(0, abs=1e-5)
-        assert distance(own.bfloat16(), teacher, kind).dtype == torch.float32
+        assert distance(own, teacher, kind, spread).item() == pytest.approx(value, rel=1e-5), kind
+        assert distance(teacher, teacher, kind, spread).item() == pytest.approx(0, abs=1e-5)
+        assert distance(own.bfloat16(), teacher, kind, spread).dtype == torch.float32
     mean = teacher.mean(0).expand(9, 4)
-    assert distance(mean, teacher, "relative").item() == pytest.approx(9, rel=1e-5)
-    alone = distance(own[:1], teacher[:1], "relative").item()  # as of a text that is nothing but its end symbol
-    assert alone == pytest.approx(float((own[0] - teacher[0]).square().sum() / teacher[0].square().sum()), rel=1e-5)
+    assert distance(mean, teacher, "relative", spread).item() == pytest.approx(9, rel=1e-5)
+
+
+@given(sizes=st.lists(st.integers(0, 5), min_size=1, max_size=6).filter(any), shift=st.floats(-1e3, 1e3))
+def test_the_spread_is_of_all_rows_however_they_come(sizes, shift):
+    whole = rows(sum(sizes), 4, 3) + shift
+    spread = Spread()
+    for part in whole.split(sizes):
+        spread.add(part)
+    naive = (whole.double() - whole.double().mean(0)).square().sum(1).mean().item()
+    assert spread.value() == pytest.approx(max(naive, 1e-6), rel=1e-6, abs=1e-6)
 
 
 @given(
@@ -116,13 +124,14 @@ def test_layers_are_matched_by_pairs(models, waves):
 
 
 @pytest.mark.parametrize("windows", [{}, {"window_frames": 12, "window_stride": 5}])
-@pytest.mark.parametrize("kind", ["mse", "smooth_l1", "cosine"])
+@pytest.mark.parametrize("kind", ["relative", "mse", "smooth_l1", "cosine"])
 def test_a_batch_costs_what_its_clips_cost_alone(tiny_teacher, waves, kind, windows):
     teacher, processor = tiny_teacher
     student = shrink(teacher, STUDENT.model_copy(update={"encoder_layers": (1,)} | windows)).eval()
     own = SalmonnProcessor(processor.tokenizer, student.config)
     losses = {"encoder", "audio_tokens"}
     objective = objective_of(teacher, student, losses, encoder=kind, audio_tokens=kind, encoder_layers=((0, 1),))
+    objective.matching.spreads = {"encoder": [3.0], "audio_tokens": [0.5]}
     weights = LossWeights(encoder=1, audio_tokens=1)
 
     def sums(clips):
@@ -226,7 +235,12 @@ def test_hidden_states_of_another_width_have_a_projection_for_each_pair(models):
     student.config.llm_config.hidden_size = 24
     matching = FeatureMatching(student, teacher.config, MatchSettings(hidden_layers=((0, 0), (-1, -1))), {"hidden"})
     own, theirs = [rows(6, 24, 1), rows(6, 24, 2)], [rows(6, 48, 3), rows(6, 48, 4)]
-    expected = sum(distance(matching.project[f"hidden_{i}"](own[i]), theirs[i], "relative") for i in range(2))
+    matching.spreads = {"hidden": [2.0, 5.0]}
+    spreads = zip(own, theirs, (2.0, 5.0), strict=True)
+    expected = sum(
+        distance(matching.project[f"hidden_{i}"](one), other, "relative", spread)
+        for i, (one, other, spread) in enumerate(spreads)
+    )
     torch.testing.assert_close(matching.hidden(own, theirs), expected / 2)
     assert set(matching.project) == {"hidden_0", "hidden_1"}
 

@@ -101,6 +101,25 @@ def test_every_feature_is_matched_with_a_teacher_in_memory(train, tiny_salmonn, 
     assert model.beats is None and not [name for name in model.state_dict() if "project" in name]
 
 
+def test_what_relative_distances_are_measured_in_is_kept_in_the_checkpoint(train, monkeypatch, tmp_path):
+    whole, out = train("whole")
+    assert out.count("spread of the teacher's features: 12/12") == 1
+    folder = tmp_path / "runs" / "whole" / "checkpoints"
+    state = torch.load(folder / "step_4" / "mp_rank_00_model_states.pt", weights_only=False)
+    assert set(state["spreads"]) == {"encoder", "audio_tokens"} and all(of[0] > 0 for of in state["spreads"].values())
+    features = 'train.stages.1.losses={"ce": 1, "encoder": 1}'
+    long, _ = train("long", features)
+    shutil.rmtree(tmp_path / "runs" / "long" / "checkpoints" / "step_6")
+    monkeypatch.setattr("distill.training.loop.measured_spreads", lambda *_: pytest.fail("measured anew"))
+    again, _ = train("long", features)
+    assert losses(again) == losses(long)
+
+
+def test_no_feature_is_measured_where_no_distance_is_relative(train):
+    _, out = train("mse", "train.match.encoder=mse", "train.match.audio_tokens=cosine")
+    assert "spread of" not in out
+
+
 def test_cached_sounds_are_what_beats_makes_in_memory(train, command, tiny_recipe, tiny_salmonn, tmp_path):
     tiny_salmonn()
     stage = {"name": "s", "steps": 3, "max_seconds": 12, "losses": {"encoder": 1, "beats": 1}, "lr": {"encoder": 1e-3}}

@@ -1,0 +1,49 @@
+"""What relative distances are measured in: how far the teacher's features lie from their mean."""
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from deepspeed import DeepSpeedEngine
+
+from data.batches import batches_by_length
+from data.progress import Progress
+from distill.losses.distances import Spread
+from distill.losses.settings import LAST, LossWeights
+from distill.recipe.recipe import Recipe
+from distill.training.examples import Examples
+from distill.training.objective import Objective
+
+
+def measured_spreads(recipe: Recipe, engine: DeepSpeedEngine, examples: Examples) -> dict[str, list[float]]:
+    """The spread of each feature whose distance is relative, for each of its pairs of layers.
+
+    It is the mean squared deviation of the teacher's rows from their mean row, over `train.match.spread_clips` training
+    clips. It is measured once, at the start of a run, and kept in its checkpoints. All ranks take part, and have the
+    same: each looks at all of these clips, and the first one's figures count.
+
+    Args:
+        recipe: The run.
+        engine: DeepSpeed's, over the objective.
+        examples: Makes examples of the training rows.
+    """
+    names = sorted(name for name in recipe.matched if getattr(recipe.train.match, name) == "relative")
+    if not names:
+        return {}
+    objective: Objective = engine.module
+    weights = LossWeights(**dict.fromkeys(names, 1.0))
+    chosen = np.random.default_rng(recipe.seed).permutation(len(examples.rows))[: recipe.train.match.spread_clips]
+    spreads = {name: [Spread() for _ in objective.matching.layers.get(name, [(LAST,)])[0]] for name in names}
+    progress = Progress("spread of the teacher's features", len(chosen), quiet=dist.get_rank() > 0)
+    # As much at a time as the stages that match features take.
+    most = min(stage.max_seconds for stage in recipe.train.stages if stage.matched)
+    for batch in batches_by_length(examples.processor.seconds([examples.rows[int(i)] for i in chosen]), most):
+        targets = objective.targets(examples(chosen[batch].tolist(), weights).to(engine.device), weights)
+        for name in names:
+            for spread, rows_ND in zip(spreads[name], targets[name], strict=True):
+                spread.add(rows_ND)
+        progress.add(len(batch))
+    values = torch.tensor([spread.value() for of in spreads.values() for spread in of], dtype=torch.float64)
+    values = values.to(engine.device)
+    dist.broadcast(values, 0)
+    found = iter(values.tolist())
+    return {name: [next(found) for _ in of] for name, of in spreads.items()}
