@@ -1,7 +1,5 @@
 """What settings of a recipe go together: what one section asks of another."""
 
-from pathlib import Path
-
 from distill.recipe.recipe import Recipe
 from distill.recipe.stages import PARTS, StageSettings
 
@@ -12,7 +10,7 @@ def require_consistent(recipe: Recipe) -> None:
     Raises:
         ValueError: Names the keys and the mend.
     """
-    if len({Path(path).stem for path in recipe.data.valid}) < len(recipe.data.valid):
+    if len(recipe.validation_sets) < len(recipe.data.valid):
         raise ValueError("data.valid: two files of one name; they are told apart by it in the logs")
     for stage in recipe.train.stages:
         _require_stage(recipe, stage)

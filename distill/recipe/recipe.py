@@ -189,6 +189,11 @@ class Recipe(Settings):
         return resolve(self.results) / self.name
 
     @property
+    def validation_sets(self) -> dict[str, str]:
+        """The files that are watched during training, by the names that they have in the logs."""
+        return {Path(path).stem: path for path in self.data.valid}
+
+    @property
     def total_steps(self) -> int:
         """Steps of all stages."""
         return sum(stage.steps for stage in self.train.stages)

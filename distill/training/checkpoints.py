@@ -2,10 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
@@ -23,6 +23,7 @@ from teacher.build import weights_hash
 from teacher.weights import folder_hash, locate
 
 SEAL = "sizes.json"
+Found = TypeVar("Found")
 LOGS = ("steps.jsonl", "validation.jsonl", "texts.jsonl")
 
 
@@ -109,49 +110,75 @@ def save(engine: DeepSpeedEngine, run_dir: Path, state: dict[str, Any], keep: in
     dist.barrier()
 
 
-def best_step(run_dir: Path, metric: str) -> int | None:
-    """The first step whose validation was the best by a metric (mean over the sets that have it); None without one."""
-    values: dict[int, list[float]] = {}
-    for record, _ in _records(run_dir / "validation.jsonl"):
-        if metric in record:
-            values.setdefault(record["step"], []).append(record[metric])
+def best_step(recipe: Recipe, metric: str) -> int | None:
+    """The first step of the last stage whose validation was the best by a metric; None without one.
+
+    What other stages write need not be of the same kind: CTC's best path is no text of the LLM's. A step counts by the
+    mean over the sets that have the metric, where all sets were looked at: a validation may have been cut off.
+    """
+    before = recipe.total_steps - recipe.train.stages[-1].steps
+    values = {}
+    for step, sets in _validations(recipe).items():
+        found = [record[metric] for record in sets if metric in record]
+        if step > before and found:
+            values[step] = sum(found) / len(found)
     sign = -1 if metric == "cider_d" else 1
-    return min(values, key=lambda step: (sign * sum(values[step]) / len(values[step]), step), default=None)
+    return min(values, key=lambda step: (sign * values[step], step), default=None)
 
 
-def was_validated(run_dir: Path, step: int) -> bool:
-    """Whether the log has a look at the validation sets at this step."""
-    return any(record["step"] == step for record, _ in _records(run_dir / "validation.jsonl"))
+def was_validated(recipe: Recipe, step: int) -> bool:
+    """Whether the log has a look at all validation sets at this step."""
+    return step in _validations(recipe)
 
 
-def load_best(engine: DeepSpeedEngine, run_dir: Path, metric: str) -> int:
+def _validations(recipe: Recipe) -> dict[int, list[dict]]:
+    """The log's records by step, of the recipe's validation sets, where it has all of them."""
+    names = recipe.validation_sets
+    found: dict[int, dict[str, dict]] = {}
+    for record, _ in _records(recipe.run_dir / "validation.jsonl"):
+        if record["set"] in names:
+            found.setdefault(record["step"], {})[record["set"]] = record
+    return {step: [*sets.values()] for step, sets in found.items() if len(sets) == len(names)}
+
+
+def load_best(engine: DeepSpeedEngine, recipe: Recipe, metric: str) -> int:
     """Loads the best checkpoint by a metric of the validation and gives its step; all ranks take part.
 
     Raises:
         InputError: No validation had the metric, or that checkpoint is gone or damaged.
     """
-    step = best_step(run_dir, metric)
+    step = _of_first_rank(lambda: best_step(recipe, metric))
     if step is None:
-        raise InputError(f"train.export 'best': no validation of {run_dir} has '{metric}'; set train.export=last")
-    folder = run_dir / "checkpoints" / f"step_{step}"
-    if not _is_whole(folder):
+        raise InputError(
+            f"train.export 'best': no validation in the last stage of {recipe.run_dir} has '{metric}'; "
+            "set train.export=last"
+        )
+    folder = recipe.run_dir / "checkpoints" / f"step_{step}"
+    if not _of_first_rank(lambda: _is_whole(folder)):
         raise InputError(f"{folder}: the best checkpoint is gone or damaged; --set train.export=last takes the last")
     engine.load_checkpoint(folder.parent, folder.name, load_module_strict=False)
     return step
 
 
 def resume(engine: DeepSpeedEngine, run_dir: Path) -> dict[str, Any]:
-    """Loads the newest whole checkpoint and gives its state, or step 0 without one; drops what the logs hold past it."""
-    if not (run_dir / "checkpoints" / "latest").is_file():
+    """Loads the newest whole checkpoint and gives its state (step 0 without one); drops what the logs hold past it."""
+    begun = run_dir / "checkpoints" / "latest"
+    tag = _of_first_rank(lambda: _newest_whole(run_dir).name if begun.is_file() else None)
+    if tag is None:
         return {"step": 0}
-    first = dist.get_rank() == 0
-    tag = _newest_whole(run_dir, say=first).name
     _, state = engine.load_checkpoint(run_dir / "checkpoints", tag, load_module_strict=False)
-    if first:
+    if dist.get_rank() == 0:
         _forget_after(run_dir, state["step"])
         print(f"going on from step {state['step']}", flush=True)
     dist.barrier()
     return state
+
+
+def _of_first_rank(find: Callable[[], Found]) -> Found:
+    """What the first rank finds on the disk, for every rank: on another machine files may look older for a while."""
+    found = [find() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(found, 0)
+    return found[0]
 
 
 def _seal(folder: Path) -> None:
@@ -161,7 +188,7 @@ def _seal(folder: Path) -> None:
         path.write_text(json.dumps(sizes, indent=2) + "\n")
 
 
-def _newest_whole(run_dir: Path, *, say: bool = True) -> Path:
+def _newest_whole(run_dir: Path) -> Path:
     """The newest checkpoint that is as it was written; says which newer ones are not.
 
     Raises:
@@ -170,8 +197,7 @@ def _newest_whole(run_dir: Path, *, say: bool = True) -> Path:
     for folder in reversed(checkpoints(run_dir)):
         if _is_whole(folder):
             return folder
-        if say:
-            print(f"warning: {folder}: cut off or damaged; going back to the checkpoint before it", flush=True)
+        print(f"warning: {folder}: cut off or damaged; going back to the checkpoint before it", flush=True)
     raise InputError(f"{run_dir}/checkpoints: none of them is whole; remove that folder to start anew")
 
 

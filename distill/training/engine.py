@@ -1,5 +1,7 @@
 """DeepSpeed's engine over the objective, as the recipe's `deepspeed` block has it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import deepspeed
@@ -49,6 +51,20 @@ def start_engine(recipe: Recipe, objective: Objective) -> deepspeed.DeepSpeedEng
         raise InputError(f"deepspeed section of the recipe: it takes a package ({error}); install it") from error
     skip_frozen_groups(optimizer)
     return engine
+
+
+@contextmanager
+def gathered(engine: deepspeed.DeepSpeedEngine) -> Iterator[None]:
+    """Each rank has all weights for as long as the context lasts, and goes through them at its own pace.
+
+    At ZeRO 3 they would else be fetched module by module, for each token anew, and by all ranks at once: one that
+    writes a token more than the others would wait for them for ever.
+    """
+    if engine.zero_optimization_stage() < 3:
+        yield
+        return
+    with deepspeed.zero.unwrap_model_for_generation(engine):
+        yield
 
 
 def _adamw(recipe: Recipe, objective: Objective) -> torch.optim.Optimizer:

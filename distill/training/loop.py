@@ -20,7 +20,7 @@ from distill.training.checkpoints import (
     save,
     was_validated,
 )
-from distill.training.engine import join_ranks, start_engine
+from distill.training.engine import gathered, join_ranks, start_engine
 from distill.training.export import save_model
 from distill.training.failures import as_input_error
 from distill.training.loader import StepLoader
@@ -99,7 +99,7 @@ class Trainer:
         self._resume()
         settings, total = self.recipe.train, self.recipe.total_steps
         # A run that was told to stop did not wait for it.
-        if self._is_due() and self._any(self.rank == 0 and not was_validated(self.recipe.run_dir, self.step)):
+        if self._is_due() and self._any(self.rank == 0 and not was_validated(self.recipe, self.step)):
             self._validate()
         first, start = self.step, time.monotonic()
         while self.step < total and not self.stopped:
@@ -115,7 +115,7 @@ class Trainer:
             if self._is_due() and not self.stopped:
                 better = self._validate()
             if self.step % settings.save_every == 0 or self.step == total or self.stopped or better:
-                best = best_step(self.recipe.run_dir, self.metric)
+                best = best_step(self.recipe, self.metric)
                 state = {"step": self.step, "spreads": self.spreads}
                 save(self.engine, self.recipe.run_dir, state, settings.keep_checkpoints, best)
         if self.stopped and self.rank == 0:
@@ -134,20 +134,25 @@ class Trainer:
         """Looks at every validation set; whether this step is the best so far."""
         stage = self.recipe.train.stages[self.recipe.locate(self.step - 1)[0]]
         self.engine.eval()
-        for name, rows in self.valid.items():
-            metrics, texts = validate(self.recipe, self.engine.module, self.processor, rows, stage.used)
-            if self.rank == 0:
-                metrics |= score_texts(rows, texts) if texts else {}
-                self.log.validation({"step": self.step, "set": name} | metrics, rows, texts)
+        looked = {}
+        with gathered(self.engine):
+            for name, rows in self.valid.items():
+                looked[name] = validate(self.recipe, self.engine.module, self.processor, rows, stage.used)
+        if self.rank == 0:
+            sets = {}
+            for name, (figures, texts) in looked.items():
+                scores = score_texts(self.valid[name], texts) if texts else {}
+                sets[name] = (figures | scores, self.valid[name], texts)
+            self.log.validation(self.step, sets)
         # The first rank alone has written it.
-        return self._any(self.rank == 0 and best_step(self.recipe.run_dir, self.metric) == self.step)
+        return self._any(self.rank == 0 and best_step(self.recipe, self.metric) == self.step)
 
     def save_model(self) -> tuple[Path, int]:
         """Writes the trained model of the recipe's choice; gives its folder and its step."""
         run_dir, step = self.recipe.run_dir, self.step
         with as_input_error(run_dir, self.recipe.train.timeout_s):
             if self.recipe.train.export == "best":
-                step = load_best(self.engine, run_dir, self.metric)
+                step = load_best(self.engine, self.recipe, self.metric)
             return save_model(self.recipe, self.engine, self.processor), step
 
     def _resume(self) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from data.hashing import drawn
 from distill.losses.settings import LossWeights
 from distill.recipe.recipe import Recipe
+from distill.training.engine import gathered
 from distill.training.objective import Example
 from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import SalmonnProcessor
@@ -56,12 +57,8 @@ class OnPolicy:
         """
         self.engine.eval()
         student = self.engine.module.student
-        if self.engine.zero_optimization_stage() < 3:
+        with gathered(self.engine):
             written = [self._write(student, *of) for of in zip(micro, seeds, strict=True)]
-        else:
-            # Gathered once for all tokens; each rank then writes at its own pace.
-            with deepspeed.zero.unwrap_model_for_generation(self.engine):
-                written = [self._write(student, *of) for of in zip(micro, seeds, strict=True)]
         self.engine.train()
         return [self._with_texts(*of) for of in zip(micro, written, strict=True)]
 

@@ -1,7 +1,5 @@
 """The rows that a run trains on, and those that it watches."""
 
-from pathlib import Path
-
 import numpy as np
 
 from data.cache.reader import CacheReader
@@ -33,7 +31,8 @@ def training_rows(recipe: Recipe, cache: CacheReader | None = None, *, quiet: bo
 
 def validation_rows(recipe: Recipe) -> dict[str, Manifest]:
     """The rows of each validation set that are looked at, by its file's name."""
-    return {Path(path).stem: read_rows(recipe, path)[: recipe.train.validate_clips] for path in recipe.data.valid}
+    most = recipe.train.validate_clips
+    return {name: read_rows(recipe, path)[:most] for name, path in recipe.validation_sets.items()}
 
 
 def _cached(rows: Manifest, cache: CacheReader, folder: str) -> Manifest:

@@ -50,28 +50,41 @@ class RunLog:
                 flush=True,
             )
 
-    def validation(self, record: dict, rows: list[Row], texts: dict[str, str]) -> None:
-        """A validation's record, and some of its clips with their texts (reference, teacher, student) and sound."""
-        shown = [row for row in rows if row.id in texts][: self.recipe.train.validate_shown]
-        table = [
-            {
-                "step": record["step"],
-                "set": record["set"],
-                "id": row.id,
-                "reference": row.text,
-                "teacher": self.teacher_texts.get(row.id),
-                "student": texts[row.id],
-                "path": str(row.path),
-            }
-            for row in shown
-        ]
-        _append(self.run_dir / "texts.jsonl", table)
-        _append(self.run_dir / "validation.jsonl", [record])  # last: it says that this validation is done
-        metrics = {name: value for name, value in record.items() if isinstance(value, float)}
-        self._monitored(f"validation/{record['set']}", metrics, record["step"])
-        self._show(record, table, shown)
-        numbers = " ".join(f"{name} {value:.3f}" for name, value in metrics.items())
-        print(f"validation {record['set']} at step {record['step']}: {numbers}", flush=True)
+    def validation(self, step: int, sets: dict[str, tuple[dict[str, float], list[Row], dict[str, str]]]) -> None:
+        """A validation's records, and some of its clips with their texts (reference, teacher, student) and sound.
+
+        Args:
+            step: Steps done.
+            sets: Figures, rows and texts by row id, of each set by its name.
+        """
+        shown = {name: [row for row in rows if row.id in texts] for name, (_, rows, texts) in sets.items()}
+        shown = {name: rows[: self.recipe.train.validate_shown] for name, rows in shown.items()}
+        tables = {
+            name: [
+                {
+                    "step": step,
+                    "set": name,
+                    "id": row.id,
+                    "reference": row.text,
+                    "teacher": self.teacher_texts.get(row.id),
+                    "student": sets[name][2][row.id],
+                    "path": str(row.path),
+                }
+                for row in rows
+            ]
+            for name, rows in shown.items()
+        }
+        _append(self.run_dir / "texts.jsonl", [line for table in tables.values() for line in table])
+        # Last, and of all sets at once: they say that this validation is done.
+        records = [{"step": step, "set": name} | figures for name, (figures, _, _) in sets.items()]
+        _append(self.run_dir / "validation.jsonl", records)
+        for record in records:
+            name = record["set"]
+            metrics = {metric: value for metric, value in record.items() if isinstance(value, float)}
+            self._monitored(f"validation/{name}", metrics, step)
+            self._show(record, tables[name], shown[name])
+            numbers = " ".join(f"{metric} {value:.3f}" for metric, value in metrics.items())
+            print(f"validation {name} at step {step}: {numbers}", flush=True)
 
     def _monitored(self, group: str, metrics: dict[str, float], step: int) -> None:
         if self.monitor.enabled:

@@ -1,12 +1,15 @@
 """A short look at the model during training: losses on held-out rows, what it writes for them, and its scores."""
 
-from typing import Literal
+from itertools import zip_longest
+from typing import Literal, NamedTuple
 
-import deepspeed
 import torch
+import torch.distributed as dist
 
+from data.batches import batches_by_length
 from data.prompts import instruction
 from data.rows.row import Row
+from data.sound.audio import load_clip
 from distill.losses.settings import LossWeights
 from distill.recipe.recipe import Recipe
 from distill.recipe.test_sets import grouped, of_kind
@@ -21,16 +24,40 @@ from teacher.processor import Clip, SalmonnProcessor
 def validate(
     recipe: Recipe, objective: Objective, processor: SalmonnProcessor, rows: list[Row], weights: LossWeights
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Cross-entropy, and texts by row id: from the LLM where the stage trains it, else from CTC's best path."""
-    if not rows:
+    """Cross-entropy, and texts by row id: from the LLM where the stage trains it, else from CTC's best path.
+
+    All ranks take part, and get the same. Each looks at some of the batches, which are those of one rank alone.
+
+    Args:
+        recipe: The run's.
+        objective: Its student in evaluation mode, with all of its weights (see `engine.gathered`).
+        processor: The student's.
+        rows: Of one set.
+        weights: Largest ones of the stage.
+    """
+    by_llm = bool(weights.ce or weights.kd)
+    if not rows or not (by_llm or weights.ctc):
         return {}, {}
-    instructions = [instruction(recipe.data.prompts, row.task, question=row.question) for row in rows]
-    if weights.ce or weights.kd:
-        ce = _cross_entropy(objective, processor, rows, instructions, recipe.generation.max_seconds)
-        pairs = list(zip(rows, instructions, strict=True))
-        written = write_hypotheses(objective.student, processor, pairs, recipe.generation, quiet=True)
-        return {"ce": ce}, {hypothesis.row.id: hypothesis.text for hypothesis in written}
-    return {}, _ctc_texts(objective, processor, rows) if weights.ctc else {}
+    looked: list[Looked] = []
+    batches = batches_by_length(processor.seconds(rows), recipe.generation.max_seconds)
+    for indices in batches[dist.get_rank() :: dist.get_world_size()]:
+        batch = [rows[i] for i in indices]
+        looked.append(_by_llm(recipe, objective, processor, batch) if by_llm else _by_ctc(objective, processor, batch))
+    of_ranks: list[list[Looked]] = [[]] * dist.get_world_size()
+    dist.all_gather_object(of_ranks, looked)
+    # One batch of each rank after the other: sums are those of one rank, to the last digit.
+    in_order = [one for of_round in zip_longest(*of_ranks) for one in of_round if one is not None]
+    texts = {row_id: text for one in in_order for row_id, text in one.texts.items()}
+    ce = {"ce": sum(one.ce for one in in_order) / sum(one.tokens for one in in_order)} if by_llm else {}
+    return ce, {row.id: texts[row.id] for row in rows}
+
+
+class Looked(NamedTuple):
+    """What was found of a batch: texts by row id, the sum of its cross-entropy and over how many tokens that is."""
+
+    texts: dict[str, str]
+    ce: float = 0.0
+    tokens: int = 0
 
 
 def score_texts(rows: list[Row], texts: dict[str, str]) -> dict[str, float]:
@@ -57,28 +84,19 @@ def default_metric(rows: list[Row]) -> Literal["wer", "cider_d", "ce"]:
     return "cider_d" if len(grouped(of_kind(rows, "aac"), "aac")) > 1 else "ce"
 
 
-def _cross_entropy(
-    objective: Objective, processor: SalmonnProcessor, rows: list[Row], instructions: list[str], max_seconds: float
-) -> float:
-    weights, total, tokens = LossWeights(ce=1.0), 0.0, 0
-    for indices, waves in processor.decoded(rows, max_seconds):
-        clips = [Clip(wave, instructions[i], rows[i].text) for i, wave in zip(indices, waves, strict=True)]
-        example = Example(processor(clips).to(objective.student.device))
-        counts = example.counts(objective.student)
-        _, sums = objective(example, weights, counts)
-        total, tokens = total + float(sums["ce"]), tokens + counts["tokens"]
-    return total / tokens
+def _by_llm(recipe: Recipe, objective: Objective, processor: SalmonnProcessor, rows: list[Row]) -> Looked:
+    asked = [(row, instruction(recipe.data.prompts, row.task, question=row.question)) for row in rows]
+    clips = [Clip(load_clip(row), wording, row.text) for row, wording in asked]
+    example = Example(processor(clips).to(objective.student.device))
+    counts = example.counts(objective.student)
+    _, sums = objective(example, LossWeights(ce=1.0), counts)
+    written = write_hypotheses(objective.student, processor, asked, recipe.generation, quiet=True)
+    texts = {hypothesis.row.id: hypothesis.text for hypothesis in written}
+    return Looked(texts, float(sums["ce"]), int(counts["tokens"]))
 
 
-def _ctc_texts(objective: Objective, processor: SalmonnProcessor, rows: list[Row]) -> dict[str, str]:
+def _by_ctc(objective: Objective, processor: SalmonnProcessor, rows: list[Row]) -> Looked:
     model = objective.student
-    texts: dict[int, str] = {}
-    for indices, waves in processor.decoded(rows, 120.0):
-        features = processor.features(waves)
-        states = model.encode(features.to(model.device))
-        audio_NH = model.connector(states)
-        # ZeRO 3 gathers a module's weights for its forward pass alone, and this is not it.
-        with deepspeed.zero.GatheredParameters(list(objective.ctc.parameters())):
-            paths = objective.ctc.decode(audio_NH, model.connector.windows(states.frames_B))
-        texts |= {i: processor.tokenizer.decode(ids) for i, ids in zip(indices, paths, strict=True)}
-    return {rows[i].id: text for i, text in texts.items()}
+    states = model.encode(processor.features([load_clip(row) for row in rows]).to(model.device))
+    paths = objective.ctc.decode(model.connector(states), model.connector.windows(states.frames_B))
+    return Looked({row.id: processor.tokenizer.decode(ids) for row, ids in zip(rows, paths, strict=True)})

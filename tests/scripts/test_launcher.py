@@ -72,6 +72,9 @@ def test_two_ranks_at_zero_3_share_a_teacher_in_memory_and_write_together(
 ):
     changes = ["train.teacher=memory", "train.on_policy.fraction=0.5", "train.stages.0.steps=1"]
     changes += SLOW
+    # A batch of the validation for each rank, of texts of other lengths: neither may wait for the other's.
+    changes += ["generation.max_seconds=2.5", "generation.tokens_per_second=1", "generation.max_new_tokens=20"]
+    changes.append("train.timeout_s=60")
     alone = train("alone", "deepspeed.gradient_accumulation_steps=2", *changes)
     zero = '{"stage": 3, "stage3_param_persistence_threshold": 0}'
     launcher = ["deepspeed", "--num_gpus", "2", "--master_port", str(free_port + 4), "distill/train.py"]
@@ -83,6 +86,10 @@ def test_two_ranks_at_zero_3_share_a_teacher_in_memory_and_write_together(
     assert losses(path) == pytest.approx(alone, rel=1e-4)
     own = [json.loads(line)["on_policy"] for line in path.read_text().splitlines()]
     assert True in own and False in own[1:]
+    texts = [(tmp_path / "runs" / name / "texts.jsonl").read_text() for name in ("alone", "ranks")]
+    assert texts[0] == texts[1] and texts[0].count("\n") == 2
+    looks = [json.loads((tmp_path / "runs" / name / "validation.jsonl").read_text()) for name in ("alone", "ranks")]
+    assert looks[1] == looks[0] | {"ce": pytest.approx(looks[0]["ce"], rel=1e-4)}
 
 
 def gradient(run):

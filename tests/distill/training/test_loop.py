@@ -102,7 +102,7 @@ def test_every_feature_is_matched_with_a_teacher_in_memory(train, tiny_salmonn, 
 
 
 def test_what_relative_distances_are_measured_in_is_kept_in_the_checkpoint(train, monkeypatch, tmp_path):
-    whole, out = train("whole")
+    _, out = train("whole")
     assert out.count("spread of the teacher's features: 12/12") == 1
     folder = tmp_path / "runs" / "whole" / "checkpoints"
     state = torch.load(folder / "step_4" / "mp_rank_00_model_states.pt", weights_only=False)
