@@ -14,6 +14,8 @@ def require_consistent(recipe: Recipe) -> None:
         raise ValueError("data.valid: two files of one name; they are told apart by it in the logs")
     for stage in recipe.train.stages:
         _require_stage(recipe, stage)
+    if recipe.deepspeed.get("zero_optimization", {}).get("elastic_checkpoint"):
+        raise ValueError("deepspeed.zero_optimization.elastic_checkpoint: such a run cannot go on (seen); leave it out")
     _require_cache(recipe)
     _require_teacher(recipe)
     if recipe.train.kd.vocabulary == "universal":

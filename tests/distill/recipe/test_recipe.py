@@ -37,6 +37,7 @@ def test_the_repositorys_recipes_are_valid_and_named_after_their_files(path):
         ("train.kd.temperature=2; cache.method=sampled", "draws stand for forward_kl at temperature 1"),
         ("train.kd.divergence=js; cache.method=sampled", "draws stand for forward_kl at temperature 1"),
         ('teacher.margin_s=null; cache.features=["encoder"]', r"cache\.features: set teacher\.margin_s"),
+        ("deepspeed.zero_optimization.elastic_checkpoint=true", "such a run cannot go on"),
         ('cache.features=["beats"]', r"cache\.features: the teacher has no BEATs"),
         ("train.stages.0.losses.beats=1", "has a beats weight; that takes a teacher with BEATs and a student without"),
         ("train.stages.0.lr.beats=1", r"trains a BEATs \(lr.beats\) that the model does not have"),
