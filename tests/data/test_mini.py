@@ -1,4 +1,4 @@
-import importlib.util
+import importlib
 import json
 import os
 import subprocess
@@ -178,10 +178,10 @@ def test_the_plan_is_the_same_in_another_process(found):
 @pytest.fixture
 def script(tmp_path, monkeypatch):
     monkeypatch.setenv("SALMONN_DISTILL_CACHE", str(tmp_path))
-    spec = importlib.util.spec_from_file_location("prepare_mini", REPOSITORY / "scripts" / "prepare_mini.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "prepare_mini", module)
-    spec.loader.exec_module(module)
+    # By its name, so that worker processes find it too where they are not forked, as from Python 3.14 on.
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
+    monkeypatch.delitem(sys.modules, "prepare_mini", raising=False)
+    module = importlib.import_module("prepare_mini")
     planned = Splits(
         [Tone("t", "one"), Tone("u", "a dog", AAC, references=("a dog", "the dog"))],
         [Tone("v", "two")],
