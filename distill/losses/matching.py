@@ -32,7 +32,9 @@ def outputs_of(layers: nn.ModuleList, norm: nn.Module, wanted: Iterable[int]) ->
     seen: dict[int, Tensor] = {}
 
     def note(number: int, _: nn.Module, given: tuple, keywords: dict) -> None:
-        seen[number] = given[0] if given else keywords["hidden_states"]
+        states = given[0] if given else keywords["hidden_states"]
+        # An alias: where inputs of layers are moved to the CPU, DeepSpeed empties the very tensor that goes in.
+        seen[number] = states.view_as(states)
 
     following = [*layers[1:], norm]
     hooks = [

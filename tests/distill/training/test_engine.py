@@ -1,11 +1,13 @@
 """What the recipe's `deepspeed` block asks for is done: the same losses, however they are computed."""
 
 import json
+from types import SimpleNamespace
 
 import deepspeed
 import pytest
 import torch
 from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.activation_checkpointing import checkpointing
 
 from distill.training.deepspeed_insides import forget_gradients
 from distill.training.engine import join_ranks
@@ -51,6 +53,25 @@ def test_recomputed_activations_change_no_gradient(train, trained):
     assert recomputed == pytest.approx(kept, rel=1e-5)
     partitioned = [f"deepspeed.zero_optimization={WHOLE_LAYERS}", "deepspeed.activation_checkpointing={}"]
     assert train("partitioned", *trained, *partitioned) == pytest.approx(kept, rel=1e-4)
+
+
+def test_inputs_that_are_moved_to_the_cpu_change_no_gradient(train, monkeypatch):
+    """As on a GPU, though they are there already: DeepSpeed empties the tensors that it has moved."""
+    matched = json.dumps({"ce": 1, "encoder": 1, "hidden": 1})
+    changes = [*PARTS, f"train.stages.0.losses={matched}", "train.match.encoder_layers=[[0, 0], [1, 1], [-1, -1]]"]
+    changes += ["train.match.hidden_layers=[[0, 0], [1, 2], [-1, -1]]", "student.encoder_layers=[0, 1]"]
+    changes += ["student.qformer.layers=3", "student.qformer_layers=[]"]
+    kept = train("kept", *changes)
+
+    def copies(items, device, criterion_func):
+        return [item.clone() if criterion_func(item) else item for item in items]
+
+    monkeypatch.setattr(checkpointing, "copy_to_device", copies)
+    elsewhere = SimpleNamespace(device_name=lambda: "another")
+    monkeypatch.setattr("distill.training.activations.get_accelerator", lambda: elsewhere)
+    for name, block in (("moved", {"cpu_checkpointing": True}), ("recomputed", {"cpu_checkpointing": False})):
+        section = f"deepspeed.activation_checkpointing={json.dumps(block)}"
+        assert train(name, *changes, section) == pytest.approx(kept, rel=1e-5)
 
 
 class Two(torch.nn.Module):
