@@ -17,7 +17,7 @@ from data.errors import InputError
 from data.sound.flac import flac_parts
 from data.sound.foreign import foreign_blocks, foreign_header
 from data.sound.lengths import behind_id3, is_mp3, ogg_is_one
-from data.sound.source import Probe, Sound, SoundBytes, Window, rewound, truncated, unreadable
+from data.sound.source import Probe, Sound, SoundBytes, Window, joined_unlike, rewound, truncated, unreadable
 from data.sound.wav import wav_parts
 
 __all__ = ["Sound", "SoundBytes", "SoundInfo", "blocks", "sound_info"]
@@ -137,7 +137,7 @@ def _opened(sound: Sound, stack: ExitStack) -> list[soundfile.SoundFile]:
     except (RuntimeError, ValueError, TypeError) as error:
         raise unreadable(sound, error) from None
     if len({(file.samplerate, file.channels) for file in files}) > 1:
-        raise InputError(f"{sound}: files of other rates or channels joined to one; write them apart, or as one sound")
+        raise joined_unlike(sound)
     if files[0].format == "MP3" or (files[0].format == "OGG" and not ogg_is_one(probe)):
         raise _Foreign
     if not parts and _ends_early(files[0]):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from data.sound.lengths import mp3_counted
-from data.sound.source import Probe, Sound, rewound, truncated, unreadable
+from data.sound.source import Probe, Sound, joined_unlike, rewound, truncated, unreadable
 
 _MARGIN_S = 1.0
 """What is decoded before a stretch: a frame of mp3 or AAC sounds as it does only behind those before it."""
@@ -58,10 +58,13 @@ def foreign_blocks(sound: Sound, start_s: float, seconds: float | None) -> Itera
     end = math.inf if seconds is None else first + round(seconds * rate)
     end = end if stated is None else min(end, stated)
     part = _PART_S * rate if in_parts else 0
-    begin = first // part * part if part else 0
+    begin, channels = first // part * part if part else 0, 0
     while first < end:
         until = min(begin + part, end) if part else end
         for samples in _part(sound, begin, first, until, stated is not None):
+            channels = channels or samples.shape[1]
+            if samples.shape[1] != channels:
+                raise joined_unlike(sound)
             yield samples, rate
             first += len(samples)
         if first < until or not part:
@@ -78,8 +81,9 @@ def _part(sound: Sound, begin: int, first: int, end: float, indexed: bool) -> It
 
     with _container(sound) as container:
         stream, at = container.streams.audio[0], None
+        rate = stream.rate  # of its first frames
         starts = stream.start_time or 0  # what an encoder added before the sound is not heard
-        from_tick = starts + int((begin / stream.rate - _MARGIN_S) / stream.time_base) if begin else None
+        from_tick = starts + int((begin / rate - _MARGIN_S) / stream.time_base) if begin else None
         if begin and indexed:
             container.seek(from_tick, stream=stream)
         floats = av.AudioResampler(format="fltp")
@@ -88,8 +92,10 @@ def _part(sound: Sound, begin: int, first: int, end: float, indexed: bool) -> It
             if begin and not indexed and packet.pts is not None and packet.pts < from_tick:
                 continue
             for frame in _decoded(packet):
+                if frame.sample_rate != rate:
+                    raise joined_unlike(sound)
                 if at is None:
-                    at = round((frame.pts - starts) * stream.time_base * stream.rate) if begin else 0
+                    at = round((frame.pts - starts) * stream.time_base * rate) if begin else 0
                 for piece in floats.resample(frame):
                     samples = piece.to_ndarray().T
                     kept = samples[max(first - at, 0) : max(min(end, at + len(samples)) - at, 0)]

@@ -118,3 +118,8 @@ def unreadable(sound: "Sound | Probe", reason: object) -> InputError:
 def truncated(sound: "Sound | Probe") -> InputError:
     """What is said of a sound that is not there to its end."""
     return InputError(f"{sound}: truncated, the file ends before its sound does; fetch it again, or drop its row")
+
+
+def joined_unlike(sound: Sound) -> InputError:
+    """What is said of sounds that cannot be heard as one."""
+    return InputError(f"{sound}: files of other rates or channels joined to one; write them apart, or as one sound")

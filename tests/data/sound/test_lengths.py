@@ -231,6 +231,28 @@ def encoded(samples, rate, format, codec, **options):
     return file.getvalue()
 
 
+@pytest.mark.parametrize("rate", [22_050, 44_100])
+def test_ffmpegs_mp3_of_one_channel_that_breaks_off_is_refused(rate):
+    """Its tag's checksum is none that LAME knows."""
+    given = encoded(noise(6.0, rate=rate), rate, "mp3", "libmp3lame")
+    assert len(both(given)) == pytest.approx(6 * rate, abs=5_000)
+    for cut in (100, len(given) // 2):
+        for act in (sound_info, heard):
+            with pytest.raises(InputError, match="truncated"):
+                act(SoundBytes(given[:-cut], "cut"))
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "seconds"), [(22_050, 1, 6.0), (48_000, 1, 6.0), (16_000, 2, 6.0), (8_000, 1, 40.0)]
+)
+def test_mp3s_of_other_rates_or_channels_joined_are_refused(rate, channels, seconds):
+    samples = np.stack([noise(seconds, seed, rate) for seed in range(channels)], 1)
+    for given in (MP3 + content(samples, "MP3", rate), untagged(MP3) + untagged(content(samples, "MP3", rate))):
+        for act in (sound_info, heard):
+            with pytest.raises(InputError, match="other rates or channels joined"):
+                act(SoundBytes(given, "joined"))
+
+
 LONG = noise(40.0, rate=44_100)
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "1000000"}
 
