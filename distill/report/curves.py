@@ -1,5 +1,6 @@
 """Loss curves that should be one: the same run under several launchers or ZeRO stages, step by step."""
 
+import math
 from pathlib import Path
 
 from data.errors import InputError
@@ -22,7 +23,8 @@ def read_curves(arguments: list[str]) -> dict[str, list[float]]:
             raise InputError(f"--curves {argument}: write NAME=RUN_FOLDER, each name once")
         if not path.is_file():
             raise InputError(f"--curves {argument}: {path} is not there; train the run first")
-        curves[name] = [row["loss"] for row in read_steps(path)]
+        # Where a step was left out (fp16) its loss is no number.
+        curves[name] = [math.nan if row["loss"] is None else row["loss"] for row in read_steps(path)]
     lengths = {name: len(losses) for name, losses in curves.items()}
     if len(set(lengths.values())) > 1 or not all(lengths.values()):
         raise InputError(f"--curves: the runs must have the same steps, not {lengths}")

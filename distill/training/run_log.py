@@ -1,7 +1,9 @@
 """What a run says of itself while it runs: its .jsonl files, the progress line, DeepSpeed's monitors."""
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from deepspeed.monitor.monitor import MonitorMaster
@@ -114,4 +116,14 @@ def _cell(text: str | None) -> str:
 
 def _append(path: Path, records: list[dict]) -> None:
     with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        # In one write: records that belong together are there together.
+        file.write(
+            "".join(json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n" for record in records)
+        )
+
+
+def _finite(value: Any) -> Any:
+    """A value without numbers that JSON does not have: infinite, or none, as of a step that fp16 leaves out."""
+    if isinstance(value, dict):
+        return {key: _finite(of) for key, of in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -75,14 +75,15 @@ class OptimizerStep:
                 # Dropout depends on the batch's place in the run alone: not on a restart, nor on how many ranks share.
                 torch.manual_seed(seed)
                 loss, parts = self.engine(example, weights, counts)
-                if not torch.isfinite(loss):
+                if not torch.isfinite(loss) and not self.engine.fp16_enabled():
                     raise self._no_number(step, "loss", loss.item(), example.ids)
                 sums.append({name: float(value) for name, value in parts.items()})
                 # DeepSpeed averages over accumulation and ranks; the counts are global, so the sum is wanted.
                 self.engine.backward(loss * (len(micro) * self.world))
                 self.engine.step()
         grad_norm = float(self.engine.get_global_grad_norm() or 0.0)
-        if not math.isfinite(grad_norm) and not self.engine.fp16_enabled():  # under fp16 the step was left out
+        # Under fp16 DeepSpeed left the step out, and lowers its loss scale.
+        if not math.isfinite(grad_norm) and not self.engine.fp16_enabled():
             ids = [row for example in micro for row in example.ids]
             raise self._no_number(step, "gradient's norm", grad_norm, ids)
         totals = sum_over_ranks(sums, self.engine.device)

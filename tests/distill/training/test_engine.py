@@ -11,6 +11,7 @@ from deepspeed.runtime.activation_checkpointing import checkpointing
 
 from distill.training.deepspeed_insides import forget_gradients
 from distill.training.engine import join_ranks
+from distill.training.objective import Objective
 
 ON_CPU = get_accelerator().device_name() == "cpu"
 WHOLE_LAYERS = '{"stage": 3, "stage3_param_persistence_threshold": 0}'
@@ -141,6 +142,28 @@ def test_fp16_scales_its_loss_and_a_collapsed_scale_ends_the_run(train, monkeypa
     never = '{"enabled": true, "initial_scale_power": 20, "min_loss_scale": 262144, "hysteresis": 1}'
     line = train("collapsed", *PARTS, "train.stages.0.steps=8", f"deepspeed.fp16={never}", ends=2)
     assert line.startswith("error: fp16: gradients overflow even at the lowest loss scale")
+
+
+@pytest.mark.parametrize("zero", [1, 3])
+def test_under_fp16_a_step_whose_loss_is_no_number_is_left_out(train, monkeypatch, tmp_path, zero):
+    monkeypatch.setattr(type(get_accelerator()), "is_fp16_supported", lambda self: True)
+    forward, calls = Objective.forward, []
+
+    def overflowing(self, example, weights, counts):
+        loss, sums = forward(self, example, weights, counts)
+        if self.training:
+            calls.append(1)
+        factor = float("inf") if self.training and len(calls) == 2 else 1.0
+        return loss * factor, {name: value * factor for name, value in sums.items()}
+
+    monkeypatch.setattr(Objective, "forward", overflowing)
+    fp16 = ['deepspeed.fp16={"enabled": true, "initial_scale_power": 8, "hysteresis": 1}']
+    train("scaled", *PARTS, *fp16, f"deepspeed.zero_optimization.stage={zero}")
+    lines = (tmp_path / "runs" / "scaled" / "steps.jsonl").read_text().splitlines()
+    steps = [json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")) for line in lines]
+    assert steps[1]["loss"] is None and steps[1]["ce"] is None
+    assert steps[0]["loss"] > 0 and steps[2]["loss"] > 0 and steps[2]["grad_norm"] > 0
+    assert steps[2]["loss_scale"] == steps[0]["loss_scale"] / 2
 
 
 @pytest.mark.skipif(not ON_CPU, reason="refused on a CPU alone")
