@@ -15,7 +15,7 @@ from data.settings import Settings
 from teacher.config import SalmonnConfig
 from teacher.model import SalmonnForConditionalGeneration, merge_lora
 from teacher.settings import LoraSettings, QFormerSettings
-from teacher.weights import load_exactly, load_pretrained
+from teacher.weights import copy_exactly, load_exactly, load_pretrained
 
 
 class StudentSettings(Settings):
@@ -128,6 +128,13 @@ def shrink(
             f"({settings.qformer.layers}); name fewer"
         )
 
+    ours, theirs = settings.qformer, source.config.qformer
+    if settings.qformer_layers and ours.width == theirs["width"] and ours.heads != theirs["heads"]:
+        raise InputError(
+            f"student.qformer.heads: {ours.heads}, but the teacher's Q-Former has {theirs['heads']} of the same width "
+            "in all; the heads of qformer_layers would mean something else: keep their number, or leave that key out"
+        )
+
     if neurons is not None:
         for layer, kept in zip(source.encoder.layers, neurons, strict=True):
             _keep_neurons(layer, kept)
@@ -164,10 +171,9 @@ def shrink(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         student = SalmonnForConditionalGeneration(SalmonnConfig(**values)).to(teacher.dtype)
-    _copy_where_shapes_allow(student.encoder, source.encoder.state_dict())
-    _copy_where_shapes_allow(student.llm, source.llm.state_dict())
-    if student.beats is not None:
-        _copy_where_shapes_allow(student.beats, source.beats.state_dict())
+    for part in ("encoder", "llm", "beats"):
+        if getattr(student, part) is not None:
+            _copy_part(getattr(student, part), getattr(source, part).state_dict(), part)
     connector = _renumbered(source.connector.state_dict(), settings.qformer_layers)
     if student.beats is None and source.beats is not None:
         connector = _for_speech_alone(connector, student.connector.ln_speech.weight.numel())
@@ -219,6 +225,12 @@ def _keep_neurons(layer: nn.Module, kept: torch.Tensor) -> None:
     for linear, dim in ((layer.fc1, 0), (layer.fc2, 1)):
         linear.weight = nn.Parameter(linear.weight.detach().index_select(dim, kept))
     layer.fc1.bias = nn.Parameter(layer.fc1.bias.detach()[kept])
+
+
+def _copy_part(module: nn.Module, tensors: dict[str, torch.Tensor], part: str) -> None:
+    """Copies a part that is kept, every tensor of which must be there; new adapters are left as they were made."""
+    own = {key.replace(".base_layer.", "."): value for key, value in module.state_dict().items() if ".lora_" not in key}
+    copy_exactly(own, tensors, f"the {part} that the student's is made of")
 
 
 @torch.no_grad()

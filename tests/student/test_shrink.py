@@ -99,6 +99,28 @@ def test_qformer_layers_are_copied_under_their_new_numbers(tiny_recipe):
             assert torch.equal(value, theirs[key])
 
 
+def test_copied_heads_of_another_number_are_refused(tiny_teacher):
+    teacher, _ = tiny_teacher
+    other = {"qformer": QFORMER.model_copy(update={"heads": 4})}
+    with pytest.raises(
+        InputError, match=r"student.qformer.heads: 4, but the teacher's Q-Former has 2 of the same width"
+    ):
+        shrink(teacher, some(**other, qformer_layers=(0,)))
+    shrink(teacher, some(**other, qformer_layers=()))  # made anew
+
+
+@pytest.mark.parametrize("part", ["encoder", "llm", "beats"])
+def test_a_part_of_which_a_weight_is_missing_is_refused(tiny_salmonn, part):
+    teacher, _ = tiny_salmonn("teacher.lora=null")
+    shrink(teacher, some(beats=True))
+    tensors = getattr(teacher, part).state_dict()
+    name = next(reversed(tensors))
+    getattr(teacher, part).state_dict = lambda *_, **__: {key: of for key, of in tensors.items() if key != name}
+    line = rf"the {part} that the student's is made of: not the weights of this model: missing {name} \(1 in all"
+    with pytest.raises(InputError, match=line):
+        shrink(teacher, some(beats=True))
+
+
 @torch.no_grad()
 def test_what_cannot_be_copied_follows_from_the_seed(tiny_teacher):
     teacher, _ = tiny_teacher
