@@ -4,6 +4,7 @@ import copy
 import os
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import deepspeed
 import torch.distributed as dist
@@ -17,25 +18,50 @@ from teacher.model import SalmonnForConditionalGeneration, merge_lora
 from teacher.processor import SalmonnProcessor
 from teacher.weights import load_exactly, read_tensors, save_trained_part
 
+_ASIDE = ".model."
+
 
 def save_model(recipe: Recipe, engine: DeepSpeedEngine, processor: SalmonnProcessor) -> Path:
     """Writes the student of the engine's objective and its tokenizer, whole or not at all; all ranks take part."""
-    folder, temporary = recipe.run_dir / "model", recipe.run_dir / f".model.{os.getpid()}.tmp"
+    folder = recipe.run_dir / "model"
     tensors = _gathered(engine.module) if engine.zero_optimization_stage() == 3 else engine.module.state_dict()
     if dist.get_rank() == 0:
-        tensors = {k.removeprefix("student."): v for k, v in tensors.items() if k.startswith("student.")}
-        processor.save_pretrained(temporary)
-        if recipe.student is None:
-            save_trained_part(tensors, temporary / "trained.safetensors", also=_trained(recipe, engine.module.student))
-        student = engine.module.student
-        if recipe.student is not None and student.config.adapted:
-            student = _merged(student, tensors)
-            tensors = student.state_dict()
-        student.save_pretrained(temporary, state_dict=tensors)  # last: it empties the dictionary
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
+        with TemporaryDirectory(prefix=_ASIDE, dir=recipe.run_dir, ignore_cleanup_errors=True) as aside:
+            _write(recipe, engine.module.student, processor, tensors, Path(aside, "new"))
+            _exchange(Path(aside, "new"), folder, Path(aside, "old"))
+        for left in recipe.run_dir.glob(f"{_ASIDE}*"):  # by runs that were killed
+            shutil.rmtree(left, ignore_errors=True)
     dist.barrier()
     return folder
+
+
+def _write(
+    recipe: Recipe,
+    student: SalmonnForConditionalGeneration,
+    processor: SalmonnProcessor,
+    tensors: dict[str, Tensor],
+    folder: Path,
+) -> None:
+    tensors = {k.removeprefix("student."): v for k, v in tensors.items() if k.startswith("student.")}
+    processor.save_pretrained(folder)
+    if recipe.student is None:
+        save_trained_part(tensors, folder / "trained.safetensors", also=_trained(recipe, student))
+    if recipe.student is not None and student.config.adapted:
+        student = _merged(student, tensors)
+        tensors = student.state_dict()
+    student.save_pretrained(folder, state_dict=tensors)  # last: it empties the dictionary
+
+
+def _exchange(new: Path, folder: Path, old: Path) -> None:
+    """Puts a folder in the place of another one, which goes to `old`."""
+    if folder.exists():
+        os.replace(folder, old)
+    try:
+        os.replace(new, folder)
+    except OSError:
+        if old.exists():
+            os.replace(old, folder)
+        raise
 
 
 def _gathered(module: nn.Module) -> dict[str, Tensor]:

@@ -1,6 +1,9 @@
 """What is left of a run: the model that its users load."""
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,3 +65,32 @@ def test_a_teacher_keeps_all_that_was_trained_of_it(command, tiny_recipe, tmp_pa
     before, once, twice = ([model.get_parameter(name) for name in names] for model in (untrained, *built))
     assert not torch.allclose(once[0], before[0], atol=1e-3) and torch.equal(twice[0], once[0])
     assert not torch.equal(twice[1], once[1])
+
+
+def test_a_model_that_is_there_stays_until_the_next_is_whole(
+    command, tiny_recipe, fill_tiny_cache, monkeypatch, tmp_path
+):
+    fill_tiny_cache()
+    run = tmp_path / "runs" / "tiny"
+    status, _, err = command("distill/train.py", "--config", tiny_recipe)
+    assert status == 0, err
+    first = (run / "model" / "model.safetensors").read_bytes()
+    left = run / ".model.12345.tmp"  # by a run that was killed while it wrote
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    replace = os.replace
+
+    def failing(source, target):
+        if Path(target) == run / "model" and Path(source).name == "new":
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(target))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", failing)
+        patch.setattr(SalmonnProcessor, "save_pretrained", lambda *_: None)
+        status, _, err = command("distill/train.py", "--config", tiny_recipe)
+    assert status != 0 and (run / "model" / "model.safetensors").read_bytes() == first
+    assert (run / "model" / "tokenizer.json").is_file()
+    status, _, err = command("distill/train.py", "--config", tiny_recipe)
+    assert status == 0 and (run / "model" / "model.safetensors").read_bytes() == first
+    assert not list(run.glob(".model.*"))
