@@ -61,6 +61,7 @@ class Examples:
     def keep_encoded(self, model: SalmonnForConditionalGeneration, *, max_seconds: float, quiet: bool = False) -> None:
         """Computes the frozen encoder's states of all rows once, in bf16 (1.0 kB a frame at width 512)."""
         kept: dict[int, AudioStates] = {}
+        model.eval()
         progress = Progress("encoder states", len(self.rows), quiet=quiet)
         for indices, waves in self.processor.decoded(self.rows, max_seconds):
             features = self.processor.features(waves)

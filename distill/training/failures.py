@@ -8,6 +8,8 @@ import torch.distributed as dist
 
 from data.errors import NO_ROOM, InputError
 
+_OF_ANOTHER_PROCESS = ("gloo", "Connection closed by peer", "NCCL", "nccl", "Watchdog caught collective operation")
+"""Words of the libraries between processes. (NCCL's watchdog may end a process before Python hears of it.)"""
 _GOES_ON = "then the same command goes on from the last checkpoint"
 
 
@@ -34,7 +36,7 @@ def as_input_error(run_dir: Path, timeout_s: float) -> Iterator[None]:
                 "fp16: gradients overflow even at the lowest loss scale, so nothing is learned; lower the learning "
                 "rates or train in bf16 (deepspeed.bf16), then go on from the last checkpoint under another name"
             ) from error
-        if isinstance(error, dist.DistError) or "gloo" in message or "Connection closed by peer" in message:
+        if isinstance(error, dist.DistError) or any(words in message for words in _OF_ANOTHER_PROCESS):
             raise InputError(
                 f"rank {dist.get_rank()}: another process of this run is gone, or was silent for {timeout_s:g} s; see "
                 f"what it said last (a kill without a word: out of memory), {_GOES_ON}"

@@ -21,6 +21,29 @@ def collapsed_scale():
     DynamicLossScaler(1.0, 1000, min_scale=1.0, delayed_shift=1, consecutive_hysteresis=False).update_scale(True)
 
 
+def a_process_is_gone():
+    raise RuntimeError("[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:2")
+
+
+def nccl_was_aborted():
+    raise RuntimeError("NCCL communicator was aborted on rank 0.")
+
+
+def nccl_fails():
+    raise torch.distributed.DistBackendError("NCCL error in: ProcessGroupNCCL.cpp:2, ncclRemoteError")
+
+
+@pytest.fixture
+def first_rank(monkeypatch):
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
+
+
+@pytest.mark.parametrize("fail", [a_process_is_gone, nccl_was_aborted, nccl_fails])
+def test_a_process_that_is_gone_is_told_in_one_line(fail, tmp_path, first_rank):
+    with pytest.raises(InputError, match="rank 0: another process of this run is gone"), as_input_error(tmp_path, 60):
+        fail()
+
+
 @pytest.mark.parametrize(
     ("fail", "line"),
     [
