@@ -2,7 +2,7 @@
 
 python scripts/make_manifest.py librispeech_train-*.json clotho_train.json --out train.arrow
 
-A recipe names it as it names an annotation file. It opens at once, whatever its size, and is not read into memory.
+A recipe names it as it names an annotation file. It opens in a blink, and takes no memory, whatever its size.
 """
 
 import argparse

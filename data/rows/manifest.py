@@ -1,8 +1,8 @@
 """Manifests: which clips there are, what is said or heard in them, and what is asked, as one table.
 
 `read_manifest` is the one door: it takes an annotation file (JSON, `data/rows/annotation.py`), read into memory, or
-what `write_manifest` made of some: an Arrow file that is mapped into memory, so that opening it takes no time and no
-memory whatever its size. Both give a `Manifest`.
+what `write_manifest` made of some: an Arrow file that is mapped into memory, so that opening it takes no memory
+whatever its size, and the time to look it over for damage. Both give a `Manifest`.
 """
 
 import hashlib
@@ -237,17 +237,35 @@ def _mapped(path: Path, root: Path | None) -> Manifest:
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         # What is known of all rows only when they are written stands with the last batch, which has no rows.
-        about = reader.get_batch_with_custom_metadata(reader.num_record_batches - 1).custom_metadata
+        about = reader.get_batch_with_custom_metadata(reader.num_record_batches - 1).custom_metadata or {}
         table = reader.read_all()
+        if (table.schema.metadata or {}).get(b"format") != FORMAT.encode() or table.schema != SCHEMA or not about:
+            raise InputError(f"{path}: not a manifest of this version; make it again with scripts/make_manifest.py")
+        _require_whole(table)
+        own, fingerprint = about[b"root"].decode(), about[b"fingerprint"].decode()
+        return Manifest(table, Path(root or path.parent / own).resolve(), fingerprint=fingerprint)
     except FileNotFoundError:
         raise InputError(f"{path}: no such manifest; check the path in the recipe") from None
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         reason = str(error).split("\n")[0][:100]
         raise InputError(f"{path}: not a whole Arrow file ({reason}); make it again") from None
-    if (table.schema.metadata or {}).get(b"format") != FORMAT.encode() or about is None or table.schema != SCHEMA:
-        raise InputError(f"{path}: not a manifest of this version; make it again with scripts/make_manifest.py")
-    own = path.parent / about[b"root"].decode()
-    return Manifest(table, Path(root or own).resolve(), fingerprint=about[b"fingerprint"].decode())
+
+
+def _require_whole(table: pa.Table) -> None:
+    """Refuses a damaged table: texts would be read from anywhere in memory.
+
+    Raises:
+        ValueError: A place, a character or a number in it cannot be.
+    """
+    table.validate(full=True)
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        texts = pc.list_flatten(column) if pa.types.is_list(column.type) else column
+        if column.null_count or texts.null_count:
+            raise ValueError(f"{name} of a row is null")
+        if pa.types.is_floating(column.type) and len(column):
+            most = pc.min_max(pc.if_else(pc.is_finite(column), column, -1.0))["min"].as_py()
+            if most < 0:
+                raise ValueError(f"{name} of a row is no number of seconds")
 
 
 def _in_memory(path: Path, root: Path | None, texts: bool, sounds: bool, left_out: dict[str, list[str]]) -> Manifest:

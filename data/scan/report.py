@@ -167,6 +167,10 @@ def read_report(path: Path, annotation: Path) -> dict[str, list[str]]:
     try:
         content = loads(path.read_text(encoding="utf-8"))
         sha256, classes = content["scan"]["sha256"], {name: content[name]["ids"] for name in FAULTS}
+        for name, ids in classes.items():
+            if not isinstance(ids, list):
+                raise TypeError(f"{name} lists no ids")
+            "".join(ids).encode()  # an id is a text of whole characters
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: not the report of a scan ({error}); write it: scripts/scan_data.py {annotation} --out {path}"

@@ -3,6 +3,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 from hypothesis import given, settings
@@ -351,6 +352,55 @@ def test_no_manifest(folder, lists):
             read_manifest(folder / "cut.arrow")
     with pytest.raises(InputError, match=r"ends in \.arrow"):
         write_manifest(lists, folder / "rows.parquet")
+
+
+def rewritten(path, about, **columns):
+    """A manifest with other columns, or with something else known of it."""
+    table = read_manifest(path).table
+    for name, values in columns.items():
+        at = table.column_names.index(name)
+        table = table.set_column(at, table.schema.field(at), pa.array(values, table.schema.field(at).type))
+    path = path.with_name("other.arrow")
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+        writer.write_batch(pa.RecordBatch.from_pylist([], table.schema), custom_metadata=about)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("about", "columns", "told"),
+    [
+        ({"root": "."}, {}, "not a whole Arrow file .*fingerprint"),
+        ({"root": "a\0b", "fingerprint": ""}, {}, "null"),
+        ({"root": b"\xff", "fingerprint": ""}, {}, "utf-8"),
+        ({}, {}, "not a manifest of this version"),
+        (None, {"id": ["a", None]}, "id of a row is null"),
+        (None, {"references": [["x"], [None]]}, "references of a row is null"),
+        (None, {"duration_s": [1.0, float("nan")]}, "duration_s of a row is no number of seconds"),
+        (None, {"end_s": [-1.0, 0.0]}, "end_s of a row is no number of seconds"),
+    ],
+)
+def test_a_manifest_that_nobody_wrote_is_refused(folder, lists, about, columns, told):
+    write_manifest(lists[:1], folder / "rows.arrow", workers=1)
+    columns = {name: (values * 9)[: len(read_manifest(folder / "rows.arrow"))] for name, values in columns.items()}
+    about = {"root": ".", "fingerprint": ""} if about is None else about
+    with pytest.raises(InputError, match=rf"other\.arrow: .*{told}.*make it again"):
+        read_manifest(rewritten(folder / "rows.arrow", about, **columns))
+
+
+def test_a_damaged_place_of_a_text_does_not_lead_out_of_memory(folder, lists):
+    write_manifest(lists, folder / "rows.arrow", workers=1)
+    texts = ["x" * (77 + number) for number in range(len(read_manifest(folder / "rows.arrow")))]
+    path = rewritten(folder / "rows.arrow", {"root": ".", "fingerprint": ""}, text=texts)
+    assert [row.text for row in read_manifest(path)] == texts
+    whole = path.read_bytes()
+    reader = pa.ipc.open_file(pa.BufferReader(whole))
+    offsets = reader.get_batch(0).column("text").buffers()[1].to_pybytes()[:12]
+    assert whole.count(offsets) == 1
+    path.unlink()  # what is mapped stays as it is
+    path.write_bytes(whole.replace(offsets, offsets[:4] + b"\xff\xff\xff\x7f" + offsets[8:]))
+    with pytest.raises(InputError, match=r"other\.arrow: not a whole Arrow file"):
+        read_manifest(path)
 
 
 def test_the_measurement_measures(command, tmp_path):

@@ -212,9 +212,15 @@ def test_a_report_is_for_its_annotation_alone(corpus, tmp_path):
     corpus.write_text(corpus.read_text() + " ")
     with pytest.raises(InputError, match="changed since; make it again"):
         read_report(tmp_path / "report.json", corpus)
-    (tmp_path / "report.json").write_text("{}")
-    with pytest.raises(InputError, match="not the report of a scan"):
-        read_report(tmp_path / "report.json", corpus)
+    content = report.as_json()
+    for ids in (True, None, "text", {}, [1], [None], ["\ud800"]):
+        (tmp_path / "report.json").write_text(json.dumps(content | {"nan": {"ids": ids}}))
+        with pytest.raises(InputError, match=r"report\.json: not the report of a scan"):
+            read_report(tmp_path / "report.json", corpus)
+    for text in ("{}", "[]", "3", ""):
+        (tmp_path / "report.json").write_text(text)
+        with pytest.raises(InputError, match=r"report\.json: not the report of a scan"):
+            read_report(tmp_path / "report.json", corpus)
 
 
 def test_the_command(command, corpus, tmp_path):
