@@ -10,6 +10,7 @@ failed.jsonl                     {"id", "reason"} of the rows that could not be 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from data.cache.row import FORMAT_VERSION, CachedRow, CacheIdentity
 from data.cache.targets import FEATURES, TARGETS, Feature, SparseTargets, counted
 from data.errors import InputError
+from data.strict_json import loads
 
 GROUP_ROWS = 64
 """Rows a row group, part of the format: what one random access decodes."""
@@ -128,8 +130,18 @@ def ids_of(path: Path, identity: CacheIdentity) -> tuple[list[str], bool]:
         about = shard.schema_arrow.metadata or {}
         if about.get(_IDENTITY) != identity.sha256().encode():
             raise InputError(f"{path}: made from another teacher, prompts or audio than its folder; delete this file")
+        groups = [shard.metadata.row_group(group).num_rows for group in range(shard.num_row_groups)]
+        if not shard.schema_arrow.equals(_SCHEMA) or not _are_written(groups):
+            raise ValueError("of other columns or row groups")
         ids = shard.read(columns=["id"], use_threads=False).column("id").to_pylist()
+        if not all(ids):
+            raise ValueError("a row has no id")
         return ids, _WITH_FEATURES in about
+
+
+def _are_written(groups: list[int]) -> bool:
+    """Whether these rows a group are those of a shard: full ones, and the rest."""
+    return all(rows == GROUP_ROWS for rows in groups[:-1]) and 0 < sum(groups[-1:]) <= GROUP_ROWS
 
 
 def open_shard(path: Path) -> pq.ParquetFile:
@@ -144,8 +156,14 @@ def batch_of(shard: pq.ParquetFile, group: int) -> pa.RecordBatch:
 
 
 def row_of(batch: pa.RecordBatch, position: int) -> CachedRow:
-    """One row of a decoded row group."""
+    """One row of a decoded row group.
+
+    Raises:
+        ValueError: It is none that `write_table` writes.
+    """
     texts = {name: batch.column(name)[position].as_py() for name in _TEXTS}
+    if texts["task"] is None or texts["prompt"] is None:
+        raise ValueError(f"row {texts['id']} was not asked")
     targets = {}
     for name, column in _COLUMN.items():
         struct = batch.column(column)
@@ -153,19 +171,23 @@ def row_of(batch: pa.RecordBatch, position: int) -> CachedRow:
             arrays = {part: _slice(struct.field(part), position) for part in _ARRAYS}
             draws = struct.field("draws")[position].as_py()
             logp = arrays["logp"].astype(np.float32)
-            arrays["logp"] = logp if draws is None else counted(logp, draws)
+            with np.errstate(divide="ignore", invalid="ignore"):  # that is looked at next
+                arrays["logp"] = logp if draws is None else counted(logp, draws)
+            if not (np.isfinite(arrays["logp"]) & (arrays["logp"] <= 0)).all() or (arrays["counts"] < 0).any():
+                raise ValueError(f"the {name} of row {texts['id']} has targets that no teacher gives")
             targets[name] = SparseTargets(**arrays, draws=draws)
     return CachedRow(**texts, targets=targets)
 
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Turns what pyarrow says of a broken file into a line that names it and the mend."""
+    """Turns what is said of a broken file into a line that names it and the mend."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
         raise InputError(
-            f"{path}: truncated or not a cache shard ({str(error).splitlines()[0]}); delete it and run "
+            f"{path}: truncated or not a cache shard ({reason}); delete it and run "
             "scripts/cache_teacher.sh again, which makes its rows again"
         ) from error
 
@@ -179,7 +201,7 @@ def check_identity(folder: Path, identity: CacheIdentity | None, *, to_read: boo
     """The identity of the cache in `folder`, which must serve `identity` if one is given."""
     path = folder / "identity.json"
     try:
-        parts = json.loads(path.read_text())
+        parts = loads(path.read_text())
     except FileNotFoundError:
         raise InputError(f"{folder}: no teacher cache here (no identity.json); run scripts/cache_teacher.sh") from None
     except ValueError:
@@ -193,7 +215,9 @@ def check_identity(folder: Path, identity: CacheIdentity | None, *, to_read: boo
     try:
         found = CacheIdentity(**parts)
     except TypeError:
-        raise InputError(f"{path}: parts missing or unknown; remove the folder and cache again") from None
+        found = None
+    if found is None or not all(isinstance(getattr(found, part.name), part.type) for part in fields(found)):
+        raise InputError(f"{path}: parts missing or unknown; remove the folder and cache again")
     if identity is not None and not found.serves(identity, to_read=to_read):
         parts = ", ".join(
             f"{part} ({_MADE_FROM[part]}: {getattr(found, part)[:12] or 'none'} there, "

@@ -105,7 +105,8 @@ class CacheReader:
             raise KeyError(row_id)
         shard, position = self._where[row_id]
         group, within = divmod(position, GROUP_ROWS)
-        return row_of(self._group(shard, group), within)
+        with named(self._shards[shard]):
+            return row_of(self._group(shard, group), within)
 
     def features(self, row_id: str) -> dict[Feature, np.ndarray]:
         """What the teacher's encoder and connector made of the clip, where the cache has it; float16 [T, D]."""

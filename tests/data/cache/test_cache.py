@@ -13,6 +13,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
@@ -428,6 +430,65 @@ def test_a_damaged_page_is_named(tmp_path):
     shard.write_bytes(content)
     with pytest.raises(InputError, match=r"shard-00000-000000\.parquet"):
         CacheReader(tmp_path).content_sha256()
+
+
+def replaced(table, **columns):
+    for name, values in columns.items():
+        table = table.set_column(
+            table.column_names.index(name), table.schema.field(name), pa.array(values, table.schema.field(name).type)
+        )
+    return table
+
+
+def of_targets(table, **parts):
+    """The table, with other parts of the first row's targets."""
+    rows = table.column("reference_targets").to_pylist()
+    return replaced(table, reference_targets=[rows[0] | parts, *rows[1:]])
+
+
+@pytest.mark.parametrize(
+    ("change", "group_rows"),
+    [
+        (lambda table: table.drop_columns("id"), 64),
+        (lambda table: table.drop_columns("prompt"), 64),
+        (lambda table: table.drop_columns("hypothesis_targets"), 64),
+        (lambda table: table.set_column(8, "reference_targets", pa.array([1] * len(table))), 64),
+        (lambda table: table, 1),
+        (lambda table: table.slice(0, 0), 64),
+        (lambda table: replaced(table, id=[None, "b"]), 64),
+        (lambda table: replaced(table, id=["", "b"]), 64),
+        (lambda table: replaced(table, task=[None, "asr"]), 64),
+        (lambda table: of_targets(table, logp=[]), 64),
+        (lambda table: of_targets(table, token_ids=[1]), 64),
+        (lambda table: of_targets(table, ids=None), 64),
+        (lambda table: of_targets(table, counts=[-1, 2, 2]), 64),
+        (lambda table: of_targets(table, logp=[np.float16("nan")] * 6), 64),
+        (lambda table: of_targets(table, logp=[np.float16(1)] * 6), 64),
+        (lambda table: of_targets(table, logp=[None] * 6), 64),
+        (lambda table: of_targets(table, draws=0), 64),
+    ],
+)
+def test_a_whole_file_that_is_no_shard_is_named(tmp_path, change, group_rows):
+    fill(tmp_path, range(2))
+    shard = tmp_path / "shard-00000-000000.parquet"
+    table = change(pq.read_table(shard))
+    pq.write_table(table, shard, row_group_size=group_rows)
+
+    def read():
+        cache = CacheReader(tmp_path)
+        return [cache[row_id] for row_id in cache.ids()], cache.stats()
+
+    with pytest.raises(InputError, match=r"shard-00000-000000\.parquet: .*delete it"):
+        read()
+
+
+@pytest.mark.parametrize("change", [{"teacher": 3}, {"audio": None}, {"targets": ["a"]}, {"more": "a"}])
+def test_an_identity_of_another_form_is_refused(tmp_path, change):
+    fill(tmp_path, range(2))
+    path = tmp_path / "identity.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match="parts missing or unknown"):
+        CacheReader(tmp_path, IDENTITY)
 
 
 def test_no_cache_there(tmp_path):
