@@ -24,10 +24,18 @@ def _from_file(given: Any) -> Any:
             raise ValueError(f"{given} cannot be read ({reason}); name a JSON file of wordings by task") from None
         except ValueError as error:
             raise ValueError(f"{given} is no JSON file of wordings by task ({error})") from None
+        if not isinstance(content, dict) or not all(map(_are_wordings, content.values())):
+            raise ValueError(
+                f"{given} is no JSON file of wordings by task (an object with a valid array of texts for each)"
+            )
         given = content
     if not isinstance(given, dict):
         return given
     return {task: tuple(of) if isinstance(of, list) else of for task, of in given.items()}
+
+
+def _are_wordings(given: Any) -> bool:
+    return isinstance(given, list) and all(isinstance(wording, str) for wording in given)
 
 
 Prompts = Annotated[dict[str, tuple[str, ...]], BeforeValidator(_from_file)]

@@ -1,7 +1,11 @@
 """JSON that is read to the letter: a key that is there twice is refused, and so is what Python cannot hold."""
 
 import json
+import re
 from typing import Any
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""How half a character beyond the first 65,536 is written; two halves make one."""
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -14,13 +18,23 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def loads(text: str) -> Any:
+def loads(text: str, *, halves: bool = False) -> Any:
     """A JSON text's value.
 
+    Args:
+        text: The text.
+        halves: Whether half a character may be in it: what a model wrote is shown as it is.
+
     Raises:
-        ValueError: It is not JSON, has a key twice, a number of thousands of digits, or is nested too deep.
+        ValueError: It is not JSON, has a key twice, a number of thousands of digits, half a character, or is nested too
+            deep.
     """
     try:
-        return json.loads(text, object_pairs_hook=unique)
+        value = json.loads(text, object_pairs_hook=unique)
+        if not halves and _HALF.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("nested too deep") from None
+    except UnicodeEncodeError:
+        raise ValueError("it holds half a character, which no file can") from None
+    return value

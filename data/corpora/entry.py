@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from data.corpora.files import Files
+from data.errors import one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,4 +78,4 @@ class Corpus(Protocol):
 def tell_unread(place: object, names: list[str]) -> None:
     """Tells of keys or columns that a reader passes over."""
     if names:
-        print(f"note: {place}: not read: {', '.join(names)}", file=sys.stderr, flush=True)
+        print(one_line(f"note: {place}: not read: {', '.join(names)}"), file=sys.stderr, flush=True)

@@ -13,6 +13,8 @@ from data.errors import InputError
 from data.rows.row import Row
 from data.strict_json import loads
 
+_KINDS = {"id": str, "hypothesis": str, "kind": str | None}
+
 
 def read_hypotheses(path: Path) -> list[dict]:
     """The lines of a file; half a line at its end, which a killed run leaves, does not count.
@@ -35,7 +37,7 @@ def read_hypotheses(path: Path) -> list[dict]:
             entry = None
         except ValueError as error:
             raise InputError(f"{path}, line {number}: {error}; mend it") from error
-        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("id", "hypothesis")):
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), of) for key, of in _KINDS.items()):
             raise InputError(f'{path}, line {number}: must be {{"id": "...", "hypothesis": "..."}}; mend it')
         key = entry.get("kind"), entry["id"]
         if key in places:

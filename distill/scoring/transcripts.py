@@ -100,7 +100,7 @@ def score_asr(
                 f"scoring: row {row // 2}: a text of {len(text):,} characters; cut it into clips of {MAX_CHARACTERS:,} "
                 "at most"
             )
-    wanted, written = ([" ".join(asr_words(text)) for text in texts] for texts in (references, hypotheses))
+    wanted, written = ([_words(row, text) for row, text in enumerate(texts)] for texts in (references, hypotheses))
     if not any(wanted):
         raise InputError("scoring: no reference has a word after normalisation, so there is no word error rate")
     by_word, by_character = jiwer.process_words(wanted, written), jiwer.process_characters(wanted, written)
@@ -149,6 +149,13 @@ def check_lengths(references: Sequence, hypotheses: Sequence) -> None:
         raise InputError(f"scoring: {len(references)} references but {len(hypotheses)} hypotheses; give one for each")
     if not references:
         raise InputError("scoring: no clips to score")
+
+
+def _words(row: int, text: str) -> str:
+    try:
+        return " ".join(asr_words(text))
+    except InputError as error:
+        raise InputError(f"scoring: row {row}: {error}") from None
 
 
 def _chunk_errors(chunk: jiwer.AlignmentChunk) -> int:

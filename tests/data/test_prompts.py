@@ -71,7 +71,10 @@ def test_the_prompt_sets_are_data(tiny_recipe, tmp_path):
         ("[", "no JSON file of wordings"),
         ('{"asr": ["a"], "asr": ["b"]}', 'the key "asr" is there twice'),
         ('{"asr": 3}', "valid array"),
-        ("[]", "an object"),
+        ("[]", "prompts.json.*an object"),
+        ('{"asr": "a"}', "prompts.json.* valid array"),
+        ('{"asr": [3]}', "prompts.json.* valid array"),
+        ('{"asr": ["\\ud800"]}', "prompts.json.* half a character"),
         (None, "cannot be read"),
     ],
 )

@@ -77,6 +77,8 @@ def test_hypotheses_are_matched_to_a_test_set_by_their_ids(by_id, own_data):
         ("no JSON\n" + json.dumps(lines[0]), "line 1: must be"),
         ('{"id": "a", "hypothesis": "b", "hypothesis": "c"}', 'line 1: the key "hypothesis" is there twice; mend it'),
         ('{"id": "a", "id": "b", "hypothesis": "c"}\n' + json.dumps(lines[0]), 'line 1: the key "id" is there twice'),
+        ([lines[0] | {"kind": []}, *lines[1:]], "line 1: must be"),
+        ([lines[0] | {"hypothesis": "\ud800"}, *lines[1:]], "line 1: it holds half a character"),
         ("[" * 10**5 + "\n" + json.dumps(lines[0]), "line 1: nested too deep"),
     ):
         status, _, err = by_id("asr", bad)
@@ -106,6 +108,8 @@ def test_several_rows_of_one_clip_are_its_references(by_id, own_data):
         (CAPTIONS, "asr", "a clip of speech has one reference"),
         ({"refs": [], "hyps": []}, "asr", "no clips to score"),
         ({"refs": ["a", "b"], "hyps": ["a", "(" * 100_000]}, "asr", "row 1: a text of 100,000 characters; cut it"),
+        ({"refs": ["b", "a"], "hyps": ["a", "9" * 5000]}, "asr", "scoring: row 1: "),
+        ({"refs": ["b"], "hyps": ["\udcff"]}, "asr", "half a character"),
         ({"refs": ["<" * 20_001], "hyps": ["a"]}, "asr", "row 0: a text of 20,001 characters; cut it"),
         ({"refs": [[], "b"], "hyps": ["a", "b"]}, "aac", "at least one caption"),
     ],

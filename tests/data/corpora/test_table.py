@@ -19,6 +19,14 @@ def test_tables(root, sound, tmp_path):
     assert splits["more"][0].question == "Who?" and splits["tabs"][0].text == "1, 2"
 
 
+def test_what_is_not_read_is_told_in_one_line(root, sound, tmp_path, capsys):
+    sound("a.wav")
+    row = {"path": "a.wav", "text": "b", "task": "asr", "x\ny": 1, "\u2028": 2}
+    (root / "more.jsonl").write_text(json.dumps(row) + "\n")
+    written("table", root, tmp_path)
+    assert capsys.readouterr().err == f"note: {root}/more.jsonl: not read: x\\ny, \\u2028\n"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
