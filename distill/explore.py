@@ -18,12 +18,13 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from data.errors import INTERRUPTED
+from data.errors import INTERRUPTED, InputError
 from data.paths import REPOSITORY, resolve, written_whole
 from data.progress import clock
 from data.settings import Settings
 from distill.recipe.reading import read_recipe
 from distill.recipe.recipe import Recipe
+from distill.report.runs import read_metrics
 
 Overrides = dict[str, Any]
 START = "{start}"
@@ -131,8 +132,12 @@ class Exploration:
         self._done: dict[str, str] = {}
         self._failed: dict[str, str] = {}
         self._filled: set[str] = set()
-        if (self.folder / "grid.json").is_file():
-            self._done = json.loads((self.folder / "grid.json").read_text())["done"]
+        if (path := self.folder / "grid.json").is_file():
+            done = read_metrics(path).get("done")
+            if not isinstance(done, dict):
+                raise InputError(f"{path}: 'done' is not what this command writes; remove the file to run all anew")
+            # Of a mark that this command does not write nothing is known: that run is not done.
+            self._done = {name: mark for name, mark in done.items() if re.fullmatch("[0-9a-f]{16}", str(mark))}
 
     def explore(self) -> bool:
         """Runs what is not done yet; whether nothing failed."""

@@ -23,8 +23,11 @@ def read_curves(arguments: list[str]) -> dict[str, list[float]]:
             raise InputError(f"--curves {argument}: write NAME=RUN_FOLDER, each name once")
         if not path.is_file():
             raise InputError(f"--curves {argument}: {path} is not there; train the run first")
+        rows = read_steps(path)
+        if lost := [row["step"] for row in rows if not isinstance(row.get("loss", ""), int | float | None)]:
+            raise InputError(f"--curves {argument}: {path}, step {lost[0]}: no loss; take another run")
         # Where a step was left out (fp16) its loss is no number.
-        curves[name] = [math.nan if row["loss"] is None else row["loss"] for row in read_steps(path)]
+        curves[name] = [math.nan if row["loss"] is None else row["loss"] for row in rows]
     lengths = {name: len(losses) for name, losses in curves.items()}
     if len(set(lengths.values())) > 1 or not all(lengths.values()):
         raise InputError(f"--curves: the runs must have the same steps, not {lengths}")
@@ -32,9 +35,12 @@ def read_curves(arguments: list[str]) -> dict[str, list[float]]:
 
 
 def largest_difference(curves: dict[str, list[float]]) -> float:
-    """The largest distance of any run's loss from the first run's at the same step, relative to the latter."""
+    """The largest distance of any run's loss from the first run's at the same step, relative to the latter.
+
+    (A loss of 0 has no relative difference: there the distance itself counts.)
+    """
     first, *others = curves.values()
-    return max((abs(a - b) / abs(b) for run in others for a, b in zip(run, first, strict=True)), default=0.0)
+    return max((abs(a - b) / (abs(b) or 1.0) for run in others for a, b in zip(run, first, strict=True)), default=0.0)
 
 
 def curves_page(curves: dict[str, list[float]]) -> str:

@@ -1,6 +1,5 @@
 """Reads what runs left behind: metrics of their models, measurements, logs, recipes. Nothing is measured here."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -126,7 +125,7 @@ def read_metrics(path: Path) -> dict:
         InputError: The file is missing, or not a JSON object.
     """
     try:
-        metrics = loads(path.read_text(encoding="utf-8"))
+        metrics = loads(path.read_text(encoding="utf-8"), halves=True)
     except FileNotFoundError:
         raise InputError(f"{path}: not there; score the model with scripts/evaluate.py first") from None
     except OSError as error:
@@ -146,7 +145,7 @@ def read_steps(path: Path) -> list[dict]:
     Raises:
         InputError: A line before the last is not a JSON object with a step.
     """
-    by_step = {int(row["step"]): row for row in _log(path, "step")}
+    by_step = {row["step"]: row for row in _log(path, step=int)}
     return [by_step[step] for step in sorted(by_step)]
 
 
@@ -156,18 +155,24 @@ def read_validation(path: Path) -> list[dict]:
     Raises:
         InputError: A line before the last is not a JSON object with a step and a set.
     """
-    return _log(path, "step", "set")
+    return _log(path, step=int, set=str)
 
 
-def _log(path: Path, *keys: str) -> list[dict]:
+def _log(path: Path, **kinds: type) -> list[dict]:
     """The lines of a log; a run that was killed may leave half a line at its end, which does not count."""
-    rows, lines = [], path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    try:
+        # Not splitlines(): a text may hold a line separator of Unicode.
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n") if path.is_file() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); take it from the run's folder again") from None
+    rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
-            rows.append({key: row[key] for key in keys} | row)
-        except (ValueError, KeyError, TypeError):
-            if number < len(lines):
-                wanted = " and a ".join(keys)
-                raise InputError(f"{path}, line {number}: not a JSON object with a {wanted}: {line[:60]}") from None
+            row = loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict) and all(isinstance(row.get(key), kind) for key, kind in kinds.items()):
+            rows.append({key: row[key] for key in kinds} | row)
+        elif number < len(lines):
+            raise InputError(f"{path}, line {number}: not a JSON object with a {' and a '.join(kinds)}: {line[:60]}")
     return rows

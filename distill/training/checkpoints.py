@@ -17,6 +17,7 @@ from data.paths import file_sha256, resolve, written_whole
 from data.rows.manifest import fingerprint_of
 from data.rows.row import Row
 from data.rows.shards import layout_hash
+from data.strict_json import loads
 from distill.recipe.identity import NOT_OF_A_RUN, counting
 from distill.recipe.recipe import Recipe
 from teacher.build import weights_hash
@@ -24,6 +25,8 @@ from teacher.weights import folder_hash, locate
 
 SEAL = "sizes.json"
 Found = TypeVar("Found")
+_MOST = 1e9
+"""More than any figure of a validation; no number (NaN) is not less either."""
 LOGS = ("steps.jsonl", "validation.jsonl", "texts.jsonl")
 
 
@@ -59,7 +62,15 @@ def require_same_run(run_dir: Path, identity: dict[str, str]) -> None:
     path = run_dir / "identity.json"
     if not (run_dir / "checkpoints" / "latest").is_file():
         return
-    begun = json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        begun = loads(path.read_text()) if path.is_file() else {}
+    except (OSError, ValueError):
+        begun = None
+    if not isinstance(begun, dict):
+        raise InputError(
+            f"{path}: damaged, so what its checkpoints are of is not known; give this run another name with "
+            "--set name=..., or remove that folder"
+        )
     differs = [name for name, value in identity.items() if begun.get(name) != value]
     if differs:
         raise InputError(
@@ -81,8 +92,8 @@ def begin(run_dir: Path, recipe: Recipe, identity: dict[str, str]) -> None:
 
 def checkpoints(run_dir: Path) -> list[Path]:
     """Checkpoint folders, the oldest first."""
-    found = (path for path in (run_dir / "checkpoints").glob("step_*") if path.is_dir())
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
+    found = {path.name.removeprefix("step_"): path for path in (run_dir / "checkpoints").glob("step_*")}
+    return [found[step] for step in sorted(filter(str.isdecimal, found), key=int) if found[step].is_dir()]
 
 
 def save(engine: DeepSpeedEngine, run_dir: Path, state: dict[str, Any], keep: int, best: int | None = None) -> None:
@@ -120,7 +131,7 @@ def best_step(recipe: Recipe, metric: str) -> int | None:
     values = {}
     for step, sets in _validations(recipe).items():
         found = [record[metric] for record in sets if metric in record]
-        if step > before and found:
+        if step > before and found and all(isinstance(value, int | float) and abs(value) < _MOST for value in found):
             values[step] = sum(found) / len(found)
     sign = -1 if metric == "cider_d" else 1
     return min(values, key=lambda step: (sign * values[step], step), default=None)
@@ -136,7 +147,7 @@ def _validations(recipe: Recipe) -> dict[int, list[dict]]:
     names = recipe.validation_sets
     found: dict[int, dict[str, dict]] = {}
     for record, _ in _records(recipe.run_dir / "validation.jsonl"):
-        if record["set"] in names:
+        if record.get("set") in names:
             found.setdefault(record["step"], {})[record["set"]] = record
     return {step: [*sets.values()] for step, sets in found.items() if len(sets) == len(names)}
 
@@ -163,7 +174,7 @@ def load_best(engine: DeepSpeedEngine, recipe: Recipe, metric: str) -> int:
 def resume(engine: DeepSpeedEngine, run_dir: Path) -> dict[str, Any]:
     """Loads the newest whole checkpoint and gives its state (step 0 without one); drops what the logs hold past it."""
     begun = run_dir / "checkpoints" / "latest"
-    tag = _of_first_rank(lambda: _newest_whole(run_dir).name if begun.is_file() else None)
+    tag = _of_first_rank(lambda: newest_whole(run_dir).name if begun.is_file() else None)
     if tag is None:
         return {"step": 0}
     _, state = engine.load_checkpoint(run_dir / "checkpoints", tag, load_module_strict=False)
@@ -188,7 +199,7 @@ def _seal(folder: Path) -> None:
         path.write_text(json.dumps(sizes, indent=2) + "\n")
 
 
-def _newest_whole(run_dir: Path) -> Path:
+def newest_whole(run_dir: Path) -> Path:
     """The newest checkpoint that is as it was written; says which newer ones are not.
 
     Raises:
@@ -204,8 +215,9 @@ def _newest_whole(run_dir: Path) -> Path:
 def _is_whole(folder: Path) -> bool:
     """Whether a checkpoint's files are there in the sizes that they were sealed with."""
     try:
-        sizes = json.loads((folder / SEAL).read_text())
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+        sizes = loads((folder / SEAL).read_text())
+        files = isinstance(sizes, dict) and sizes.items()
+        return bool(files) and all((folder / name).stat().st_size == size for name, size in files)
     except (OSError, ValueError):
         return False
 
@@ -226,8 +238,14 @@ def _forget_after(run_dir: Path, step: int) -> None:
 
 
 def _records(path: Path) -> Iterator[tuple[dict, str]]:
-    """A log's records and their lines, where it is there; half a line, which a run that was killed leaves, is none."""
+    """A log's records and their lines, where it is there; half a line, which a run that was killed leaves, is none.
+
+    Nor is any other line that no run writes.
+    """
     # Not splitlines(): a text may hold a line separator of Unicode.
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else ():
         with suppress(ValueError):
-            yield json.loads(line), line
+            record = loads(line, halves=True)
+            kinds = {"step": int, "set": str | None}
+            if isinstance(record, dict) and all(isinstance(record.get(key), of) for key, of in kinds.items()):
+                yield record, line

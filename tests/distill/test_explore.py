@@ -156,6 +156,24 @@ def test_what_was_run_over_is_not_done_any_more(grid, tmp_path):
     assert "grid/kd_beta-0.5_3" in again.names  # its model is that of the changed recipe
 
 
+@pytest.mark.parametrize(
+    "state", ["", "{", "[]", "null", '{"name": "grid"}', '{"done": []}', '{"done": null}', "[" * 10**5]
+)
+def test_a_grid_whose_state_is_damaged_is_refused(grid, tmp_path, state):
+    (tmp_path / "results/grid").mkdir(parents=True)
+    (tmp_path / "results/grid/grid.json").write_text(state)
+    with pytest.raises(InputError, match=r"results/grid/grid\.json: "):
+        Exploration(settings(grid), Runner(tmp_path / "results"))
+
+
+def test_a_mark_that_is_none_is_of_a_run_that_is_not_done(grid, tmp_path):
+    (tmp_path / "results/grid").mkdir(parents=True)
+    (tmp_path / "results/grid/grid.json").write_text(json.dumps({"done": {"teacher": 3, "x": "\ud800", "start_3": []}}))
+    runner = Runner(tmp_path / "results")
+    assert Exploration(settings(grid), runner).explore()
+    assert ("evaluate", "grid/teacher") in runner.commands and ("train", "grid/start_3") in runner.commands
+
+
 def test_a_grid_in_which_all_fails_still_says_so(grid, tmp_path):
     names = ["grid/teacher", "grid/start_3", "grid/start_4", *ARMS]
     whatever = {script: (1, "no disk") for script in ("train", "evaluate", "cache_teacher")}

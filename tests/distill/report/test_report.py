@@ -13,6 +13,7 @@ from rich.console import Console
 from data.errors import InputError
 from distill.report import print_table, write_report
 from distill.report.blocks import Table
+from distill.report.curves import largest_difference, read_curves
 from distill.report.leaderboard import entries, rank_sums, ratios
 from distill.report.plots import _legend_height, _styles
 from distill.report.published import same_speech
@@ -285,6 +286,15 @@ def test_curves_that_should_be_one(tmp_path, command):
         (tmp_path / name).mkdir()
         lines = [json.dumps({"step": i, "loss": loss}) for i, loss in enumerate(losses)]
         (tmp_path / name / "steps.jsonl").write_text("\n".join(lines) + "\n")
+    for name, text in {
+        "none": b'{"step": 0, "loss": 1}\n{"step": 1, "loss": "2"}\n',
+        "no_step": b'{"step": "0", "loss": 1}\n{"step": 1, "loss": 1}\n',
+        "bytes": b'{"step": 0, "loss": 1}\n\xff\n',
+        "zero": b'{"step": 0, "loss": 0.0}\n',
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "steps.jsonl").write_bytes(text)
+    assert largest_difference(read_curves([f"a={tmp_path}/zero", f"b={tmp_path}/zero"])) == 0
     curves = [f"one={tmp_path}/a", f"two={tmp_path}/b"]
     status, out, _ = command("scripts/report.py", "--curves", *curves, "--out", tmp_path / "curves.md")
     assert status == 0 and "difference to `one` is 1.0e-03" in out
@@ -293,6 +303,9 @@ def test_curves_that_should_be_one(tmp_path, command):
         ("two", "write NAME=RUN_FOLDER"),
         ("x=/no", "train the run first"),
         (f"x={tmp_path}/short", "the same steps"),
+        (f"x={tmp_path}/none", "steps.jsonl, step 1: no loss; take another run"),
+        (f"x={tmp_path}/no_step", "steps.jsonl, line 1: not a JSON object with a step"),
+        (f"x={tmp_path}/bytes", "steps.jsonl: cannot be read"),
     ):
         status, _, err = command("scripts/report.py", "--curves", curves[0], bad, "--out", tmp_path / "no.md")
         assert status == 2 and message in err

@@ -1,11 +1,12 @@
-"""What the logs of a run say of its validations."""
+"""What a run folder holds between starts: checkpoints and their seals, the log of its validations."""
 
 import json
 
 import pytest
 
+from data.errors import InputError
 from distill.recipe.reading import read_recipe
-from distill.training.checkpoints import best_step, was_validated
+from distill.training.checkpoints import best_step, newest_whole, require_same_run, was_validated
 
 
 @pytest.fixture
@@ -52,6 +53,51 @@ def test_a_figure_that_some_sets_have_is_their_mean(run):
     captions = [(step, "test_asr", {"cider_d": figure}) for step, figure in ((220, 0.2), (240, 0.3))]
     recipe = run((220, "valid", {"wer": 0.1}), (240, "valid", {"wer": 0.2}), *captions)
     assert (best_step(recipe, "wer"), best_step(recipe, "cider_d")) == (220, 240)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "null",
+        "3",
+        "[]",
+        '"step"',
+        "{}",
+        '{"step": "x", "set": "valid"}',
+        '{"step": 230}',
+        '{"step": 230, "set": []}',
+        "[",
+    ]
+    + ['{"step": 230, "set": "valid", "wer": ' + wer + "}" for wer in ("null", '"0"', "NaN", "9" * 400, "[]")],
+)
+def test_a_line_that_no_run_writes_is_none(run, line):
+    recipe = run(*both(220, 0.4, 0.2), *both(230, 0.0, 0.0), *both(240, 0.3, 0.2))
+    path = recipe.run_dir / "validation.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], line, lines[3], *lines[4:]]) + "\n")
+    assert best_step(recipe, "wer") == 240 and was_validated(recipe, 220)
+
+
+@pytest.mark.parametrize(
+    "seal", ["", "[]", "null", "{}", "3", "[" * 10**5, '{"a": 3, "a": 1}', '{"a\\u0000": 1}', '{"a": null}', '{"a": 2}']
+)
+def test_a_checkpoint_whose_seal_is_none_is_not_whole(tmp_path, seal):
+    for step, sealed in ((20, '{"a": 1}'), (100, seal)):
+        folder = tmp_path / f"checkpoints/step_{step}"
+        folder.mkdir(parents=True)
+        (folder / "a").write_text("x")
+        (folder / "sizes.json").write_text(sealed)
+    (tmp_path / "checkpoints/step_of_mine").mkdir()
+    assert newest_whole(tmp_path).name == "step_20"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", "[" * 10**5, "\udcff"])
+def test_a_run_of_which_it_is_not_known_what_it_is_is_not_gone_on_with(tmp_path, text):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/latest").write_text("step_3")
+    (tmp_path / "identity.json").write_text(text, errors="surrogateescape")
+    with pytest.raises(InputError, match=r"identity\.json: damaged.*--set name="):
+        require_same_run(tmp_path, {"recipe": "a"})
 
 
 @pytest.mark.parametrize("earlier", [1, 100, 101, 200])
