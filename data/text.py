@@ -22,7 +22,10 @@ _MONEY = {
     "¢": ("cent", "cents", "", ""),
 }
 _SYMBOL, _AMOUNT = f"([{''.join(_MONEY)}])", r"(\d+(?:\.\d+)?|\.\d+)"
-_SYMBOL_FIRST = re.compile(rf"{_SYMBOL}\s?{_AMOUNT}(?:\s?((?:hundred|thousand|million|billion|trillion)\b))?")
+_SCALES = {"k": "thousand", "m": "million", "mn": "million", "b": "billion", "bn": "billion", "tn": "trillion"}
+_SYMBOL_FIRST = re.compile(
+    rf"{_SYMBOL}\s?{_AMOUNT}(?:(\s?(?:hundred|thousand|million|billion|trillion)|{'|'.join(_SCALES)})\b)?"
+)
 _SYMBOL_LAST = re.compile(rf"{_AMOUNT}\s?{_SYMBOL}(?!\s?\d)")
 _ORDINAL = re.compile(r"(\d{1,15})(?:st|nd|rd|th)\b")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -43,6 +46,7 @@ def _number(written: str) -> str:
 
 
 def _money(symbol: str, amount: str, scale: str = "") -> str:
+    scale = _SCALES.get(scale, scale.strip())
     one, many, part, parts = _MONEY[symbol]
     amount = amount if amount[0] != "." else f"0{amount}"
     whole, _, fraction = amount.partition(".")

@@ -117,7 +117,11 @@ def _folder(lists: Files, described: list[Path]) -> Iterator[tuple[str, dict[str
     for listed in described:
         beside = listed.parent.relative_to(lists.folder)
         split = next((part for part in reversed(beside.parts) if part in _NAMED), "train")
-        rows = csv_rows(listed, "file_name", verbatim=["file_name"]) if listed.suffix == ".csv" else json_rows(listed)
+        rows = (
+            csv_rows(listed, "file_name", verbatim=["file_name"])
+            if listed.suffix.lower() == ".csv"
+            else json_rows(listed)
+        )
         rows = [row | {"audio": str(beside / str(row.get("file_name") or ""))} for row in rows]
         yield split, {key: "audio" if key == "audio" else None for row in rows for key in row}, rows
 

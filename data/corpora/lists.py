@@ -2,12 +2,12 @@
 
 import codecs
 import csv
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from data.errors import InputError
+from data.strict_json import loads
 
 _BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _DELIMITERS = (",", ";", "\t")
@@ -97,6 +97,8 @@ def json_rows(path: Path) -> Iterator[Listed]:
 
 def _header(path: Path, names: list[str], columns: Sequence[str]) -> list[str]:
     names = [name.strip() for name in names]
+    while names and not names[-1]:  # what stands in a column without a name is a value too many
+        names.pop()
     if missing := [name for name in columns if name not in names]:
         raise InputError(f"{path}: no column '{missing[0]}'; it has {', '.join(filter(None, names)) or 'none'}")
     if twice := [name for name in names if name and names.count(name) > 1]:
@@ -118,8 +120,8 @@ def _row(where: str, header: list[str], fields: list[str], columns: Sequence[str
 
 def _object(where: str, line: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        row = loads(line)
+    except ValueError as error:
         raise InputError(f"{where}: must be an object, and is not JSON ({error}); mend the line") from None
     if not isinstance(row, dict):
         raise InputError(f"{where}: must be an object, not {type(row).__name__}; mend the line")

@@ -131,7 +131,7 @@ class _Choice:
         written = normalise if spoken and self.english else str.strip
         references = tuple(filter(None, map(written, entry.references)))
         chosen = replace(entry, task=task, text=written(entry.text), references=references)
-        _require_unicode(chosen, where)
+        _require_characters(chosen, where)
         if entry.left_out:
             return self.made.leave_out(entry, entry.left_out)
         if not (any(map(str.isalnum, chosen.text)) if spoken else chosen.text):
@@ -225,9 +225,12 @@ def _require_plain(given: str, kind: str, where: str) -> None:
         )
 
 
-def _require_unicode(entry: Entry, where: str) -> None:
+def _require_characters(entry: Entry, where: str) -> None:
+    written = "".join((entry.id, str(entry.path), entry.text, *entry.references, entry.question, entry.testset_id))
+    if "\0" in written:
+        raise InputError(f"{where}: holds a NUL character, as no text does; mend it")
     try:
-        "".join((entry.id, str(entry.path), entry.text, *entry.references, entry.question, entry.testset_id)).encode()
+        written.encode()
     except UnicodeEncodeError as error:
         raise InputError(f"{where}: cannot be written as UTF-8 ({error.reason}); mend its text or rename it") from None
 

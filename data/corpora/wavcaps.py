@@ -1,6 +1,5 @@
 """WavCaps (Mei et al. 2023): weakly labelled captions of sounds from four sources, a JSON each."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from data.corpora.files import Files
 from data.corpora.lists import lines_of
 from data.errors import InputError
 from data.rows.json_stream import stream_list
+from data.strict_json import loads
 
 NAME = "wavcaps"
 BLACKLIST = "blacklist_exclude_test_ac.json"
@@ -62,9 +62,9 @@ def _excluded(lists: Files) -> set[tuple[str, str]]:
             "(json_files/blacklist of WavCaps), or go without it: --no-blacklist"
         )
     try:
-        content = json.loads("\n".join(lines_of(path)))
+        content = loads("\n".join(lines_of(path)))
         excluded = {(source, Path(name).stem) for source, names in content.items() for name in names}
-    except (ValueError, AttributeError, TypeError, RecursionError):
+    except (ValueError, AttributeError, TypeError):
         raise InputError(f"{path}: must be lists of ids by source; fetch it again") from None
     known = {source.removesuffix("_SL") for source in _SOURCES.values()}
     if unknown := sorted({source for source, _ in excluded} - known):

@@ -21,6 +21,8 @@ from data.text import normalise
         ("$5.20, £1 and 5€", "five dollars and twenty cents one pound and five euros"),
         ("$1.01 or $.50 or 3¢", "one dollar and one cent or fifty cents or three cents"),
         ("$20 million, £5.2 billion", "twenty million dollars five point two billion pounds"),
+        ("$5m, £3.5bn or $20K", "five million dollars three point five billion pounds or twenty thousand dollars"),
+        ("$5 m, $5mm, $1b", "five dollars m five dollars mm one billion dollars"),
         ("¥1,000 $5 $6", "one thousand yen five dollars six dollars"),
         ("1½ cups, 3/4 of it, ⅔, 1 1/2", "one and one half cups three quarters of it two thirds one and one half"),
         ("24/7, 9/11, 3/4/2020, and/or", "twenty four seven nine eleven three four two thousand and twenty and or"),

@@ -213,10 +213,11 @@ def test_plain_parquet(root, tmp_path, column):
     assert made.left_out == ({MISSING: 1} if column == "null" else {})
 
 
-def test_a_folder_of_sounds(root, sound, tmp_path):
+@pytest.mark.parametrize("name", ["metadata.csv", "Metadata.CSV"])
+def test_a_folder_of_sounds(root, sound, tmp_path, name):
     for split in ("train", "test"):
         sound(f"{split}/clips/a.wav", 1 + len(split))
-        table(root / split / "metadata.csv", ["file_name", "transcription"], ["clips/a.wav", f"said in {split}"])
+        table(root / split / name, ["file_name", "transcription"], ["clips/a.wav", f"said in {split}"])
     _, splits = written("huggingface", root, tmp_path)
     assert {split: (rows[0].text, heard(rows)) for split, rows in splits.items()} == {
         "train": ("said in train", [6]),
