@@ -28,6 +28,7 @@ TOLERANCES = {
 }
 """The largest absolute difference allowed in each stage."""
 
+_PLACE = "<SpeechHere>"
 _IDS = {"labels", "generate_beam1", "generate_beam4"}
 _WHISPER_STEP = 25  # the fixture keeps every 25th frame
 _POSITIONS, _WINDOW_S = 1500, 30.0  # of Whisper: windows are stated in seconds, and count frames
@@ -148,6 +149,7 @@ def _build(folder: Path) -> tuple[SalmonnForConditionalGeneration, SalmonnProces
             raise InputError(f"{folder}/model.json: only SALMONNs with a window-level Q-Former are known here")
         if settings["num_speech_query_token"] != 1:
             raise InputError(f"{folder}/model.json: only one query a window is known here")
+        before, instructions = _apart(folder / "model.json", settings["prompts"])
         beats = folder / "beats.pt"
         lora = {
             "r": settings["lora_rank"],
@@ -170,15 +172,22 @@ def _build(folder: Path) -> tuple[SalmonnForConditionalGeneration, SalmonnProces
             window_stride=round(_POSITIONS * settings["second_stride"] / _WINDOW_S),
             reference_padding=True,
             lora=lora if settings["lora"] else None,
-            # A fixture's prompts have the audio's place in them.
-            prompt={"template": settings["prompt_template"], "audio": "<SpeechHere>{}"},
+            prompt={"template": settings["prompt_template"], "audio": f"{before}{_PLACE}{{}}"},
             end_symbol=settings["end_sym"],
         )
     except (KeyError, ValidationError) as error:
         raise InputError(f"{folder}/model.json: {error}") from error
     model, processor = build_teacher(parts)
-    processor.config.prompt = {"template": settings["prompt_template"], "audio": "{}"}
-    return model, processor, settings["prompts"]
+    return model, processor, instructions
+
+
+def _apart(path: Path, prompts: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """A fixture's prompts have the audio's place in them: what stands before it in all, and what after it in each."""
+    parts = {task: prompt.partition(_PLACE) for task, prompt in prompts.items()}
+    befores = {before for before, place, _ in parts.values() if place}
+    if len(befores) != 1 or not all(place for _, place, _ in parts.values()):
+        raise InputError(f"{path}: each of its prompts must have one {_PLACE}, with the same before it")
+    return befores.pop(), {task: after for task, (_, _, after) in parts.items()}
 
 
 def _json(path: Path) -> dict:
