@@ -11,6 +11,7 @@ from transformers.utils.logging import disable_progress_bar
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+_DEFAULT_PORT = "29500"
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
@@ -53,11 +54,27 @@ def prepare_process() -> None:
 def alone_without_launcher() -> None:
     """Started without a launcher, this process is the only rank: DeepSpeed would look for MPI."""
     if "RANK" not in os.environ:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
         os.environ.update({name: str(value) for name, value in alone.items()})
+
+
+def free_port() -> int:
+    """A port that nothing on this machine listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def leave_common_port() -> None:
+    """Two runs that one machine's `deepspeed` has started would meet at its default port: each gets one of its own.
+
+    Processes of one command have its process as their parent, and so agree on a port without a word. One that was asked
+    for (`--master_port`), and that between several machines, stays.
+    """
+    on_one_machine = os.environ.get("LOCAL_SIZE") == os.environ.get("WORLD_SIZE")  # as DeepSpeed's launcher tells
+    if on_one_machine and os.environ.get("MASTER_PORT") == _DEFAULT_PORT:
+        # Below those that systems give to outgoing connections.
+        os.environ["MASTER_PORT"] = str(20_000 + os.getppid() % 10_000)
 
 
 def give_back_memory() -> None:

@@ -1,11 +1,13 @@
 """DeepSpeed's engine over the objective, as the recipe's `deepspeed` block has it."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
 import deepspeed
 import torch
+import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.config import DeepSpeedConfigError
 from deepspeed.runtime.zero.utils import ZeRORuntimeException
@@ -17,6 +19,7 @@ from distill.training.activations import recompute_activations
 from distill.training.deepspeed_insides import remove_buffer_files, skip_frozen_groups
 from distill.training.objective import Objective
 from distill.training.optimizer import parameter_groups
+from teacher.device import leave_common_port
 
 _JOB = "log"
 
@@ -26,8 +29,21 @@ def join_ranks(timeout_s: float) -> None:
 
     Args:
         timeout_s: Seconds after which a process that is silent ends the run.
+
+    Raises:
+        InputError: The port at which they meet is taken.
     """
-    deepspeed.init_distributed(verbose=False, timeout=timedelta(seconds=timeout_s))
+    leave_common_port()
+    try:
+        deepspeed.init_distributed(verbose=False, timeout=timedelta(seconds=timeout_s))
+    except (dist.DistNetworkError, RuntimeError) as error:
+        if "EADDRINUSE" not in str(error) and "address already in use" not in str(error).lower():
+            raise
+        port = os.environ.get("MASTER_PORT")
+        raise InputError(
+            f"port {port}, at which the processes of this run would meet, is taken (by another run on this machine?); "
+            "name another one: deepspeed --master_port PORT distill/train.py ..."
+        ) from error
     if get_accelerator().device_name() == "cpu":
         remove_buffer_files()
 

@@ -2,8 +2,10 @@
 
 import json
 import signal
+import socket
 import subprocess
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
@@ -90,6 +92,33 @@ def test_two_ranks_at_zero_3_share_a_teacher_in_memory_and_write_together(
     assert texts[0] == texts[1] and texts[0].count("\n") == 2
     looks = [json.loads((tmp_path / "runs" / name / "validation.jsonl").read_text()) for name in ("alone", "ranks")]
     assert looks[1] == looks[0] | {"ce": pytest.approx(looks[0]["ce"], rel=1e-4)}
+
+
+@pytest.fixture
+def taken_port():
+    """A port that another program listens on: the launcher's default, where that is free for us."""
+
+    def listen(port):
+        stack.enter_context(socket.create_server(("", port)))
+
+    with ExitStack() as stack:
+        yield listen
+
+
+@pytest.mark.skipif(get_accelerator().device_name() != "cpu", reason="two ranks would need two accelerators")
+def test_a_second_run_on_a_machine_has_a_port_of_its_own(launch, tiny_recipe, free_port, taken_port, tmp_path):
+    with suppress(OSError):  # it is taken already
+        taken_port(29500)
+    stage = '[{"name": "ce", "steps": 1, "max_seconds": 6, "losses": {"ce": 1}, "lr": {"llm": 1e-3}}]'
+    changes = options("cache=null", f"train.stages={stage}")
+    done = launch("deepspeed", "--num_gpus", "2", "distill/train.py", "--config", tiny_recipe, *changes)
+    assert done.returncode == 0, done.stderr
+    taken_port(free_port + 7)
+    asked = ["deepspeed", "--num_gpus", "1", "--master_port", str(free_port + 7), "distill/train.py"]
+    done = launch(*asked, "--config", tiny_recipe, *changes, *options("name=other"))
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2 and f"port {free_port + 7}, at which" in line and "--master_port PORT" in line
+    assert "Traceback" not in done.stderr
 
 
 def gradient(run):
