@@ -70,7 +70,9 @@ class FaultPolicies(Settings):
 
     missing_file: Literal["stop", "drop"] = Field("stop", description="no such sound file; stop: refuse to start")
     unreadable: Literal["stop", "drop", "keep"] = Field(
-        "stop", description="not decodable; keep: caching lists it among its failures, training stops at it"
+        "stop",
+        description="not decodable; drop: also where training finds it; keep: caching lists it among its failures, "
+        "training stops at it",
     )
     zero_length: Literal["stop", "drop"] = Field("drop", description="under 25 ms: no frame of sound")
     too_short: Literal["stop", "drop", "keep"] = Field("keep", description="keep: padded with zeros to 1 s")

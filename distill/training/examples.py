@@ -56,6 +56,7 @@ class Examples:
         self.recipe, self.processor, self.rows, self.cache = recipe, processor, rows, cache
         self._lock = Lock()
         self._kept: list[AudioStates] | None = None
+        self._unread: set[str] = set()
 
     @torch.no_grad()
     def keep_encoded(self, model: SalmonnForConditionalGeneration, *, max_seconds: float, quiet: bool = False) -> None:
@@ -73,7 +74,10 @@ class Examples:
     def __call__(self, indices: list[int], weights: LossWeights) -> Example:
         """The example of these rows, with what the stage's weights need of the teacher."""
         teacher_batch = None
-        rows = [self.rows[i] for i in indices]
+        if self._kept is None:
+            rows, waves = self._heard(indices)
+        else:
+            rows = [self.rows[i] for i in indices]
         # A stage that matches features alone asks for no text.
         with_signal = weights.kd > 0 and not self.recipe.asks_teacher
         with_text = any((weights.ce, weights.kd, weights.hidden))
@@ -94,7 +98,6 @@ class Examples:
             states = AudioStates.collate([self._kept[i] for i in indices])
             features = Features(torch.empty(0), 2 * states.frames_B)
         else:
-            waves = [load_clip(row) for row in rows]
             features = self.processor.features(waves)
             asked = (weights.features and not self.recipe.matches_from_cache) or (
                 weights.kd and self.recipe.asks_teacher
@@ -113,6 +116,44 @@ class Examples:
             columns_B = teacher_B.minimum(encoder_frames(features.mel_frames_B) // column_frames(side))
         ids = tuple(row.id for row in rows)
         return Example(batch, signal, states, teacher_batch, known, columns_B, ids, tuple(instructions))
+
+    def _heard(self, indices: list[int]) -> tuple[list[Row], list[np.ndarray]]:
+        """Of these rows those whose clips can be read, and the clips.
+
+        Where none of them can, the next row of the task stands in: a micro-batch of nothing has no loss.
+        """
+        heard = [(row, wave) for row in (self.rows[i] for i in indices) if (wave := self._load(row)) is not None]
+        at, task = indices[-1], self.rows[indices[-1]].task
+        while not heard:
+            at = (at + 1) % len(self.rows)
+            row = self.rows[at]
+            if row.task == task and (wave := self._load(row)) is not None:
+                heard.append((row, wave))
+        rows, waves = zip(*heard, strict=True)
+        return list(rows), list(waves)
+
+    def _load(self, row: Row) -> np.ndarray | None:
+        """A row's clip; None for one that cannot be read and is left out, which is told.
+
+        Raises:
+            InputError: The policy is not to leave it out, or too many are.
+        """
+        try:
+            return load_clip(row)
+        except InputError as error:
+            faults = self.recipe.data.faults
+            if faults.unreadable != "drop":
+                raise InputError(f"{error} (left out with data.faults.unreadable=drop)") from error
+            with self._lock:
+                if row.id not in self._unread:
+                    self._unread.add(row.id)
+                    print(f"{len(self._unread)} clips left out that cannot be read, the last: {error}", flush=True)
+                too_many = len(self._unread) > faults.max_dropped * len(self.rows)
+            if too_many:
+                raise InputError(
+                    f"more clips than data.faults.max_dropped cannot be read, the last: {error}"
+                ) from error
+            return None
 
     def _features(self, rows: list[Row], weights: LossWeights, mel_frames_B: Tensor) -> TeacherFeatures:
         """The cached features that are matched, as far as the student hears."""

@@ -158,3 +158,42 @@ def test_what_was_asked_of_a_cached_row_is_asked_of_the_student(tiny_recipe, tin
             asked.setdefault(row.task, set()).add(instruction)
     assert asked["QA"] == {f"what is train_{number} about?" for number in (0, 4, 8)}
     assert asked["asr"] <= set(wordings["asr"]) and len(asked["asr"]) > 1
+
+
+def test_a_clip_that_cannot_be_read_any_more_is_left_out_where_the_recipe_says_so(examples, own_data, capsys):
+    weights = LossWeights(ce=1)
+    strict, lenient = examples(), examples("data.faults.unreadable=drop")
+    few = examples("data.faults.unreadable=drop", "data.faults.max_dropped=0.1")
+    ids = [row.id for row in lenient.rows]
+    for name in ("train_2", "train_4"):  # as a disk that fails in the middle of a run
+        (own_data / "sounds" / f"{name}.wav").write_bytes(b"RIFF")
+    with pytest.raises(InputError, match=r"train_2.wav.*\(left out with data.faults.unreadable=drop\)"):
+        strict([1, 2, 3], weights)
+    for _ in range(2):
+        made = lenient([1, 2, 3], weights)
+        assert made.ids == ("train_1", "train_3") and len(made.batch.labels_BT) == 2
+    assert capsys.readouterr().out.count("1 clips left out that cannot be read, the last: ") == 1
+    alone = lenient([2], weights)
+    (stand_in,) = alone.ids
+    tasks = {row.id: row.task for row in lenient.rows}
+    assert stand_in == next(row_id for row_id in ids[3:] if tasks[row_id] == tasks["train_2"])
+    assert lenient([4], weights).ids != ("train_4",) and "2 clips left out" in capsys.readouterr().out
+    assert few([2, 3], weights).ids == ("train_3",)
+    with pytest.raises(InputError, match=r"more clips than data.faults.max_dropped cannot be read"):
+        few([4, 5], weights)
+
+
+def test_kept_states_are_those_without_dropout(tiny_recipe, tiny_teacher, own_data):
+    teacher, processor = tiny_teacher
+    recipe = read_recipe(
+        tiny_recipe,
+        ["cache=null", 'train.stages=[{"name": "a", "steps": 1, "losses": {"ce": 1}, "lr": {"llm": 1e-3}}]'],
+    )
+    made = Examples(recipe, processor, read_rows(recipe, recipe.data.train))
+    kept = []
+    for training in (True, False):
+        for layer in teacher.encoder.layers:
+            layer.dropout = 0.5
+        made.keep_encoded(teacher.train(training), max_seconds=60, quiet=True)
+        kept.append(made([0, 1], LossWeights(ce=1)).states.speech_BTD)
+    assert torch.equal(*kept)
