@@ -19,6 +19,8 @@ _HEAD, _TOTAL_AT, _REACH = 42, 21, 65_536
 def flac_parts(sound: Probe) -> list[Part]:
     """The flacs in a file, one after the other, each with the length that its frames have.
 
+    None where no header is laid out as one, for libsndfile to say why.
+
     Raises:
         InputError: One ends before the length that it states.
     """
@@ -27,7 +29,7 @@ def flac_parts(sound: Probe) -> list[Part]:
     if end == _stated(sound.read(first, _HEAD)) and _rises(sound, first, size, end):
         return [Part(0, size)]
     begins = [match.start() for match in _BEGINS.finditer(sound.read(0, size))]
-    return [_counted(sound, Part(*place)) for place in zip(begins, [*begins[1:], size], strict=True)]
+    return [_counted(sound, Part(*place)) for place in zip(begins, [*begins, size][1:], strict=True)]
 
 
 def _stated(head: bytes) -> int:
@@ -68,7 +70,7 @@ def _rises(sound: Probe, first: int, size: int, end: int) -> bool:
 
 def _block(sound: Probe, first: int) -> int:
     """Samples of a frame; 0 where each has its own."""
-    smallest, largest = struct.unpack(">2H", sound.read(first + 8, 4) or bytes(4))
+    smallest, largest = struct.unpack(">2H", sound.read(first + 8, 4).ljust(4, b"\0"))
     return largest if smallest == largest else 0
 
 

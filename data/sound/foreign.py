@@ -23,9 +23,12 @@ def _container(sound: Sound) -> Iterator:
     import av  # here, as few files need it
 
     try:
-        with av.open(rewound(sound)) as container:
+        with av.open(rewound(sound), metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise unreadable(sound, "it has no sound")
+            codec = container.streams.audio[0].codec_context
+            if not (codec and codec.sample_rate and codec.channels):
+                raise unreadable(sound, "its header names no codec, rate or channels that there are")
             yield container
     except (av.error.FFmpegError, IndexError, TypeError) as error:
         raise unreadable(sound, error) from None

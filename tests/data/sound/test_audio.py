@@ -1,4 +1,5 @@
 import io
+from contextlib import nullcontext
 
 import av
 import numpy as np
@@ -11,6 +12,7 @@ from data.errors import InputError
 from data.rows.row import Row
 from data.sound.audio import SAMPLE_RATE, load_audio, load_clip, resample
 from data.sound.decode import SoundBytes, sound_info
+from data.sound.headers import read_header
 
 
 def tone(seconds, rate=SAMPLE_RATE, hz=440.0):
@@ -70,6 +72,46 @@ def test_mp3_and_m4a(tmp_path):
         assert abs(len(samples) - 2 * SAMPLE_RATE) < 2_000
         assert spectrum.argmax() == 440 and spectrum[870:890].max() < 0.05 * spectrum.max()
         assert samples[8_000:24_000].std() == pytest.approx(0.5 / 2**0.5, rel=0.05)
+
+
+def test_an_m4a_with_a_tag_in_another_encoding_is_heard(tmp_path):
+    content = m4a_bytes(tone(2.0)[:, None])
+    assert content[4:8] == b"ftyp"
+    (tmp_path / "a.m4a").write_bytes(content)
+    heard = load_audio(tmp_path / "a.m4a")
+    (tmp_path / "a.m4a").write_bytes(content[:8] + b"\xe9som" + content[12:])  # the brand, which becomes a tag
+    np.testing.assert_array_equal(load_audio(tmp_path / "a.m4a"), heard)
+
+
+@pytest.mark.parametrize("name", [b"stsd", b"mp4a", b"soun", b"esds", b"stbl"])
+def test_an_m4a_whose_codec_is_not_told_is_refused_or_heard(tmp_path, name):
+    path = tmp_path / "a.m4a"
+    path.write_bytes(m4a_bytes(tone(2.0)[:, None]).replace(name, b"none"))
+    header = read_header(path)
+    with pytest.raises(InputError, match=r"a\.m4a: ") if header.fault else nullcontext():
+        load_audio(path)
+    assert header.fault or (header.sample_rate, header.channels) == (16_000, 1)
+    assert header.fault or name not in (b"stsd", b"stbl")
+
+
+@pytest.mark.parametrize("size", [*range(4, 45), 60])
+def test_the_beginning_of_a_flac_is_refused(tmp_path, size):
+    soundfile.write(tmp_path / "a.flac", tone(1.0), SAMPLE_RATE)
+    path = tmp_path / "cut.flac"
+    path.write_bytes((tmp_path / "a.flac").read_bytes()[:size])
+    with pytest.raises(InputError, match=r"cut\.flac: "):
+        load_audio(path)
+    assert read_header(path).fault
+
+
+@pytest.mark.parametrize("at", range(4, 8))
+def test_a_flac_whose_first_block_is_another_is_refused(tmp_path, at):
+    soundfile.write(tmp_path / "a.flac", tone(1.0), SAMPLE_RATE)
+    content = bytearray((tmp_path / "a.flac").read_bytes())
+    content[at] ^= 4
+    (tmp_path / "a.flac").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.flac: "):
+        load_audio(tmp_path / "a.flac")
 
 
 def test_a_cut_m4a_is_refused(tmp_path):
