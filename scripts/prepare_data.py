@@ -66,6 +66,8 @@ def main() -> None:
     for split, path in made.files.items():
         counts = Counter({task: count for (of, task), count in made.rows.items() if of == split})
         print(f"{path}: {counts.total()} rows ({', '.join(f'{n} {task}' for task, n in counts.items())})")
+    if made.corrected:
+        print(f"corrected: {made.corrected} rows stated another length than their sound has; that is taken")
     for line in made.told():
         print(f"left out: {line}")
 

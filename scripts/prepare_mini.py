@@ -15,12 +15,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import soundfile
-from data.rows.row import Row
 
 from data.errors import run_cli
 from data.mini import AAC, ASR, Clip, corpora
 from data.paths import REPOSITORY, cache_dir, written_whole
 from data.rows.annotation import write_annotation
+from data.rows.row import Row
 from data.sound.audio import SAMPLE_RATE
 
 RENDERING = 1  # counted up when the same plan is to sound different

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from data.corpora.entry import Entry
 from data.corpora.files import Files, is_file
-from data.errors import InputError
 from data.rows.annotation import open_annotation
 from data.rows.json_stream import stream_list
 
@@ -23,11 +22,6 @@ def entries(sounds: Files, lists: Files) -> Iterator[Entry]:
     for listed in lists.named("*.json"):
         _, rows = open_annotation(listed, sounds.folder, texts=False)
         for number, (row, written) in enumerate(zip(rows, stream_list(listed, "annotation"), strict=True)):
-            where = f"{listed}, row {number}"
-            if written.get("expand_wav"):
-                raise InputError(
-                    f'{where}: "expand_wav" joins several sounds to one, which is not read here; join them into a file'
-                )
             yield Entry(
                 split=listed.stem,
                 id=row["id"] or f"{listed.stem}/{number}",
@@ -38,9 +32,10 @@ def entries(sounds: Files, lists: Files) -> Iterator[Entry]:
                 question=row["question"],
                 start_s=row["start_s"],
                 end_s=row["end_s"],
+                duration_s=row["duration_s"],
                 corpus=row["corpus"] or _first_folder(row["path"]),
                 testset_id=row["testset_id"],
-                where=where,
+                where=f"{listed}, row {number}",
             )
 
 

@@ -1,5 +1,6 @@
 """AudioCaps (Kim et al. 2019): captions of ten seconds of AudioSet; the sounds are named by their video."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 from data.corpora.entry import Entry
@@ -14,20 +15,27 @@ _SPLITS = {"train": "train", "val": "valid", "test": "test"}
 
 def entries(sounds: Files, lists: Files) -> Iterator[Entry]:
     """A row for every caption in training; one for every clip, with its five captions, in validation and test."""
-    for name, split in _SPLITS.items():
+    clips: dict[str, dict[tuple[str, str], list[Listed]]] = {}
+    for name in _SPLITS:
         listed = lists.only(f"{name}.csv")
-        clips: dict[tuple[str, str], list[Listed]] = {}
         for row in csv_rows(listed, "audiocap_id", "youtube_id", "start_time", "caption") if listed else ():
-            clips.setdefault((row["youtube_id"], row["start_time"]), []).append(row)
-        for (video, start), rows in clips.items():
-            sound = sounds.sound(*_names(video, start), *(row["audiocap_id"] for row in rows))
+            of_split = clips.setdefault(name, {})
+            of_split.setdefault((row["youtube_id"], row["start_time"]), []).append(row)
+    times = Counter(video for video, _ in {clip for of_split in clips.values() for clip in of_split})
+    for name, of_split in clips.items():
+        split = _SPLITS[name]
+        for (video, start), rows in of_split.items():
+            # The video alone names no clip where it has several.
+            names = _names(video, start)[2 * (times[video] > 1) :]
+            sound = sounds.sound(*names, *(row["audiocap_id"] for row in rows))
             captions = tuple(row["caption"] for row in rows if row["caption"])
             if split == "train":
                 for row in rows:
                     yield Entry(split, row["audiocap_id"], sound, row["caption"], "audiocaption", where=row.where)
             else:
                 text = captions[0] if captions else ""
-                yield Entry(split, f"{name}/{video}", sound, text, "audiocaption", captions, where=rows[0].where)
+                clip = video if times[video] == 1 else f"{video}_{start}"
+                yield Entry(split, f"{name}/{clip}", sound, text, "audiocaption", captions, where=rows[0].where)
 
 
 def _names(video: str, start: str) -> list[str]:

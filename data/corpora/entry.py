@@ -1,5 +1,6 @@
 """What every corpus gives: its clips, one after the other, each with its official split."""
 
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ class Entry:
         question: What is asked, for QA.
         start_s: Where the clip begins in the file.
         end_s: Where it ends; 0 for the file's end.
+        duration_s: How long the corpus says that it is; NaN where it says nothing.
         corpus: Where it comes from, if not from the corpus that is read.
         testset_id: Its name in a submission.
         content: The sound file itself, where it lies within another file.
@@ -40,6 +42,7 @@ class Entry:
     question: str = ""
     start_s: float = 0.0
     end_s: float = 0.0
+    duration_s: float = math.nan
     corpus: str = ""
     testset_id: str = ""
     content: bytes | None = None

@@ -19,6 +19,7 @@ from data.corpora.lengths import with_lengths
 from data.errors import InputError
 from data.progress import Progress
 from data.rows.annotation import annotation_writer, open_annotation
+from data.rows.row import lengths_differ
 from data.text import normalise
 
 TEXTLESS = "in which nothing is said"
@@ -35,12 +36,14 @@ class Prepared:
     Attributes:
         files: Annotation file of each split.
         rows: Rows by split and task.
+        corrected: How many rows stated another length than their sound has.
         left_out: How many rows were left out, by the reason.
         first: The first row left out for each reason.
     """
 
     files: dict[str, Path] = field(default_factory=dict)
     rows: Counter[tuple[str, str]] = field(default_factory=Counter)
+    corrected: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
 
@@ -174,13 +177,15 @@ class _Writer:
             path = written_out(entry.content, self.out / self.name / entry.split, self.out)
         write, base = self._writers.get(entry.split) or self._opened(entry, path)
         end_s = entry.end_s if entry.end_s <= seconds else 0.0
+        length_s = (end_s or seconds) - entry.start_s
+        self.made.corrected += lengths_differ(entry.duration_s, length_s)
         write(
             path=_relative(path, base),
             text=entry.text,
             task=entry.task,
             id=f"{self.name}/{entry.id}",
             corpus=entry.corpus or self.name,
-            duration=(end_s or seconds) - entry.start_s,
+            duration=length_s,
             references=entry.references,
             question=entry.question,
             testset_id=entry.testset_id,

@@ -13,19 +13,16 @@ from data.errors import InputError
 NAME = "table"
 LAYOUT = (
     "*.csv, *.tsv or *.jsonl files with path, text and task (also: id, split, question, corpus, references, start, "
-    "end, testset_id)"
+    "end, duration, testset_id)"
 )
 NORMALISE = "none"
 _NEEDED = ("path", "text", "task")
 _STRINGS = ("split", "question", "Q", "corpus", "testset_id")
-_KNOWN = {*_NEEDED, *_STRINGS, "id", "references", "start", "end"}
+_KNOWN = {*_NEEDED, *_STRINGS, "id", "references", "start", "end", "duration"}
 
 
 def entries(sounds: Files, lists: Files) -> Iterator[Entry]:
-    """A row a line; a split a file, unless a column says another. `references` of a CSV are separated by `|`.
-
-    Lengths come from the sounds' headers, and a column `duration` is not read.
-    """
+    """A row a line; a split a file, unless a column says another. `references` of a CSV are separated by `|`."""
     for listed in lists.named("*.csv", "*.tsv", "*.jsonl"):
         name, told = listed.relative_to(lists.folder).with_suffix("").as_posix(), set()
         for number, row in enumerate(_rows(listed)):
@@ -45,6 +42,7 @@ def entries(sounds: Files, lists: Files) -> Iterator[Entry]:
                 question=_string(row, "question") or _string(row, "Q"),
                 start_s=seconds(row, "start"),
                 end_s=seconds(row, "end"),
+                duration_s=seconds(row, "duration") or math.nan,
                 corpus=_string(row, "corpus"),
                 testset_id=_string(row, "testset_id"),
                 where=row.where,
@@ -52,7 +50,7 @@ def entries(sounds: Files, lists: Files) -> Iterator[Entry]:
 
 
 def seconds(row: Listed, key: str) -> float:
-    """A row's start or end, 0 where it has none.
+    """A row's start, end or duration, 0 where it has none.
 
     Raises:
         InputError: It is no number of seconds.

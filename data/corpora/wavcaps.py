@@ -66,6 +66,8 @@ def _excluded(lists: Files) -> set[tuple[str, str]]:
         excluded = {(source, Path(name).stem) for source, names in content.items() for name in names}
     except (ValueError, AttributeError, TypeError):
         raise InputError(f"{path}: must be lists of ids by source; fetch it again") from None
+    if not excluded:
+        raise InputError(f"{path}: names no clip; fetch it again, or go without it: --no-blacklist")
     known = {source.removesuffix("_SL") for source in _SOURCES.values()}
     if unknown := sorted({source for source, _ in excluded} - known):
         raise InputError(f"{path}: '{unknown[0]}' is no source of WavCaps ({', '.join(sorted(known))}); fetch it again")

@@ -145,10 +145,10 @@ def _checked_all(path: Path, root: Path, entries: Iterator[Any], texts: bool) ->
     for number, entry in enumerate(entries):
         row = _checked(f"{path}, row {number}", entry, texts)
         for key, value in entry.items():
+            if value and key in _ELSEWHERE:  # an empty "expand_wav" joins nothing
+                raise InputError(f'{path}, row {number}: "{key}" {_ELSEWHERE[key]}')
             if value is not None and key not in _KNOWN and key not in unknown:
                 unknown[key] = f"row {number}"
-                if key in _ELSEWHERE:
-                    raise InputError(f'{path}, row {number}: "{key}" {_ELSEWHERE[key]}')
                 _require_no_slip(f"{path}, row {number}", key, _KNOWN)
         row["path"] = located(root, row["path"])
         yield row

@@ -58,6 +58,14 @@ def test_the_first_folder_is_the_corpus(root, sound, tmp_path):
 
 def test_joined_sounds_are_refused(root, sound, tmp_path):
     sound("a.wav")
-    rows = [{"path": "a.wav"}, {"path": "a.wav", "expand_wav": ["b.wav"]}]
+    rows = [{"path": "a.wav", "expand_wav": []}, {"path": "a.wav", "expand_wav": ["b.wav"]}]
     with pytest.raises(InputError, match=r'train\.json, row 1: "expand_wav"'):
         written("annotation", root, tmp_path, lists=lists_of(tmp_path, *rows))
+
+
+def test_stated_lengths_that_are_not_the_sounds_are_corrected_and_counted(root, sound, tmp_path):
+    sound("a.wav", 3)
+    stated = ({"duration": 30}, {"duration": 3.1}, {"start": 1, "duration": 3}, {"start": 1, "end": 2}, {})
+    rows = [{"path": "a.wav", "text": str(number)} | more for number, more in enumerate(stated)]
+    made, splits = written("annotation", root, tmp_path, lists=lists_of(tmp_path, *rows))
+    assert [row.duration_s for row in splits["train"]] == [3, 3, 2, 1, 3] and made.corrected == 2

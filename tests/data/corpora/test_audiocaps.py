@@ -37,3 +37,18 @@ def test_a_caption_with_a_comma_and_no_quotes(root, sound, tmp_path):
     (root / "train.csv").write_text("audiocap_id,youtube_id,start_time,caption\n1,abc,30,A dog, barking\n")
     with pytest.raises(InputError, match=r"train\.csv, line 2: 5 values for 4 columns"):
         written("audiocaps", root, tmp_path)
+
+
+def test_clips_of_one_video_share_no_sound(root, sound, tmp_path):
+    head = ["audiocap_id", "youtube_id", "start_time", "caption"]
+    table(root / "train.csv", head, ["1", "abc", "0", "A dog"], ["2", "abc", "30", "A car"])
+    table(root / "test.csv", head, ["3", "abc", "60", "Wind"], ["4", "abc", "90", "Rain"])
+    for name in ("abc", "abc_30", "Yabc_60000_70000", "4"):
+        sound(f"{name}.wav")
+    made, splits = written("audiocaps", root, tmp_path)
+    assert {row.id: row.path.stem for rows in splits.values() for row in rows} == {
+        "audiocaps/2": "abc_30",
+        "audiocaps/test/abc_60": "Yabc_60000_70000",
+        "audiocaps/test/abc_90": "4",
+    }
+    assert made.left_out == {MISSING: 1}

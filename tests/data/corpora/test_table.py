@@ -39,6 +39,7 @@ def test_what_is_not_read_is_told_in_one_line(root, sound, tmp_path, capsys):
         ("a.csv", "path,text,task\n,b,asr\n", "line 2: no 'path'"),
         ("a.csv", "path,text,task\na.wav,b,\n", "line 2: no 'task'"),
         ("a.csv", "path,text,task,start\na.wav,b,asr,soon\n", "line 2: 'start' must be seconds"),
+        ("a.csv", "path,text,task,duration\na.wav,b,asr,1:30\n", "line 2: 'duration' must be seconds"),
         ("a.csv", "path,text,task,end\na.wav,b,asr,nan\n", "line 2: 'end' must be seconds"),
         ("a.csv", "path,text,task,end\na.wav,b,asr,-1\n", "line 2: 'end' must be seconds"),
         ("a.csv", "path,text,task,split\na.wav,b,asr,../up\n", r'line 2: the split "\.\./up" must be letters'),

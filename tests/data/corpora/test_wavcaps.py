@@ -61,7 +61,10 @@ def test_without_its_blacklist_it_is_refused(root, sound, tmp_path, command):
     assert status == 2 and "clotho has no such list" in err
 
 
-@pytest.mark.parametrize("content", ['["Yb0"]', '{"AudioSet": 3}', '{"Audioset": ["Yb0"]}', "{", '{"AudioSet": [3]}'])
+@pytest.mark.parametrize(
+    "content",
+    ['["Yb0"]', '{"AudioSet": 3}', '{"Audioset": ["Yb0"]}', "{", '{"AudioSet": [3]}', "{}", '{"FreeSound": []}'],
+)
 def test_a_blacklist_that_is_none(root, sound, tmp_path, content):
     (wavcaps(root, sound) / "json_files/blacklist/blacklist_exclude_test_ac.json").write_text(content)
     with pytest.raises(InputError, match=r"blacklist_exclude_test_ac\.json: "):
