@@ -30,7 +30,7 @@ class Entry:
         testset_id: Its name in a submission.
         content: The sound file itself, where it lies within another file.
         left_out: Why it is no row, where the corpus itself says so: "that ...".
-        where: What message names it by, such as a list and a line; its id if empty.
+        where: What messages call it, such as a list and a line; its id if empty.
     """
 
     split: str

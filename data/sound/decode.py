@@ -133,7 +133,9 @@ def _opened(sound: Sound, stack: ExitStack) -> list[soundfile.SoundFile]:
     try:
         files = [stack.enter_context(soundfile.SoundFile(file)) for file in windows or [rewound(sound)]]
     except soundfile.LibsndfileError as error:
-        raise unreadable(sound, error.error_string) from None
+        # Of a file that is called .mp3 and has no frame it says that there is none.
+        reason = "Format not recognised" if "does not exist" in error.error_string else error.error_string
+        raise unreadable(sound, reason) from None
     except (RuntimeError, ValueError, TypeError) as error:
         raise unreadable(sound, error) from None
     if len({(file.samplerate, file.channels) for file in files}) > 1:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from data.sound.lengths import mp3_counted
-from data.sound.source import Probe, Sound, joined_unlike, rewound, truncated, unreadable
+from data.sound.lengths import behind_id3, mp3_begin, mp3_counted
+from data.sound.source import Part, Probe, Sound, Window, joined_unlike, rewound, truncated, unreadable
 
 _MARGIN_S = 1.0
 """What is decoded before a stretch: a frame of mp3 or AAC sounds as it does only behind those before it."""
@@ -22,8 +22,12 @@ _MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 def _container(sound: Sound) -> Iterator:
     import av  # here, as few files need it
 
+    with Probe(sound) as probe:
+        begin, stated, size = mp3_begin(probe), behind_id3(probe), probe.size
     try:
-        with av.open(rewound(sound), metadata_errors="replace") as container:
+        # FFmpeg would go by a tag's length, also where it is wrong.
+        file = Window(sound, Part(begin, size)) if begin < stated else rewound(sound)
+        with av.open(file, metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise unreadable(sound, "it has no sound")
             codec = container.streams.audio[0].codec_context

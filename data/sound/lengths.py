@@ -11,6 +11,13 @@ from data.sound.source import Probe, truncated
 
 _TAIL = 65_536
 _MP3_RATES = (44_100, 48_000, 32_000, 0)
+_HALVED = {3: 0, 2: 1, 0: 2}
+"""How often the rate is halved in MPEG 1, 2 and 2.5."""
+_KBITS = {
+    True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+_MP3_FRAME = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")
 _TAG_AT = {(True, False): 36, (True, True): 21, (False, False): 21, (False, True): 13}
 _CHECKED = 154
 """Bytes from the tag's name to the checksum that its encoder put behind it."""
@@ -19,8 +26,7 @@ _OGG_BEGINS = re.compile(rb"OggS\0[\2\3\6\7]")
 
 def is_mp3(sound: Probe) -> bool:
     """Whether a frame of an mp3 is what it begins with, or what comes behind its ID3 tags."""
-    head = sound.read(behind_id3(sound), 4096).lstrip(b"\0")[:2]
-    return len(head) == 2 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2 and head[1] & 0x18 != 8  # layer 3
+    return _is_frame(sound.read(mp3_begin(sound), 4096).lstrip(b"\0"))
 
 
 def mp3_counted(sound: Probe) -> tuple[int, int, int] | None:
@@ -33,7 +39,7 @@ def mp3_counted(sound: Probe) -> tuple[int, int, int] | None:
     Raises:
         InputError: The file is shorter than its tag says.
     """
-    first = behind_id3(sound)
+    first = mp3_begin(sound)
     head = sound.read(first, 256)
     if len(head) < 256 or not head[0] or not is_mp3(sound):
         return None
@@ -55,7 +61,7 @@ def mp3_counted(sound: Probe) -> tuple[int, int, int] | None:
     added = int.from_bytes(head[at + 141 : at + 144], "big")  # 12 bits each: samples before the sound, and behind it
     # The decoder is 529 samples late itself.
     samples = (1152 if version == 3 else 576) * frames - (added >> 12) - 529 - max((added & 0xFFF) - 529, 0)
-    rate = _MP3_RATES[head[2] >> 2 & 3] >> {3: 0, 2: 1, 0: 2}[version]
+    rate = _MP3_RATES[head[2] >> 2 & 3] >> _HALVED[version]
     return max(samples, 0), rate, 1 if mono else 2
 
 
@@ -65,6 +71,42 @@ def behind_id3(sound: Probe) -> int:
     while (tag := sound.read(at, 10))[:3] == b"ID3" and len(tag) == 10:
         at += 10 + (tag[6] << 21 | tag[7] << 14 | tag[8] << 7 | tag[9]) + (10 if tag[5] & 0x10 else 0)
     return at
+
+
+def mp3_begin(sound: Probe) -> int:
+    """Where an mp3 begins behind its ID3 tags; in one that states more than its length, with three frames in a row."""
+    end = behind_id3(sound)
+    if not end or _begins(sound.read(end, 4096)):
+        return end
+    within = sound.read(0, min(end, _TAIL))
+    for match in _MP3_FRAME.finditer(within, 10):
+        at = match.start()
+        for _ in range(3):
+            length = _frame_bytes(sound.read(at, 4))
+            at += length
+            if not length:
+                break
+        else:
+            return match.start()
+    return end
+
+
+def _begins(head: bytes) -> bool:
+    return head[:4] in (b"fLaC", b"RIFF", b"OggS") or _is_frame(head.lstrip(b"\0"))
+
+
+def _is_frame(head: bytes) -> bool:
+    """Whether a frame of layer 3 begins so."""
+    return len(head) > 1 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2 and head[1] & 0x18 != 8
+
+
+def _frame_bytes(head: bytes) -> int:
+    """Length of the frame that begins so; 0 where none does."""
+    if len(head) < 4 or not _is_frame(head) or head[2] >> 4 == 15 or head[2] >> 2 & 3 == 3:
+        return 0
+    version = head[1] >> 3 & 3
+    rate = _MP3_RATES[head[2] >> 2 & 3] >> _HALVED[version]
+    return (144 if version == 3 else 72) * 1000 * _KBITS[version == 3][head[2] >> 4] // rate + (head[2] >> 1 & 1)
 
 
 def ogg_is_one(sound: Probe) -> bool:

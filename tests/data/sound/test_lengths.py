@@ -184,6 +184,9 @@ def tagged(frames):
         (MP3, 96_000),
         (ID3 + MP3, 96_000),
         (ID3 + ID3 + MP3, 96_000),
+        (ID3[:6] + bytes([0, 0, 0x7F, 0x7F]) + bytes(300) + MP3, 96_000),
+        (ID3[:6] + bytes([0x7F, 0x7F, 0x7F, 0x7F]) + MP3, 96_000),
+        (ID3[:6] + bytes([0, 0, 0x27, 0x11]) + bytes(300) + MP3[SECOND:], 96_000),
         (MP3 + b"TAG" + bytes(125), 96_000),
         (MP3 + bytes(3_000), 96_000),
         (tagged(0), 96_000),
@@ -209,6 +212,13 @@ def test_an_mp3_that_breaks_off_is_refused(cut):
         for act in (sound_info, heard):
             with pytest.raises(InputError, match="truncated"):
                 act(SoundBytes(given, "cut"))
+
+
+@pytest.mark.parametrize("given", [b"no sound at all, " * 100, ID3, b"\xff" * 9_000], ids=["text", "tag", "ones"])
+def test_what_is_called_an_mp3_and_is_none_is_refused(given, tmp_path):
+    (tmp_path / "a.mp3").write_bytes(given)
+    with pytest.raises(InputError, match=r"a\.mp3: cannot be read as sound \(Format not recognised\)"):
+        sound_info(tmp_path / "a.mp3")
 
 
 @pytest.mark.parametrize("channels", [1, 2])
