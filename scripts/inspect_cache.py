@@ -46,7 +46,7 @@ def main() -> None:
         print(f"  {label:>12} {count:>12,} {'#' * round(_BAR * count / max(stats.ids_histogram.values()))}")
     for row in islice(cache.rows(), arguments.examples):
         known = {"mean log-probability": row.hypothesis_logp, "WER": row.hypothesis_wer}
-        known = ", ".join(f"{name} {figure:.2f}" for name, figure in known.items() if figure is not None)
+        known = ", ".join(f"{name} {amount:.2f}" for name, amount in known.items() if amount is not None)
         print(f"\n{row.id} ({row.task}: {row.prompt})\n  reference:  {row.reference}")
         if row.hypothesis is not None:
             print(f"  hypothesis: {row.hypothesis} ({known})")

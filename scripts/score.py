@@ -20,7 +20,7 @@ from data.errors import InputError, run_cli
 from data.rows.manifest import read_manifest
 from data.strict_json import loads
 from distill.recipe.test_sets import grouped, of_kind
-from distill.scoring.captions import PROTOCOLS, caption_figures
+from distill.scoring.captions import PROTOCOLS, caption_metrics
 from distill.scoring.hypothesis_file import hypotheses_for
 from distill.scoring.transcripts import alignment, score_asr
 
@@ -78,18 +78,18 @@ def main() -> None:
         if any(isinstance(ref, list) for ref in refs):
             raise InputError(f"{arguments.pairs}: a clip of speech has one reference, a text")
         score = score_asr(refs, hyps)
-        figures = score.summary()
+        metrics = score.summary()
         worst = [alignment(refs[clip], hyps[clip]) for clip in score.worst(arguments.worst or 0)]
-        figures |= {"worst": worst} if worst else {}
+        metrics |= {"worst": worst} if worst else {}
     else:
         references = [ref if isinstance(ref, list) else [ref] for ref in refs]
-        figures = caption_figures(references, hyps, arguments.protocol or PROTOCOLS[0])
+        metrics = caption_metrics(references, hyps, arguments.protocol or PROTOCOLS[0])
     if arguments.json:
-        print(json.dumps(figures, indent=2))
+        print(json.dumps(metrics, indent=2))
         return
-    missing, worst = figures.pop("not_computed", {}), figures.pop("worst", [])
-    for name, figure in figures.items():
-        shown = f"not computed; for its parts: {missing[name]}" if name in missing else figure
+    missing, worst = metrics.pop("not_computed", {}), metrics.pop("worst", [])
+    for name, metric in metrics.items():
+        shown = f"not computed; for its parts: {missing[name]}" if name in missing else metric
         print(f"{name:<20} {shown:.4f}" if isinstance(shown, float) else f"{name:<20} {shown}")
     for aligned in worst:
         print(f"\n{aligned}")

@@ -279,6 +279,6 @@ def weights_hash(settings: ModelSettings) -> str:
         files += [path for name in (settings.encoder, settings.llm) for path in weight_files(locate(name))]
         files += [resolve(name) for name in (settings.beats, settings.weights) if name]
     # Sizes that the files state themselves; without files they are all there is.
-    told = {"encoder", "beats", "llm", "weights", "sources"} | (set() if settings.random_weights else {"shapes"})
-    tree = settings.model_dump(exclude=told)
+    left_out = {"encoder", "beats", "llm", "weights", "sources"} | (set() if settings.random_weights else {"shapes"})
+    tree = settings.model_dump(exclude=left_out)
     return hash_of([tree, [file_sha256(path) for path in files]])

@@ -134,7 +134,7 @@ def fill_cache(
         held = np.fromiter((row_id in done for row_id in rows.values("id")), bool, len(rows))[order]
         missing -= sum(int(held[batch].sum()) for batch in share)
     progress = Progress("teacher cache", missing, quiet=rank > 0)
-    failed, heard_s = 0, 0.0
+    failed, read_s = 0, 0.0
     with writer:
         for indices in share:
             if done and held[indices].all():
@@ -155,11 +155,11 @@ def fill_cache(
                         writer.fail(row.id, str(error))
                         failed += 1
                         _check_failed(writer, len(rows), cache, error, rank)
-            heard = [row for row in batch if row.id in waves]
-            if heard:
-                clips = [waves[row.id] for row in heard]
-                heard_s += sum(map(len, clips)) / SAMPLE_RATE
-                made, lost = _cache_what_can_be(model, processor, heard, clips, prompts, cache, generation)
+            readable = [row for row in batch if row.id in waves]
+            if readable:
+                clips = [waves[row.id] for row in readable]
+                read_s += sum(map(len, clips)) / SAMPLE_RATE
+                made, lost = _cache_what_can_be(model, processor, readable, clips, prompts, cache, generation)
                 for row_id, error in lost.items():
                     if row_id not in done:
                         writer.fail(row_id, str(error))
@@ -168,7 +168,7 @@ def fill_cache(
                 for cached in made:
                     if cached.id not in done:
                         writer.add(cached)
-            progress.add(len(wanted), heard_s)
+            progress.add(len(wanted), read_s)
     if failed:
         print(f"{failed} rows could not be cached: {resolve(cache.folder)}/failed.jsonl says why", flush=True)
 

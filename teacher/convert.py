@@ -64,21 +64,21 @@ def _encoder_tensors(variables: dict[str, np.ndarray]) -> Iterator[tuple[str, np
     norms = {"encoder.layer_norm": "encoder/layer_norm"}
     layers = len({key.split("/")[1] for key in variables if key.startswith("encoder/layer_") and "/ffn/" in key})
     for index in range(layers):
-        ours, theirs = f"encoder.layers.{index}", f"encoder/layer_{index}"
-        norms[f"{ours}.self_attn_layer_norm"] = f"{theirs}/self_attention/layer_norm"
-        norms[f"{ours}.final_layer_norm"] = f"{theirs}/ffn/layer_norm"
+        module, layer = f"encoder.layers.{index}", f"encoder/layer_{index}"
+        norms[f"{module}.self_attn_layer_norm"] = f"{layer}/self_attention/layer_norm"
+        norms[f"{module}.final_layer_norm"] = f"{layer}/ffn/layer_norm"
         for kind in ("weight", "bias"):
             # q, k and v are stacked; Whisper's k has no bias, which CTranslate2 stores as zeros.
-            stacked = variables[f"{theirs}/self_attention/linear_0/{kind}"]
+            stacked = variables[f"{layer}/self_attention/linear_0/{kind}"]
             for projection, part in zip("qkv", np.split(stacked, 3), strict=True):
                 if (projection, kind) != ("k", "bias"):
-                    yield f"{ours}.self_attn.{projection}_proj.{kind}", part
-            yield f"{ours}.self_attn.out_proj.{kind}", variables[f"{theirs}/self_attention/linear_1/{kind}"]
-            yield f"{ours}.fc1.{kind}", variables[f"{theirs}/ffn/linear_0/{kind}"]
-            yield f"{ours}.fc2.{kind}", variables[f"{theirs}/ffn/linear_1/{kind}"]
-    for ours, theirs in norms.items():
-        yield f"{ours}.weight", variables[f"{theirs}/gamma"]
-        yield f"{ours}.bias", variables[f"{theirs}/beta"]
+                    yield f"{module}.self_attn.{projection}_proj.{kind}", part
+            yield f"{module}.self_attn.out_proj.{kind}", variables[f"{layer}/self_attention/linear_1/{kind}"]
+            yield f"{module}.fc1.{kind}", variables[f"{layer}/ffn/linear_0/{kind}"]
+            yield f"{module}.fc2.{kind}", variables[f"{layer}/ffn/linear_1/{kind}"]
+    for module, layer in norms.items():
+        yield f"{module}.weight", variables[f"{layer}/gamma"]
+        yield f"{module}.bias", variables[f"{layer}/beta"]
 
 
 def convert_whisper_encoder(blob: bytes, folder: Path) -> None:

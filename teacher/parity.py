@@ -53,16 +53,16 @@ class Parity:
         near = all(value <= TOLERANCES[stage] for stage, value in self.differences.items())
         return compared and near and all(self.equal.values())
 
-    def add(self, stage: str, ours: Tensor, theirs: Tensor) -> None:
+    def add(self, stage: str, ours: Tensor, reference: Tensor) -> None:
         """Takes a stage's values into account; NaN is infinitely far."""
         difference = float("inf")
-        if ours.shape == theirs.shape and ours.numel() and (ours - theirs).isfinite().all():
-            difference = float((ours - theirs).abs().max())
+        if ours.shape == reference.shape and ours.numel() and (ours - reference).isfinite().all():
+            difference = float((ours - reference).abs().max())
         self.differences[stage] = max(self.differences.get(stage, 0.0), difference)
 
-    def same(self, name: str, ours: Tensor, theirs: Tensor) -> None:
+    def same(self, name: str, ours: Tensor, reference: Tensor) -> None:
         """Takes ids into account."""
-        self.equal[name] = self.equal.get(name, True) and torch.equal(ours, theirs)
+        self.equal[name] = self.equal.get(name, True) and torch.equal(ours, reference)
 
 
 def check_parity(folder: Path) -> Parity:
@@ -92,10 +92,10 @@ def check_parity(folder: Path) -> Parity:
         rows = [samples[i] for i in indices]
         waves = [load_audio(folder / row["path"].lstrip("/")) for row in rows]
         clips = [Clip(wave, prompts[row["task"]], row["text"]) for wave, row in zip(waves, rows, strict=True)]
-        theirs = {key.partition(".")[2]: value for key, value in expected.items() if key.partition(".")[0] == run}
-        if lacks := sorted((TOLERANCES.keys() | {"labels"}) - {"beats"} - theirs.keys()):
+        of_run = {key.partition(".")[2]: value for key, value in expected.items() if key.partition(".")[0] == run}
+        if lacks := sorted((TOLERANCES.keys() | {"labels"}) - {"beats"} - of_run.keys()):
             raise InputError(f"{folder}/expected.safetensors: {run} lacks {', '.join(lacks)}")
-        _compare(parity, model, processor, clips, theirs)
+        _compare(parity, model, processor, clips, of_run)
     return parity
 
 
@@ -105,15 +105,15 @@ def _compare(
     model: SalmonnForConditionalGeneration,
     processor: SalmonnProcessor,
     clips: list[Clip],
-    theirs: dict[str, Tensor],
+    expected: dict[str, Tensor],
 ) -> None:
     batch = processor(clips)
     states = model.encode(batch.features)
     audio_NH = model.connector(states)
     output = model(batch)
-    logits = theirs["logits"]
+    logits = expected["logits"]
     ours = {
-        "spectrogram": batch.features.mel_BMT[..., : theirs["spectrogram"].shape[-1]],
+        "spectrogram": batch.features.mel_BMT[..., : expected["spectrogram"].shape[-1]],
         "whisper": states.speech_BTD[:, ::_WHISPER_STEP],
         "audio_tokens": audio_NH.unflatten(0, (len(clips), -1)),
         "inputs_embeds": model.embed(batch, audio_NH),
@@ -123,20 +123,20 @@ def _compare(
     if states.sound_BTD is not None:
         ours["beats"] = states.sound_BTD
     # What stands after the last supervised position is padding, which the reference fills otherwise.
-    matters_BT = (theirs["labels"] != -100).flip(1).cummax(1).values.flip(1)
+    matters_BT = (expected["labels"] != -100).flip(1).cummax(1).values.flip(1)
     for stage in TOLERANCES:
-        if stage not in ours and stage not in theirs:
+        if stage not in ours and stage not in expected:
             continue
-        if stage not in ours or stage not in theirs:
-            has = "has" if stage in theirs else "lacks"
+        if stage not in ours or stage not in expected:
+            has = "has" if stage in expected else "lacks"
             raise InputError(f"expected.safetensors {has} '{stage}', and the fixture's parts say otherwise")
-        mine, reference = ours[stage], theirs[stage]
+        mine, reference = ours[stage], expected[stage]
         if stage in ("inputs_embeds", "logits") and mine.shape == reference.shape:
             mine, reference = mine[matters_BT], reference[matters_BT]
         parity.add(stage, mine, reference)
-    parity.same("labels", batch.labels_BT, theirs["labels"])
+    parity.same("labels", batch.labels_BT, expected["labels"])
     prompt = processor([Clip(clip.wave, clip.instruction) for clip in clips])
-    for name, reference in theirs.items():
+    for name, reference in expected.items():
         if beams := re.fullmatch(r"generate_beam(\d+)", name):
             written = model.generate(prompt, num_beams=int(beams[1]), max_new_tokens=reference.shape[1])
             parity.same(name, written, reference)

@@ -104,7 +104,7 @@ class Manifest(Sequence[Row]):
                 yield from chunk.slice(at, BATCH_ROWS).to_pylist()
             start = end
 
-    def heard(self, mono: Mono) -> "Manifest":
+    def with_mono(self, mono: Mono) -> "Manifest":
         """The same rows, with this heard of several channels."""
         return self if mono == self.mono else Manifest(self.table, self.root, self.indices, mono)
 

@@ -100,7 +100,7 @@ def main(words: Sequence[str] | None = None) -> None:
             way(recipe, model, processor, rows)
             seconds[name] += (time.monotonic() - began) / (1 if arguments.alone else ROUNDS)
     weights = sum(p.numel() * p.element_size() for p in {id(p): p for p in model.parameters()}.values())
-    figures = {
+    measured = {
         "device": get_accelerator().device_name(),
         "clips": len(rows),
         "audio_s": float(rows.durations_s.sum()),
@@ -112,7 +112,7 @@ def main(words: Sequence[str] | None = None) -> None:
     }
     kept = arguments.out.with_suffix(".json")
     entries = json.loads(kept.read_text()) if kept.is_file() else {}
-    entries[recipe.name] = figures
+    entries[recipe.name] = measured
     with written_whole(kept) as temporary:
         temporary.write_text(json.dumps(entries, indent=2) + "\n")
     with written_whole(arguments.out) as temporary:

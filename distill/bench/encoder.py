@@ -85,10 +85,10 @@ def measure(
             ways[way] = mel_BMT.to(device), frames_B.to(device)
         taken: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(runs + 1):
-            for way, heard in ways.items():
+            for way, inputs in ways.items():
                 synchronize()
                 began = time.perf_counter()
-                encoder(*heard)
+                encoder(*inputs)
                 synchronize()
                 taken[way].append(time.perf_counter() - began)
         found[str(length)] = {way: statistics.median(times[1:]) for way, times in taken.items()}
@@ -126,7 +126,7 @@ def main(words: Sequence[str] | None = None) -> None:
     recipe = recipe_of(arguments)
     prepare_process()
     encoder = student_encoder(recipe).to(pick_device())
-    figures = {
+    measured = {
         "layers": len(encoder.layers),
         "width": encoder.conv1.out_channels,
         "dtype": recipe.teacher.dtype,
@@ -137,9 +137,9 @@ def main(words: Sequence[str] | None = None) -> None:
     }
     kept = arguments.out.with_suffix(".json")
     entries = json.loads(kept.read_text()) if kept.is_file() else {}
-    entries[recipe.name.removesuffix("_random")] = figures  # the weights change no time
+    entries[recipe.name.removesuffix("_random")] = measured  # the weights change no time
     with written_whole(kept) as temporary:
         temporary.write_text(json.dumps(entries, indent=2) + "\n")
     with written_whole(arguments.out) as temporary:
         temporary.write_text(page(entries), encoding="utf-8")
-    print(json.dumps(figures, indent=2) if arguments.json else page(entries))
+    print(json.dumps(measured, indent=2) if arguments.json else page(entries))

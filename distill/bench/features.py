@@ -84,19 +84,19 @@ def main(words: Sequence[str] | None = None) -> None:
                 began = time.monotonic()
                 way(files, seconds)
                 best[name] = max(best[name], len(files) / (time.monotonic() - began))
-    figures = {"clips": len(files), "mean_s": float(np.mean(seconds)) - MARGIN_S, "cores": os.cpu_count()}
-    figures |= {"threads": torch.get_num_threads(), "beats": arguments.beats, "rates": best}
-    write_measured(arguments.out, figures, page(figures))
+    measured = {"clips": len(files), "mean_s": float(np.mean(seconds)) - MARGIN_S, "cores": os.cpu_count()}
+    measured |= {"threads": torch.get_num_threads(), "beats": arguments.beats, "rates": best}
+    write_measured(arguments.out, measured, page(measured))
 
 
-def page(figures: dict) -> str:
+def page(measured: dict) -> str:
     """The table, for people."""
-    theirs = figures["rates"]["the reference's way"]
-    lines = [[name, f"{rate:.1f}", f"{rate / theirs:.1f} x"] for name, rate in figures["rates"].items()]
-    banks = " and BEATs' filter banks" if figures["beats"] else ""
+    baseline = measured["rates"]["the reference's way"]
+    lines = [[name, f"{rate:.1f}", f"{rate / baseline:.1f} x"] for name, rate in measured["rates"].items()]
+    banks = " and BEATs' filter banks" if measured["beats"] else ""
     return (
         "# From sound files to features\n\n"
-        f"Decoding, resampling and log-mel{banks} of {figures['clips']:,} clips, {figures['mean_s']:.1f} s of each "
-        f"heard on average, on {figures['cores']} cores. The best of {ROUNDS} rounds in turn, files in memory. "
+        f"Decoding, resampling and log-mel{banks} of {measured['clips']:,} clips, {measured['mean_s']:.1f} s of each "
+        f"heard on average, on {measured['cores']} cores. The best of {ROUNDS} rounds in turn, files in memory. "
         f"`python scripts/bench.py features`\n\n{markdown(['way', 'clips/s', 'ratio'], lines)}\n"
     )

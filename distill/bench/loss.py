@@ -127,12 +127,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, dict[str, dict[str, floa
     for dtype in arguments.dtypes.split(","):
         found[dtype] = {}
         for way in WAYS:
-            figures = measured_apart("distill.bench.loss", ["--one", way, "--dtype", dtype, *sizes])
-            if figures is None:
+            measured = measured_apart("distill.bench.loss", ["--one", way, "--dtype", dtype, *sizes])
+            if measured is None:
                 print(f"{way}: left out", file=sys.stderr)
                 continue
-            found[dtype][way] = figures
-            print(f"{dtype} {way}: {figures['seconds']:.1f} s, {figures['peak_bytes'] / 1e6:,.0f} MB", file=sys.stderr)
+            found[dtype][way] = measured
+            print(
+                f"{dtype} {way}: {measured['seconds']:.1f} s, {measured['peak_bytes'] / 1e6:,.0f} MB", file=sys.stderr
+            )
     return found
 
 

@@ -84,7 +84,7 @@ def opened(annotation: Path) -> dict[str, float]:
 
 def measured(annotation: Path) -> dict[str, float]:
     """Both, each in a process that has done nothing else."""
-    figures: dict[str, float] = {"annotation_bytes": annotation.stat().st_size}
+    found: dict[str, float] = {"annotation_bytes": annotation.stat().st_size}
     for step in ("convert", "opened"):
         command = [
             sys.executable,
@@ -96,8 +96,8 @@ def measured(annotation: Path) -> dict[str, float]:
             str(annotation.resolve()),
         ]
         out = subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True).stdout
-        figures |= json.loads(out.splitlines()[-1])
-    return figures
+        found |= json.loads(out.splitlines()[-1])
+    return found
 
 
 def page(entries: list[dict[str, float]]) -> str:

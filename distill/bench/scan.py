@@ -68,19 +68,19 @@ def main(words: Sequence[str] | None = None) -> None:
         for _ in range(ROUNDS):
             for name, (way, of) in ways.items():
                 best[name] = max(best[name], rate(way, of))
-    figures = {"files": len(files), "plain": len(some), "mean_s": seconds, "cores": os.cpu_count(), "rates": best}
-    write_measured(arguments.out, figures, page(figures))
+    measured = {"files": len(files), "plain": len(some), "mean_s": seconds, "cores": os.cpu_count(), "rates": best}
+    write_measured(arguments.out, measured, page(measured))
 
 
-def page(figures: dict) -> str:
+def page(measured: dict) -> str:
     """The table, for people."""
-    rates = figures["rates"]
+    rates = measured["rates"]
     header = ["way", "files/s", "scan_data.py against it", "scan_data.py --decode against it"]
     scans = [rates["scan_data.py"], rates["scan_data.py --decode"]]
     lines = [[way, f"{own:,.0f}", *(f"{scan / own:.1f} x" for scan in scans)] for way, own in rates.items()]
     return (
         "# Scanning\n\n"
-        f"{figures['files']:,} files, half flac and half wav, {figures['mean_s']:.1f} s each on average, on "
-        f"{figures['cores']} cores; the loops over {figures['plain']:,} of them. The best of {ROUNDS} rounds in turn, "
-        f"files in memory. `python scripts/bench.py scan`\n\n{markdown(header, lines)}\n"
+        f"{measured['files']:,} files, half flac and half wav, {measured['mean_s']:.1f} s each on average, on "
+        f"{measured['cores']} cores; the loops over {measured['plain']:,} of them. The best of {ROUNDS} rounds in "
+        f"turn, files in memory. `python scripts/bench.py scan`\n\n{markdown(header, lines)}\n"
     )

@@ -70,8 +70,8 @@ def one(way: str, arguments: argparse.Namespace) -> dict[str, float]:
         trainer.train()
         steps = [json.loads(line) for line in (recipe.run_dir / "steps.jsonl").read_text().splitlines()]
         counted = steps[1:] or steps
-        figures = {key: statistics.median(step[key] for step in counted) for key in ("seconds", "tokens", "audio_s")}
-        return figures | {"peak_bytes": peak_bytes(trainer.engine.device), "build_peak_bytes": built}
+        measured = {key: statistics.median(step[key] for step in counted) for key in ("seconds", "tokens", "audio_s")}
+        return measured | {"peak_bytes": peak_bytes(trainer.engine.device), "build_peak_bytes": built}
 
 
 def _over_noise(way: str, arguments: argparse.Namespace, folder: Path) -> Recipe:

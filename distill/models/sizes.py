@@ -67,7 +67,7 @@ def beside(models: dict[str, tuple[SalmonnForConditionalGeneration, SalmonnProce
         )
     lines = [f"{'':<30}" + "".join(f"{name:>12}" for name in models) + f"{'ratio':>8}"]
     for label in columns[0]:
-        figures = [column[label] for column in columns]
-        ratio = f"{figures[-1] / figures[0]:>6.2f} x" if figures[0] else ""
-        lines.append(f"{label:<30}" + "".join(f"{figure:>12,.1f}" for figure in figures) + ratio)
+        amounts = [column[label] for column in columns]
+        ratio = f"{amounts[-1] / amounts[0]:>6.2f} x" if amounts[0] else ""
+        lines.append(f"{label:<30}" + "".join(f"{amount:>12,.1f}" for amount in amounts) + ratio)
     return "\n".join(lines)

@@ -24,7 +24,7 @@ def read_rows(recipe: "Recipe", path: str) -> Manifest:
     """
     data = recipe.data
     if path != data.train:
-        rows = read_manifest(resolve(path))[: data.limit].heard(data.mono)
+        rows = read_manifest(resolve(path))[: data.limit].with_mono(data.mono)
         require_prompts(rows, data.prompts)
         return rows
     quiet = launched_rank() > 0
@@ -32,7 +32,7 @@ def read_rows(recipe: "Recipe", path: str) -> Manifest:
     file, root = shard_manifest(path) if data.source == "shards" else (resolve(path), None)
     rows = read_training_rows(file, data.faults, data.lengths, root=root, scan=scan, limit=data.limit, quiet=quiet)
     require_prompts(rows, data.prompts)
-    return rows.heard(data.mono)
+    return rows.with_mono(data.mono)
 
 
 def read_held_out(recipe: "Recipe", path: str, *, texts: bool = True) -> list[Row]:
@@ -49,7 +49,7 @@ def read_held_out(recipe: "Recipe", path: str, *, texts: bool = True) -> list[Ro
     Raises:
         InputError: The file is missing, or not as it should be.
     """
-    rows = read_manifest(resolve(path), texts=texts, sounds=False).heard(recipe.data.mono)[: recipe.data.limit]
+    rows = read_manifest(resolve(path), texts=texts, sounds=False).with_mono(recipe.data.mono)[: recipe.data.limit]
     unknown = [row for row in rows if not row.duration_s]
     with ThreadPoolExecutor() as pool:
         headers = read_headers([row.path for row in unknown], pool)

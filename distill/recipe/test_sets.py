@@ -63,8 +63,8 @@ class Selection:
             if rows:
                 found[kind] = rows[: self.limit]
         if not found:
-            theirs = f" (their tasks: {', '.join(tasks)})" if tasks else ""
-            raise InputError(f"the recipe's {self.split} sets have no rows for {' or '.join(self.kinds)}{theirs}")
+            found_tasks = f" (their tasks: {', '.join(tasks)})" if tasks else ""
+            raise InputError(f"the recipe's {self.split} sets have no rows for {' or '.join(self.kinds)}{found_tasks}")
         return found
 
 

@@ -58,7 +58,7 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> list[Run]:
         with written_whole(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8", errors="replace")
     with written_whole(out / "report.json") as temporary:
-        text = json.dumps(_figures(runs), indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(_metrics(runs), indent=2, ensure_ascii=False) + "\n"
         temporary.write_text(text, encoding="utf-8", errors="replace")
     return runs
 
@@ -96,7 +96,7 @@ def print_table(runs: Sequence[Run], console: Console | None = None) -> None:
         console.print(Text(f"note: {note}"), style="yellow")
 
 
-def _figures(runs: Sequence[Run]) -> dict:
+def _metrics(runs: Sequence[Run]) -> dict:
     """What report.json holds: of one run its models, of several runs each under its name.
 
     Of a run: the models' metrics, their examples without the places of their sounds, `ratio` (student over teacher, for

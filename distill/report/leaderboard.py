@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distill.report.measured import FIGURES, comparable, conditions, measured_at
+from distill.report.measured import COST_KEYS, comparable, conditions, measured_at
 from distill.report.runs import Run
 from distill.report.table import MISSING, is_number, value
 
@@ -80,10 +80,10 @@ def columns(lines: Sequence[Entry]) -> list[Column]:
 
 def ratio(entry: Entry, key: str) -> float | None:
     """The figure over the teacher's; None for the teacher itself, and where the two cannot be compared."""
-    own, theirs = value(entry.block, key), value(comparable(entry.teacher, entry.block), key)
-    if entry.is_teacher or own is None or not theirs or not math.isfinite(own / theirs):
+    own, baseline = value(entry.block, key), value(comparable(entry.teacher, entry.block), key)
+    if entry.is_teacher or own is None or not baseline or not math.isfinite(own / baseline):
         return None
-    return own / theirs
+    return own / baseline
 
 
 def cells(entry: Entry, shown: Sequence[Column], rank_sum: int | None) -> list[str]:
@@ -137,18 +137,18 @@ def notes(lines: Sequence[Entry]) -> list[str]:
         if line.is_teacher or not line.teacher:
             continue
         for kind, what in (("asr", "speech clips"), ("aac", "captioned clips")):
-            own, theirs = (block.get(kind, {}) for block in (line.block, line.teacher))
-            if own and theirs and own.get("clips") != theirs.get("clips"):
-                counts = f"{theirs.get('clips')} {what}, the {line.label} on {own.get('clips')}"
+            own, baseline = (block.get(kind, {}) for block in (line.block, line.teacher))
+            if own and baseline and own.get("clips") != baseline.get("clips"):
+                counts = f"{baseline.get('clips')} {what}, the {line.label} on {own.get('clips')}"
                 found.append(f"the teacher was scored on {counts}")
-            elif own and theirs and own.get("data", "") != theirs.get("data", ""):
+            elif own and baseline and own.get("data", "") != baseline.get("data", ""):
                 found.append(f"the {line.label} was scored on other {what} than the teacher")
         for key in ("device", "dtype"):
             if line.teacher.get(key) != line.block.get(key):
                 found.append(
                     f"{key}: {line.teacher.get(key)} for the teacher, {line.block.get(key)} for the {line.label}"
                 )
-        if all(any(key in block for key in FIGURES) for block in (line.block, line.teacher)):
+        if all(any(key in block for key in COST_KEYS) for block in (line.block, line.teacher)):
             if conditions(line.block) != conditions(line.teacher):
                 found.append(
                     f"memory and time of the {line.label} were measured otherwise than the teacher's: no ratio"

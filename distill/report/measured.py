@@ -1,6 +1,6 @@
 """Whence a model's memory and times are: how they were measured, and with which others they may be compared."""
 
-FIGURES = ("peak_memory_bytes", "ttft_s", "tpot_s", "rtfx")
+COST_KEYS = ("peak_memory_bytes", "ttft_s", "tpot_s", "rtfx")
 _SUBJECT = ("checkpoint", "dtype", "parameters", "weight_bytes")
 _CONDITIONS = ("seconds", "batch", "tokens", "sound", "counts_features")
 
@@ -29,7 +29,7 @@ def with_efficiency(models: dict[str, dict], found: dict) -> dict[str, dict]:
     """
     blocks = {name: block for name, block in found.items() if isinstance(block, dict) and "peak_memory_bytes" in block}
     again = {
-        name: {key: block[key] for key in FIGURES if key in block} | {"measured": measured_of(found, name)}
+        name: {key: block[key] for key in COST_KEYS if key in block} | {"measured": measured_of(found, name)}
         for name, block in blocks.items()
     }
     renews = all(name in blocks and _renews(blocks[name] | again[name], block) for name, block in models.items())
@@ -43,8 +43,8 @@ def with_efficiency(models: dict[str, dict], found: dict) -> dict[str, dict]:
 
 def _renews(block: dict, scored: dict) -> bool:
     """Whether a measurement is a later one of what was measured as a model was scored."""
-    own, theirs = (_subject(of) + conditions(of) for of in (block, scored))
-    return None not in own and own == theirs and measured_at(block) > measured_at(scored) > ""
+    own, former = (_subject(of) + conditions(of) for of in (block, scored))
+    return None not in own and own == former and measured_at(block) > measured_at(scored) > ""
 
 
 def conditions(block: dict) -> tuple:
@@ -60,13 +60,13 @@ def measured_at(block: dict) -> str:
 
 def comparable(block: dict, other: dict) -> dict:
     """The figures of a block that may be compared with another's: memory and times only under the same conditions."""
-    without = ("measured",) if conditions(block) == conditions(other) else (*FIGURES, "measured")
+    without = ("measured",) if conditions(block) == conditions(other) else (*COST_KEYS, "measured")
     return {key: entry for key, entry in block.items() if key not in without}
 
 
-def told(block: dict) -> str:
+def conditions_shown(block: dict) -> str:
     """How memory and times were measured, in words; empty where there are none."""
-    if not any(key in block for key in FIGURES):
+    if not any(key in block for key in COST_KEYS):
         return ""
     how, threads = _measured(block), block.get("threads")
     if None in (seconds := how.get("seconds"), batch := how.get("batch"), tokens := how.get("tokens")):

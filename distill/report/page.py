@@ -7,7 +7,7 @@ from data.paths import REPOSITORY
 from distill.report import plots
 from distill.report.blocks import Block, Code, Heading, Items, Picture, Table, Text
 from distill.report.leaderboard import Entry, cells, columns, notes, rank_sums, ratio
-from distill.report.measured import told
+from distill.report.measured import conditions_shown
 from distill.report.published import SOURCE, SYSTEMS, WHERE, same_speech
 from distill.report.runs import Run
 from distill.report.sounds import player_sound
@@ -63,7 +63,7 @@ def _measured(line: Entry) -> str:
     where = f"{line.block.get('dtype', MISSING)} on {line.block.get('device', MISSING)}"
     parts = [f"{line.label}: checkpoint `{line.block.get('checkpoint', MISSING)}`, {clips} clips, {where}"]
     parts += [f"{lost} of these clips could not be heard and count as empty texts"] if lost else []
-    return "; ".join(filter(None, [*parts, told(line.block)]))
+    return "; ".join(filter(None, [*parts, conditions_shown(line.block)]))
 
 
 def _pareto(lines: Sequence[Entry], folder: Path) -> list[Block]:
@@ -185,9 +185,9 @@ def _curves(runs: Sequence[Run], folder: Path) -> list[Block]:
 
 def _examples(lines: Sequence[Entry]) -> list[Block]:
     """A few clips of each task that all models here were given, with their sounds; and the worst transcripts."""
-    told = [line for line in lines if line.block.get("examples")]
-    by_line = [{(row["task"], row["id"]): row for row in line.block["examples"]} for line in told]
-    shared = [key for key in by_line[0] if all(key in rows for rows in by_line)] if told else []
+    with_examples = [line for line in lines if line.block.get("examples")]
+    by_line = [{(row["task"], row["id"]): row for row in line.block["examples"]} for line in with_examples]
+    shared = [key for key in by_line[0] if all(key in rows for rows in by_line)] if with_examples else []
     rows, sounds = [], []
     for task in dict.fromkeys(task for task, _ in shared):
         for key in [key for key in shared if key[0] == task][:EXAMPLES_A_TASK]:
@@ -197,7 +197,10 @@ def _examples(lines: Sequence[Entry]) -> list[Block]:
             sounds.append(player_sound(first))
     blocks: list[Block] = []
     if rows:
-        blocks += [Heading("Examples"), Table(["task", "reference", *(line.label for line in told)], rows, sounds)]
+        blocks += [
+            Heading("Examples"),
+            Table(["task", "reference", *(line.label for line in with_examples)], rows, sounds),
+        ]
         if any(sounds):
             blocks.append(Text("Recordings in this page keep their own licences (NOTICE)."))
     worst = [line for line in lines if line.block.get("asr", {}).get("worst")]

@@ -33,8 +33,8 @@ def draw_pareto(lines: Sequence[Entry], path: Path) -> None:
     for column, row in zip(shown, axes, strict=True):
         for (key, unit, label), place in zip(COSTS, row, strict=True):
             _cost(place, lines, styles, column, key, unit)
-            if (theirs := _published_points(lines, column, key)) is not None:
-                place.plot(*theirs, "*", ms=10, mfc="none", mec="#555", label=f"published ({WHERE})")
+            if (points := _published_points(lines, column, key)) is not None:
+                place.plot(*points, "*", ms=10, mfc="none", mec="#555", label=f"published ({WHERE})")
             _finish(place, label, f"{column.label} ({'higher' if column.higher_is_better else 'lower'} is better)")
     _legend(figure)
     figure.savefig(path, format="png", dpi=130)

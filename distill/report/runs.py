@@ -40,13 +40,13 @@ def read_runs(folder: Path) -> list[Run]:
     Raises:
         InputError: As `read_run`.
     """
-    told = runs_told(folder)
-    if not told or list(folder.glob("*/metrics.json")):
+    reported = runs_reported(folder)
+    if not reported or list(folder.glob("*/metrics.json")):
         return [read_run(folder)]
-    return [run_of(name, folder.parent / name, models, is_retold=True) for name, models in told.items()]
+    return [run_of(name, folder.parent / name, models, is_retold=True) for name, models in reported.items()]
 
 
-def runs_told(folder: Path) -> dict[str, dict[str, dict]]:
+def runs_reported(folder: Path) -> dict[str, dict[str, dict]]:
     """The models by run of a folder whose `report.json` is of several runs; empty where it is not.
 
     Raises:

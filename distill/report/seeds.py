@@ -10,11 +10,11 @@ from statistics import mean, stdev
 
 from data.errors import InputError
 from distill.report.blocks import Block, Heading, Items, Table, Text
-from distill.report.runs import Run, read_metrics, read_run, run_of, runs_told
+from distill.report.runs import Run, read_metrics, read_run, run_of, runs_reported
 from distill.report.table import MISSING, value
 
 # Name, key in metrics.json, factor to the shown unit, digits.
-FIGURES = [("WER, %", "asr.wer", 100, 1), ("CIDEr-D", "aac.cider_d", 1, 3)]
+METRICS = [("WER, %", "asr.wer", 100, 1), ("CIDEr-D", "aac.cider_d", 1, 3)]
 
 
 @dataclass(frozen=True)
@@ -67,22 +67,22 @@ def _scored(folder: Path, grid: str, names: list[str]) -> dict[str, Run]:
     scored = {name: read_run(folder / name) for name in names if list((folder / name).glob("*/metrics.json"))}
     if scored:
         return scored
-    told = runs_told(folder)
-    of = {name: (told_as, folder / name) for name in names if (told_as := f"{grid}/{name}") in told}
-    return {name: run_of(*where, told[where[0]], is_retold=True) for name, where in of.items()}
+    reported = runs_reported(folder)
+    of = {name: (label, folder / name) for name in names if (label := f"{grid}/{name}") in reported}
+    return {name: run_of(*where, reported[where[0]], is_retold=True) for name, where in of.items()}
 
 
 def arms_section(grid: Grid) -> list[Block]:
     """The arms side by side; every run; and what failed."""
-    figures = {arm: [_figures(grid.runs.get(folder)) for folder in folders] for arm, folders in grid.arms.items()}
-    shown = _shown_figures(figures)
-    baseline = next(iter(figures))
+    metrics = {arm: [_metrics(grid.runs.get(folder)) for folder in folders] for arm, folders in grid.arms.items()}
+    shown = _shown_metrics(metrics)
+    baseline = next(iter(metrics))
     header = ["arm", *(title for name, *_ in shown for title in (name, f"minus {baseline}"))]
     summary, every_run = [], []
-    for arm, runs in figures.items():
+    for arm, runs in metrics.items():
         line = [arm]
         for name, key, factor, digits in shown:
-            amounts, first = ([_scaled(run, key, factor) for run in some] for some in (runs, figures[baseline]))
+            amounts, first = ([_scaled(run, key, factor) for run in some] for some in (runs, metrics[baseline]))
             paired = [None if None in pair else pair[0] - pair[1] for pair in zip(amounts, first, strict=True)]
             line += [_spread(amounts, digits), MISSING if arm == baseline else _spread(paired, digits, sign="+")]
             every_run.append([arm, name, *(MISSING if x is None else f"{x:.{digits}f}" for x in amounts)])
@@ -104,18 +104,18 @@ def arms_section(grid: Grid) -> list[Block]:
     return blocks
 
 
-def _figures(run: Run | None) -> dict:
+def _metrics(run: Run | None) -> dict:
     """A student's metrics, and under `validation` what its run last saw of each held-out set; empty if it failed."""
     if run is None or "student" not in run.models:
         return {}
     return run.models["student"] | {"validation": {row["set"]: row for row in run.validation}}
 
 
-def _shown_figures(figures: dict[str, list[dict]]) -> list[tuple[str, str, float, int]]:
-    looks = dict.fromkeys(name for runs in figures.values() for run in runs for name in run.get("validation", {}))
-    wanted = [*FIGURES, *((f"cross-entropy, {name}", f"validation.{name}.ce", 1, 3) for name in looks)]
-    everything = [run for runs in figures.values() for run in runs]
-    return [figure for figure in wanted if any(value(run, figure[1]) is not None for run in everything)]
+def _shown_metrics(metrics: dict[str, list[dict]]) -> list[tuple[str, str, float, int]]:
+    looks = dict.fromkeys(name for runs in metrics.values() for run in runs for name in run.get("validation", {}))
+    wanted = [*METRICS, *((f"cross-entropy, {name}", f"validation.{name}.ce", 1, 3) for name in looks)]
+    everything = [run for runs in metrics.values() for run in runs]
+    return [metric for metric in wanted if any(value(run, metric[1]) is not None for run in everything)]
 
 
 def _scaled(run: dict, key: str, factor: float) -> float | None:

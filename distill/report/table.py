@@ -29,9 +29,9 @@ def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *cells])
 
 
-def write_measured(out: Path, figures: dict, page: str) -> None:
+def write_measured(out: Path, measured: dict, page: str) -> None:
     """Writes a page of measured figures, and the figures beside it as JSON; prints the page."""
-    for path, text in ((out.with_suffix(".json"), json.dumps(figures, indent=2) + "\n"), (out, page)):
+    for path, text in ((out.with_suffix(".json"), json.dumps(measured, indent=2) + "\n"), (out, page)):
         with written_whole(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
     print(f"{page}written: {out}")

@@ -21,9 +21,9 @@ def interval(
         seed: Of the drawing.
     """
     rng, block = np.random.default_rng(seed), max(1, _PICKS // clips)
-    figures = [
+    resampled = [
         statistic(rng.integers(0, clips, (min(block, resamples - start), clips)))
         for start in range(0, resamples, block)
     ]
-    low, high = np.percentile(np.concatenate(figures), [2.5, 97.5])
+    low, high = np.percentile(np.concatenate(resampled), [2.5, 97.5])
     return float(low), float(high)

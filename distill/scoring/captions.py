@@ -51,24 +51,24 @@ class CaptionScore:
 
     def summary(self) -> dict:
         """The figures of the whole set, as they stand in metrics.json."""
-        figures = asdict(self)
-        del figures["clip_cider_d"]
-        return figures | {"clips": len(self.clip_cider_d)}
+        metrics = asdict(self)
+        del metrics["clip_cider_d"]
+        return metrics | {"clips": len(self.clip_cider_d)}
 
 
-def caption_figures(references: Sequence[Sequence[str]], hypotheses: Sequence[str], protocol: Protocol) -> dict:
+def caption_metrics(references: Sequence[Sequence[str]], hypotheses: Sequence[str], protocol: Protocol) -> dict:
     """The figures of a protocol by their names, with `protocol`, `clips` and `not_computed`.
 
     Raises:
         InputError: As `score_captions`.
     """
     if protocol == "literature":
-        figures = score_captions(references, hypotheses).summary()
+        metrics = score_captions(references, hypotheses).summary()
     elif protocol == "nota-v1.0":
-        figures = {"cider_d_split": cider_d_split(references, hypotheses), "clips": len(hypotheses)}
+        metrics = {"cider_d_split": cider_d_split(references, hypotheses), "clips": len(hypotheses)}
     else:
-        figures = _untokenised_spider(references, hypotheses)
-    return figures | {"protocol": protocol}
+        metrics = _untokenised_spider(references, hypotheses)
+    return metrics | {"protocol": protocol}
 
 
 def score_captions(

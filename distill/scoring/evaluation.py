@@ -22,7 +22,7 @@ from distill.scoring.hypothesis_writer import HypothesisWriter
 from distill.scoring.speeds import measure_scored
 from distill.scoring.submission import submission_ids, write_submission
 from distill.scoring.transcripts import alignment, score_asr
-from distill.scoring.writing import faults_of_files, require_heard, write_set
+from distill.scoring.writing import faults_of_files, require_readable, write_set
 from teacher.build import weights_hash
 from teacher.weights import folder_hash, locate, tokenizer_hash
 
@@ -84,7 +84,7 @@ def evaluate(
     metrics = _kept(place / "metrics.json", about)
     for kind, written in found.items():
         rows = written.rows
-        metrics[kind] = _score(kind, rows, written.texts) | _told(kind, written)
+        metrics[kind] = _score(kind, rows, written.texts) | _unreadable_block(kind, written)
         metrics["examples"] = [entry for entry in metrics["examples"] if entry["kind"] != kind]
         metrics["examples"] += [
             {"kind": kind, "id": row.id, "task": row.task, "reference": row.text, "hypothesis": text}
@@ -129,7 +129,7 @@ def submit(
         return None
     files = []
     for kind, written in found.items():
-        _told(kind, written)
+        _unreadable_block(kind, written)
         files.append(results_folder(recipe, selection) / about["model"] / f"submission_{kind}.csv")
         write_submission(files[-1], ids[kind][: selection.limit], written.texts)
     return files
@@ -174,7 +174,7 @@ def _kept(path: Path, about: dict) -> dict:
     return shown | {name: earlier[name] for name in ("asr", "aac", "examples") if name in earlier}
 
 
-def _told(kind: Kind, written: Written) -> dict:
+def _unreadable_block(kind: Kind, written: Written) -> dict:
     """Says which clips count as empty texts because they could not be heard; what metrics.json has of them."""
     lost = written.unreadable
     if lost:
@@ -198,7 +198,7 @@ def _written(
         for kind, rows in every.items()
     }
     for kind, rows in every.items():
-        require_heard(kind, faults_of_files(rows[:limit]), len(rows[:limit]), most)
+        require_readable(kind, faults_of_files(rows[:limit]), len(rows[:limit]), most)
     about = _about(recipe, what, selection)
     model, processor = load_for_scoring(recipe, what.which, about["folder"], what.quantise)
     rank, world = launched_rank(), launched_world()
@@ -216,7 +216,7 @@ def _written(
         for kind, rows in every.items()
     }
     for kind, written in found.items():
-        require_heard(kind, written.unreadable, len(written.rows), most)
+        require_readable(kind, written.unreadable, len(written.rows), most)
     return found, about, model
 
 

@@ -13,7 +13,7 @@ from distill.report.runs import read_metrics
 from teacher.build import missing_parts
 from teacher.settings import Quantisation
 
-FIGURES = ("ttft_s", "tpot_s", "peak_memory_bytes", "threads")
+METRICS = ("ttft_s", "tpot_s", "peak_memory_bytes", "threads")
 
 
 def measure_scored(recipe: Recipe, results: Path, model: Measured) -> dict:
@@ -46,13 +46,13 @@ def measure_scored(recipe: Recipe, results: Path, model: Measured) -> dict:
         if (metrics := _metrics(path)) is None:
             continue  # it was whole before the measurement
         with written_whole(path) as temporary:
-            text = json.dumps(metrics | _figures(found, other.name), indent=2, ensure_ascii=False)
+            text = json.dumps(metrics | _metrics_of(found, other.name), indent=2, ensure_ascii=False)
             temporary.write_text(text + "\n", encoding="utf-8")
-    return _figures(found, model.name)
+    return _metrics_of(found, model.name)
 
 
-def _figures(found: dict, name: str) -> dict:
-    return {key: found[name][key] for key in FIGURES if key in found[name]} | {"measured": measured_of(found, name)}
+def _metrics_of(found: dict, name: str) -> dict:
+    return {key: found[name][key] for key in METRICS if key in found[name]} | {"measured": measured_of(found, name)}
 
 
 def _scored(recipe: Recipe, results: Path) -> list[Measured]:

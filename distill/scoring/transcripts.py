@@ -40,9 +40,9 @@ class AsrScore:
 
     def summary(self) -> dict[str, float | int]:
         """The figures of the whole set, as they stand in metrics.json."""
-        figures = asdict(self)
-        del figures["clip_errors"], figures["clip_words"]
-        return figures | {"clips": len(self.clip_words)}
+        metrics = asdict(self)
+        del metrics["clip_errors"], metrics["clip_words"]
+        return metrics | {"clips": len(self.clip_words)}
 
     def by(self, classes: Sequence[str]) -> dict[str, dict[str, float | int | None]]:
         """Word errors by class of clip, in the order in which the classes first appear.
@@ -53,13 +53,13 @@ class AsrScore:
         Returns:
             For each class `clips`, `errors`, `ref_words` and `wer`, which is None where it has no reference word.
         """
-        figures = {}
+        metrics = {}
         for name in dict.fromkeys(classes):
             of = [i for i, other in enumerate(classes) if other == name]
-            errors, words = (sum(figure[i] for i in of) for figure in (self.clip_errors, self.clip_words))
+            errors, words = (sum(counts[i] for i in of) for counts in (self.clip_errors, self.clip_words))
             wer = errors / words if words else None
-            figures[name] = {"clips": len(of), "errors": errors, "ref_words": words, "wer": wer}
-        return figures
+            metrics[name] = {"clips": len(of), "errors": errors, "ref_words": words, "wer": wer}
+        return metrics
 
     def by_duration(self, seconds: Sequence[float]) -> dict[str, dict[str, float | int | None]]:
         """Word errors by clip length, shortest first; classes without a clip are left out."""

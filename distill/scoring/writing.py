@@ -75,7 +75,7 @@ def write_set(
         pairs: All its rows, with the wording of their instruction.
         settings: Beams and caps.
         limit: The first rows, whose texts are wanted; all if not given.
-        max_unreadable: See `require_heard`.
+        max_unreadable: See `require_readable`.
         rank: Number of this process.
         world: Number of processes.
         label: Of the progress line.
@@ -97,11 +97,11 @@ def write_set(
             writer.append(kind, hypothesis, key)
             if hypothesis.fault:
                 faults[hypothesis.row.id] = hypothesis.fault
-        require_heard(kind, faults, len(pairs), max_unreadable)
+        require_readable(kind, faults, len(pairs), max_unreadable)
         progress.add(len(indices))
 
 
-def require_heard(kind: Kind, faults: dict[str, str], clips: int, max_unreadable: float) -> None:
+def require_readable(kind: Kind, faults: dict[str, str], clips: int, max_unreadable: float) -> None:
     """Refuses a set of which too much cannot be heard: most likely its folder is another one.
 
     Args:

@@ -264,7 +264,7 @@ def test_the_identity_says_what_changed(tiny_recipe, tiny_teacher, own_data):
     changed = [dataclasses.replace(rows[0], text="other"), *rows[1:]]
     assert identity(rows=changed).differences(first) == ["audio"]
     assert identity(rows=rows[1:]).differences(first) == ["audio"]
-    assert identity(rows=rows.heard("mix")).differences(first) == ["audio"]
+    assert identity(rows=rows.with_mono("mix")).differences(first) == ["audio"]
     sounds = [dataclasses.replace(rows[0], fingerprint="0" * 16), *rows[1:]]
     assert identity(rows=sounds) == first  # as long as one is not known, nothing is
     sounds = [dataclasses.replace(row, fingerprint="0" * 16) for row in rows]

@@ -3,7 +3,7 @@
 import datasets
 import evaluate
 
-from distill.scoring.captions import caption_figures
+from distill.scoring.captions import caption_metrics
 
 _DESCRIPTION = """CIDEr-D, METEOR, ROUGE-L, BLEU, SPICE, SPIDEr, FENSE and vocabulary by the protocols in use; what
 lacks a part is None, and `not_computed` has the command that brings it."""
@@ -20,4 +20,4 @@ class Aac(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[str], references: list[list[str]], protocol: str = "literature") -> dict:
-        return caption_figures(references, predictions, protocol)
+        return caption_metrics(references, predictions, protocol)

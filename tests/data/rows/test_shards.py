@@ -64,7 +64,9 @@ def test_rows_and_sounds_are_those_of_the_files(annotation, shards):
     same(packed, files)
     # What was cached over the files is taken for the shards.
     assert (
-        packed.fingerprint() == files.fingerprint() == packed[:].heard("first").where(np.ones(14, bool)).fingerprint()
+        packed.fingerprint()
+        == files.fingerprint()
+        == packed[:].with_mono("first").where(np.ones(14, bool)).fingerprint()
     )
     numbers = shards_of(packed)
     assert len(set(numbers)) > 2 and set(numbers) == {int(path.stem) for path in shards.glob("*.tar")}
@@ -72,11 +74,11 @@ def test_rows_and_sounds_are_those_of_the_files(annotation, shards):
 
 
 def test_the_files_need_not_be_there_any_more(annotation, shards, tmp_path):
-    heard = [load_clip(row) for row in read_manifest(annotation)]
+    waves = [load_clip(row) for row in read_manifest(annotation)]
     for folder in ("a", "b"):
         shutil.rmtree(tmp_path / folder)
     moved = shutil.move(shards, tmp_path / "elsewhere")
-    for row, wave in zip(read_manifest(*shard_manifest(str(moved))), heard, strict=True):
+    for row, wave in zip(read_manifest(*shard_manifest(str(moved))), waves, strict=True):
         np.testing.assert_array_equal(load_clip(row), wave)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from distill.report import write_report
 from distill.report.leaderboard import entries, rank_sums, ratio
-from distill.report.measured import comparable, told
+from distill.report.measured import comparable, conditions_shown
 from distill.report.runs import Run, read_run
 from tests.distill.report.conftest import TEACHER, put, student
 
@@ -122,6 +122,6 @@ def test_models_that_were_not_timed_in_turn_are_named(scored):
 @pytest.mark.parametrize("how", [None, 3, [], {}, {"seconds": "10", "batch": None, "tokens": 64}])
 def test_what_says_nothing_of_how_it_was_measured_is_told_so(how):
     block = {"ttft_s": 1.0, "device": "cpu", "measured": how}
-    assert told(block) == "how memory and time were measured was not kept"
-    assert told({"measured": how}) == ""
+    assert conditions_shown(block) == "how memory and time were measured was not kept"
+    assert conditions_shown({"measured": how}) == ""
     assert comparable(block, block) == {"ttft_s": 1.0, "device": "cpu"}

@@ -6,7 +6,7 @@ import distill.scoring.captions
 from data.errors import InputError
 from data.rows.manifest import read_manifest
 from distill.recipe.test_sets import grouped
-from distill.scoring.captions import caption_figures, cider_d_split, score_captions
+from distill.scoring.captions import caption_metrics, cider_d_split, score_captions
 from tests.distill.scoring.test_transcripts import PAIRS, load_metric
 
 
@@ -118,21 +118,21 @@ def test_with_its_parts_spider_is_the_mean_of_cider_d_and_spice(monkeypatch):
     score = score_captions(CAPTIONS, hypotheses)
     assert score.spider == (score.cider_d + 0.5) / 2 and score.fense == 0.5 and score.not_computed == {}
     assert asked["spice"][0][0] == "a dog barks" and asked["fense"] == (hypotheses, CAPTIONS)
-    figures = caption_figures(CAPTIONS, hypotheses, "nota-v1.1")
-    assert figures["spider"] == (figures["cider_d_split"] + 0.5) / 2
-    assert caption_figures(CAPTIONS, hypotheses, "nota-v1.0") == {
-        "cider_d_split": figures["cider_d_split"],
+    metrics = caption_metrics(CAPTIONS, hypotheses, "nota-v1.1")
+    assert metrics["spider"] == (metrics["cider_d_split"] + 0.5) / 2
+    assert caption_metrics(CAPTIONS, hypotheses, "nota-v1.0") == {
+        "cider_d_split": metrics["cider_d_split"],
         "clips": 4,
         "protocol": "nota-v1.0",
     }
     # One reference a row, texts as they are.
     assert asked["spice"] == (["A dog barks!", *hypotheses], [[text] for clip in CAPTIONS for text in clip])
     rows = [[text] for clip in CAPTIONS for text in clip]
-    assert figures["cider_d_split"] == cider_d_split(rows, ["A dog barks!", *hypotheses])
+    assert metrics["cider_d_split"] == cider_d_split(rows, ["A dog barks!", *hypotheses])
 
 
 def test_the_metric_module_is_loaded_by_its_path(monkeypatch, tmp_path):
     metric = load_metric("aac", monkeypatch, tmp_path)
     hypotheses = ["a dog barks", "rain", "birds", "bell"]
-    told = metric.compute(predictions=hypotheses, references=CAPTIONS, protocol="nota-v1.0")
-    assert told == caption_figures(CAPTIONS, hypotheses, "nota-v1.0")
+    computed = metric.compute(predictions=hypotheses, references=CAPTIONS, protocol="nota-v1.0")
+    assert computed == caption_metrics(CAPTIONS, hypotheses, "nota-v1.0")

@@ -26,8 +26,8 @@ def measured(monkeypatch):
 
     def measure(recipe, models, protocol):
         calls.append([model.name for model in models])
-        figures = {"tpot_s": 0.01, "peak_memory_bytes": 1000, "threads": 2}
-        return {name: figures | {"ttft_s": len(calls)} for name in calls[-1]}
+        metrics = {"tpot_s": 0.01, "peak_memory_bytes": 1000, "threads": 2}
+        return {name: metrics | {"ttft_s": len(calls)} for name in calls[-1]}
 
     monkeypatch.setattr(distill.scoring.speeds, "measure", measure)
     return calls

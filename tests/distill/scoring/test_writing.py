@@ -11,7 +11,7 @@ from data.rows.manifest import read_manifest
 from data.sound.audio import load_clip
 from distill.recipe.reading import read_recipe
 from distill.scoring.hypothesis_writer import HypothesisWriter
-from distill.scoring.writing import batch_hash, faults_of_files, fixed_batches, require_heard, write_set
+from distill.scoring.writing import batch_hash, faults_of_files, fixed_batches, require_readable, write_set
 from teacher.build import build_teacher
 from teacher.hypotheses import GenerationSettings
 from teacher.processor import Clip
@@ -126,9 +126,9 @@ def test_a_set_of_which_too_much_cannot_be_heard_is_refused(tiny_teacher, write,
 def test_three_clips_may_always_be_silent_but_never_all(count, clips, share, refused):
     faults = {str(i): f"{i}.wav: silent" for i in range(count)}
     if not refused:
-        return require_heard("aac", faults, clips, share)
+        return require_readable("aac", faults, clips, share)
     with pytest.raises(InputError, match=r"the first: 0\.wav: silent"):
-        require_heard("aac", faults, clips, share)
+        require_readable("aac", faults, clips, share)
 
 
 def test_another_thing_asked_of_a_row_is_another_batch(rows):
