@@ -37,10 +37,9 @@ class Header:
 def read_header(path: str | Path) -> Header:
     """Reads one header; a fault is told in it and not raised."""
     try:
-        with open(path, "rb", buffering=0) as file:
-            fingerprint = _fingerprint(file)
+        found = fingerprint(path)
         info = sound_info(Path(path))
-        return Header(info.seconds, info.rate, info.channels, fingerprint)
+        return Header(info.seconds, info.rate, info.channels, found)
     except FileNotFoundError:
         return Header(fault="no such file")
     except OSError as error:
@@ -59,11 +58,16 @@ def read_headers(paths: Iterable[str | Path], pool: Executor) -> Iterator[Header
     return pool.map(read_header, paths, chunksize=_CHUNK)
 
 
-def _fingerprint(file) -> str:
-    """Of an open file: its size, and blocks at its beginning, middle and end."""
-    size = os.fstat(file.fileno()).st_size
-    digest = hashlib.blake2b(size.to_bytes(8, "little"), digest_size=8)
-    for start in (0, size // 2, max(size - _PROBE, 0)):
-        file.seek(start)
-        digest.update(file.read(_PROBE))
+def fingerprint(path: str | Path) -> str:
+    """Of a file's size, and of blocks at its beginning, middle and end (see `Header`).
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        digest = hashlib.blake2b(size.to_bytes(8, "little"), digest_size=8)
+        for start in (0, size // 2, max(size - _PROBE, 0)):
+            file.seek(start)
+            digest.update(file.read(_PROBE))
     return digest.hexdigest()

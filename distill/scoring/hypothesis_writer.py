@@ -8,6 +8,8 @@ from data.paths import written_whole
 from data.rows.row import Row
 from teacher.hypotheses import Hypothesis
 
+_KEYS = ("id", "kind", "hypothesis", "batch")
+
 
 class HypothesisWriter:
     """A context in which hypotheses are appended; `texts` has all of them afterwards, in the first process.
@@ -85,28 +87,30 @@ class HypothesisWriter:
         return {row_id: entry["fault"] for row_id, entry in written.items() if "fault" in entry}
 
     def _parts(self) -> list[Path]:
-        return sorted(self.path.parent.glob(f"{self.path.stem}.*.jsonl"))
+        beside = self.path.parent.glob(f"{self.path.stem}.*.jsonl")
+        return sorted(path for path in beside if path.suffixes[-2][1:].isdecimal())
 
-    def _read(self) -> dict[tuple[str, str], str]:
-        """The lines of this identity by kind and id, the later one of two; half a line at an end does not count."""
+    def _read(self) -> dict[tuple[str, str], bytes]:
+        """The lines of this identity by kind and id, the later one of two; what is no line of ours does not count."""
         lines = {}
         for path in [self.path, *self._parts()]:
-            for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else ():
+            for line in path.read_bytes().split(b"\n") if path.is_file() else ():
                 if (entry := _entry(line)).get("identity") == self.identity:
                     lines[entry["kind"], entry["id"]] = line
                     self._written[entry["kind"], entry["id"]] = entry
         return lines
 
-    def _gather(self, lines: dict[tuple[str, str], str]) -> None:
+    def _gather(self, lines: dict[tuple[str, str], bytes]) -> None:
         with written_whole(self.path) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in lines.values()), encoding="utf-8")
+            temporary.write_bytes(b"".join(line + b"\n" for line in lines.values()))
         for part in self._parts():
             part.unlink()
 
 
-def _entry(line: str) -> dict:
-    """What a line holds; nothing where it is half a one."""
+def _entry(line: bytes) -> dict:
+    """What a line holds; nothing where it is half a one, or of another form."""
     try:
-        return json.loads(line) if line.endswith("}") else {}
+        entry = json.loads(line.decode())
     except ValueError:
         return {}
+    return entry if isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in _KEYS) else {}

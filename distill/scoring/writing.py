@@ -16,7 +16,7 @@ from data.hashing import hash_of
 from data.progress import Progress
 from data.rows.row import Row
 from data.sound.audio import load_clip
-from data.sound.headers import read_headers
+from data.sound.headers import fingerprint, read_headers
 from distill.recipe.test_sets import Kind
 from distill.scoring.hypothesis_writer import HypothesisWriter
 from teacher.hypotheses import GenerationSettings, write_batch
@@ -41,12 +41,12 @@ def fixed_batches(seconds: np.ndarray) -> list[list[int]]:
 
 
 def batch_hash(rows: Sequence[Row]) -> str:
-    """A hash of what a batch is asked, and what is expected: a text counts as long as it stays the same."""
+    """A hash of what a batch hears and is asked, and of what is expected: a text counts while all of it is the same."""
     asked = [
         [row.id, row.path.name, row.task, row.text, row.question, row.start_s, row.end_s, row.duration_s, row.mono]
         for row in rows
     ]
-    return hash_of(asked)[:16]
+    return hash_of([asked, [_fingerprint(row) for row in rows]])[:16]
 
 
 def write_set(
@@ -141,6 +141,14 @@ def fault_of_clip(row: Row) -> str:
     except InputError as error:
         return str(error)
     return ""
+
+
+def _fingerprint(row: Row) -> str:
+    """Of a clip's file; empty where it cannot be read."""
+    try:
+        return fingerprint(row.path)
+    except OSError:
+        return ""
 
 
 def _is_written(writer: HypothesisWriter, kind: Kind, rows: Sequence[Row]) -> bool:

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import soundfile
 
 import distill.scoring.writing
 from data.errors import InputError
@@ -15,7 +16,7 @@ from distill.scoring.writing import batch_hash, faults_of_files, fixed_batches, 
 from teacher.build import build_teacher
 from teacher.hypotheses import GenerationSettings
 from teacher.processor import Clip
-from tests.conftest import write_annotation_of
+from tests.conftest import sound, write_annotation_of
 
 SETTINGS = GenerationSettings(max_new_tokens=6)
 SECONDS = [1.0 + (7 * i % 11) * 0.17 for i in range(21)]
@@ -104,6 +105,46 @@ def test_a_clip_that_can_be_heard_again_is_written_with_its_whole_batch(tiny_tea
     assert broken == write(tiny_teacher, SETTINGS, "mended")
     rows[5].path.write_bytes(kept)
     assert whole == write(tiny_teacher, SETTINGS, "mended")
+
+
+def test_another_sound_of_the_same_name_and_length_is_heard(tiny_teacher, small_batches, write, rows):
+    whole = write(tiny_teacher, SETTINGS, "replaced")
+    soundfile.write(rows[5].path, sound(SECONDS[5], 99), 16_000, subtype="PCM_16")
+    replaced = write(tiny_teacher, SETTINGS, "replaced")
+    anew = {name for name in whole if replaced[name]["batch"] != whole[name]["batch"]}
+    assert "set_5" in anew and len(anew) < 5
+    assert replaced == write(tiny_teacher, SETTINGS, "anew")
+    rows[5].path.unlink()
+    gone = write(tiny_teacher, SETTINGS, "replaced")
+    assert "fault" in gone["set_5"] and gone == write(tiny_teacher, SETTINGS, "without")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"id": "\xe9", "kind": "asr"}'.encode("latin-1"),
+        b'{"id": "set_0", "identity": "one"}',
+        b'{"id": ["set_0"], "kind": "asr", "hypothesis": "", "batch": "x", "identity": "one"}',
+        b'{"id": "set_0", "kind": "asr", "batch": "x", "identity": "one"}',
+        b"[1]}",
+        b"\0\0",
+    ],
+)
+def test_lines_that_are_none_of_ours_do_not_count(rows, tmp_path, line):
+    path = tmp_path / "hypotheses.jsonl"
+    own = {"id": "set_1", "kind": "asr", "hypothesis": "a", "batch": "x", "identity": "one"}
+    path.write_bytes(line + b"\n" + json.dumps(own).encode() + b"\n")
+    with HypothesisWriter(path, "one") as writer:
+        assert not writer.has("asr", rows[:1], "x") and writer.has("asr", rows[1:2], "x")
+    assert path.read_text() == json.dumps(own) + "\n"
+
+
+def test_files_beside_it_that_are_no_rank_s_stay(tmp_path):
+    other = tmp_path / "hypotheses.greedy.jsonl"
+    other.write_text("kept")
+    with HypothesisWriter(tmp_path / "hypotheses.jsonl", "one"):
+        pass
+    assert other.read_text() == "kept"
 
 
 def test_a_set_of_which_too_much_cannot_be_heard_is_refused(tiny_teacher, write, rows):
