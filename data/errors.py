@@ -55,7 +55,9 @@ def run_cli(main: Callable[[], None]) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to be flushed
         sys.exit(BROKEN_PIPE)
-    except (InputError, OSError, RecursionError, UnicodeError, MemoryError) as error:
+    except (InputError, OSError, RuntimeError, UnicodeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not _is_of_the_machine(error):
+            raise
         if debug:
             traceback.print_exc()
         if launched_rank() > 0:
@@ -66,6 +68,13 @@ def run_cli(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr, flush=True)
         sys.exit(INTERRUPTED)
+
+
+def _is_of_the_machine(error: RuntimeError) -> bool:
+    """Whether what was given is nested too deep, or a path's links lead in a circle: before Python 3.13 this is none of
+    the system's errors.
+    """
+    return isinstance(error, RecursionError) or str(error).startswith("Symlink loop")
 
 
 def _said(error: BaseException) -> str:

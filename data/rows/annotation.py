@@ -66,6 +66,7 @@ def open_list(
     own = before["root"] if "root" in before else keys_behind(path).get("root", ".")
     if not isinstance(own, str):
         raise InputError(f'{path}: "root" must be a folder, not {json.dumps(own)[:40]}; mend it, or leave it out')
+    _require_name(str(path), "root", own)
 
     def rows() -> Iterator[Any]:
         yield from chain(first, entries)
@@ -192,8 +193,7 @@ def _checked(where: str, entry: Any, texts: bool) -> dict[str, Any]:
         raise InputError(f'{where}: "references" must be a list of strings; write it as ["...", "..."]')
     for reference in references:
         _require_characters(where, "references", reference)
-    if "\0" in entry["path"]:
-        raise InputError(f'{where}: "path" holds a NUL character, as no file\'s name does; mend it')
+    _require_name(where, "path", entry["path"])
     row = {
         "path": entry["path"],
         "text": entry["text"],
@@ -209,6 +209,13 @@ def _checked(where: str, entry: Any, texts: bool) -> dict[str, Any]:
     elif entry.get("duration") is None:
         duration_s = math.nan
     return row | {"duration_s": duration_s, "start_s": start_s, "end_s": end_s}
+
+
+def _require_name(where: str, key: str, name: str) -> None:
+    """Refuses what no file can be called."""
+    _require_characters(where, key, name)
+    if "\0" in name:
+        raise InputError(f'{where}: "{key}" holds a NUL character, as no file\'s name does; mend it')
 
 
 def _require_characters(where: str, key: str, text: str) -> None:

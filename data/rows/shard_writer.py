@@ -7,7 +7,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ from data.rows.manifest import BATCH_ROWS, SCHEMA, Manifest
 from data.rows.shards import MANIFEST, SHARD_NAME, member_path
 from data.sound.decode import SoundBytes, blocks, sound_info
 from data.sound.encode import as_flac
+from data.strict_json import loads
 
 _PLAN = "plan.json"
 _PIECE = ("path", "start_s", "end_s")
@@ -76,7 +77,7 @@ def write_shards(
             members = _write_shard(rows, out / SHARD_NAME.format(number), shard, pieces, first)
             with written_whole(part) as temporary:
                 temporary.write_text(json.dumps(members))
-        for piece, (start, size) in zip(shard, json.loads(part.read_text()), strict=True):
+        for piece, (start, size) in zip(shard, _read_members(part, len(shard)), strict=True):
             name = piece.path.rpartition("/")[2]
             places[piece] = member_path(number, start, size, name, piece.start_s if piece.cut else 0.0)
         first += len(shard)
@@ -139,12 +140,28 @@ def _shared_out(
 
 def _require_same_plan(out: Path, plan: dict[str, str]) -> None:
     path = out / _PLAN
-    if path.is_file() and json.loads(path.read_text()) != plan:
+    if path.is_file() and _read(path) != plan:
         raise InputError(f"{out}: holds shards of other rows, or of another size or seed; give another folder")
     if (out / MANIFEST).is_file():
         raise InputError(f"{out}: these shards are there already; nothing is left to do")
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(plan))
+
+
+def _read(path: Path) -> Any:
+    """What an earlier run wrote down; None where that is damaged."""
+    try:
+        return loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _read_members(part: Path, count: int) -> list[list[int]]:
+    """First byte and size of each sound of a shard, as an earlier run wrote them down."""
+    members = _read(part)
+    if not isinstance(members, list) or [len(of) for of in members if isinstance(of, list)] != [2] * count:
+        raise InputError(f"{part}: damaged; remove it, and start again")
+    return members
 
 
 def _write_shard(

@@ -31,6 +31,7 @@ def _raise(error):
             "error: x: Disk quota exceeded; make room on the disk, and start again (--debug shows where)\n",
         ),
         (OSError("two\nlines"), 2, "error: two lines (--debug shows where)\n"),
+        (RuntimeError("Symlink loop from 'a'"), 2, "error: Symlink loop from 'a' (--debug shows where)\n"),
         (RecursionError(), 2, "error: something is nested too deep; mend the file (--debug shows where)\n"),
         (MemoryError(), 2, "error: out of memory; give the machine more, or take less at once (--debug shows where)\n"),
         (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here\n"),
@@ -85,7 +86,9 @@ def test_debug_shows_where_and_is_no_option_of_the_command(monkeypatch, capsys):
     assert seen == ["command", "file"] and "Traceback" in told and told.endswith("error: clip.wav: empty\n")
 
 
-@pytest.mark.parametrize("error", [TypeError("x"), KeyError("x"), AssertionError("x"), ValueError("x")])
+@pytest.mark.parametrize(
+    "error", [TypeError("x"), KeyError("x"), RuntimeError("x"), AssertionError("x"), ValueError("x")]
+)
 def test_errors_of_the_program_are_not_hidden(error):
     with pytest.raises(type(error)):
         run_cli(_raise(error))

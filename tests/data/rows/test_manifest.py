@@ -108,6 +108,8 @@ def test_bad_values_name_file_row_and_key(folder, change, told):
         (b'{"annotation": []} {}', "line 1: not JSON .Extra data"),
         (b'{"annotation": [\n, {}]}', "line 2: not JSON"),
         (b'{"root": 3, "annotation": []}', '"root" must be a folder, not 3'),
+        (b'{"root": "a\\u0000", "annotation": []}', 'rows.json: "root" holds a NUL character'),
+        (b'{"root": "a\\ud800", "annotation": []}', 'rows.json: "root" holds half a character'),
         (b'{"annotation": [null]}', "row 0: must be an object"),
         (b'{"annotation": [{"path": "a", "path": "b"}]}', 'line 1: not JSON .the key "path" is there twice'),
         (b'{"annotation": [], "annotation": []}', 'the key "annotation" is there twice'),

@@ -215,6 +215,14 @@ def test_writing_goes_on(annotation, tmp_path, monkeypatch):
         shard_manifest(str(tmp_path / "out"))
     with pytest.raises(InputError, match="holds shards of other rows, or of another size or seed"):
         write_shards(rows, tmp_path / "out", megabytes=0.2, quiet=True)
+    for name, told in (("plan.json", "holds shards of other rows"), (".000000.tar.json", "damaged; remove it")):
+        path = tmp_path / "out" / name
+        whole = path.read_text()
+        for text in ("", "{", "[]", "[[1]]", "[" * 10**5, "null"):
+            path.write_text(text)
+            with pytest.raises(InputError, match=told):
+                write_shards(rows, tmp_path / "out", megabytes=0.1, quiet=True)
+        path.write_text(whole)
     again = []
     monkeypatch.setattr(shard_writer, "_write_shard", lambda *args: again.append(args[1].name) or write(*args))
     count = write_shards(rows, tmp_path / "out", megabytes=0.1, quiet=True)
