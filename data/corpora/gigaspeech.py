@@ -18,8 +18,6 @@ from data.rows.json_stream import stream_list
 NAME = "gigaspeech"
 LAYOUT = "GigaSpeech.json, and the recordings that it names (audio/...)"
 NORMALISE = "english"
-GARBAGE = ("<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>")
-"""What stands for an utterance in which nothing is said: not for training."""
 _MARKS = {"COMMA": ",", "PERIOD": ".", "QUESTIONMARK": "?", "EXCLAMATIONPOINT": "!"}
 _MARK = re.compile(rf"\s*<({'|'.join(_MARKS)})>")
 _SPLITS = {"{DEV}": "valid", "{TEST}": "test"} | {
@@ -62,7 +60,7 @@ def _entry(audio: dict[str, Any], segment: dict[str, Any], sound: Path | None, w
 def plain(text: str) -> str:
     """The words of a segment with their punctuation; empty where a garbage tag stands for them."""
     text = _MARK.sub(lambda match: _MARKS[match[1]], text)
-    # <UNK> and what else may come is no word: not all that is said is written.
+    # <SIL>, <MUSIC>, <NOISE> and <OTHER> stand for no words; <UNK>, for words that are not written.
     return "" if "<" in text else text.strip()
 
 

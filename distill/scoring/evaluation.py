@@ -84,7 +84,7 @@ def evaluate(
     metrics = _kept(place / "metrics.json", about)
     for kind, written in found.items():
         rows = written.rows
-        metrics[kind] = _score(kind, rows, written.texts) | _unreadable_block(kind, written)
+        metrics[kind] = _score(kind, rows, written.texts) | _report_unreadable(kind, written)
         metrics["examples"] = [entry for entry in metrics["examples"] if entry["kind"] != kind]
         metrics["examples"] += [
             {"kind": kind, "id": row.id, "task": row.task, "reference": row.text, "hypothesis": text}
@@ -129,7 +129,7 @@ def submit(
         return None
     files = []
     for kind, written in found.items():
-        _unreadable_block(kind, written)
+        _report_unreadable(kind, written)
         files.append(results_folder(recipe, selection) / about["model"] / f"submission_{kind}.csv")
         write_submission(files[-1], ids[kind][: selection.limit], written.texts)
     return files
@@ -174,7 +174,7 @@ def _kept(path: Path, about: dict) -> dict:
     return shown | {name: earlier[name] for name in ("asr", "aac", "examples") if name in earlier}
 
 
-def _unreadable_block(kind: Kind, written: Written) -> dict:
+def _report_unreadable(kind: Kind, written: Written) -> dict:
     """Says which clips count as empty texts because they could not be heard; what metrics.json has of them."""
     lost = written.unreadable
     if lost:
