@@ -32,8 +32,9 @@ def require_known(block: dict[str, Any]) -> None:
         DeepSpeedConfig(asked)
     except ValidationError as error:
         raise ValueError(_explain(error)) from error
-    except (DeepSpeedConfigError, AssertionError, ValueError, TypeError) as error:
-        raise ValueError(f"DeepSpeed refuses it: {str(error).splitlines()[0]}") from error
+    except (DeepSpeedConfigError, AssertionError, ValueError, TypeError, AttributeError, LookupError) as error:
+        # Its own reading asks no section whether it is one: a text in its place has no `get`.
+        raise ValueError(f"DeepSpeed refuses it: {str(error).split(chr(10))[0] or type(error).__name__}") from error
     _require_asked(block, asked, "")
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from data.errors import InputError
+from distill.recipe.deepspeed_block import require_known
 from distill.recipe.reading import read_recipe
 
 BIG = {
@@ -60,3 +61,9 @@ def test_all_else_is_refused(tiny_recipe, change, line):
     with pytest.raises(InputError, match=f"deepspeed: .*{line}") as caught:
         read_recipe(tiny_recipe, overrides)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["data_types", "zero_optimization", "bf16", "activation_checkpointing"])
+def test_a_text_in_the_place_of_a_section_is_refused(key):
+    with pytest.raises(ValueError, match=r"DeepSpeed refuses it|key"):
+        require_known({"train_micro_batch_size_per_gpu": 1, key: "a text"})
