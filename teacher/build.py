@@ -31,7 +31,15 @@ from teacher.processor import SalmonnProcessor
 from teacher.quantise import quantise_llm, require_quantisation
 from teacher.released import beats_settings, beats_tensors
 from teacher.settings import ModelSettings
-from teacher.weights import load_encoder, load_exactly, load_pretrained, load_trained_part, locate, weight_files
+from teacher.weights import (
+    load_encoder,
+    load_exactly,
+    load_pretrained,
+    load_trained_part,
+    locate,
+    read_by_libraries,
+    weight_files,
+)
 
 PAD_TOKEN = "[PAD]"
 
@@ -69,12 +77,9 @@ def missing_error(missing: list[str]) -> InputError:
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The LLM's tokenizer with the `[PAD]` token that SALMONN adds."""
-    try:
+    with read_by_libraries(locate(name), "no tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(locate(name), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{locate(name)}: no tokenizer that can be read ({reason}); fetch it again") from error
-    tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
+        tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
     return tokenizer
 
 
@@ -127,9 +132,12 @@ def _build_from_files(
     if missing := missing_parts(settings):
         raise missing_error(missing)
     llm = load_pretrained(AutoModelForCausalLM, locate(settings.llm), precision["llm"])
-    encoder = WhisperConfig.from_pretrained(locate(settings.encoder), trust_remote_code=False)
+    with read_by_libraries(locate(settings.encoder), "not a Whisper"):
+        encoder = WhisperConfig.from_pretrained(locate(settings.encoder), trust_remote_code=False)
     beats = beats_settings(resolve(settings.beats)) if settings.beats else None
-    model, processor = _put_together(settings, encoder, beats, llm, load_tokenizer(settings.llm), precision)
+    tokenizer = load_tokenizer(settings.llm)
+    with read_by_libraries(f"{locate(settings.encoder)} and {locate(settings.llm)}", "no parts of one model"):
+        model, processor = _put_together(settings, encoder, beats, llm, tokenizer, precision)
     load_encoder(model.encoder, locate(settings.encoder))
     if settings.beats:
         load_exactly(model.beats, beats_tensors(resolve(settings.beats)), settings.beats)
@@ -147,10 +155,8 @@ def _build_untrained(
             "--random-weights: the recipe states no teacher.shapes, as configs/kd_1b.json does, "
             "and its encoder and LLM are not on this machine"
         )
-    try:
+    with read_by_libraries("teacher.shapes.encoder"):
         encoder = WhisperConfig(**settings.shapes.encoder)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"teacher.shapes.encoder: {str(error).splitlines()[0]}") from error
     _refuse_unknown(settings.shapes.encoder, WhisperConfig(), "teacher.shapes.encoder")
     beats = settings.shapes.beats if settings.beats else None
     with torch.random.fork_rng(devices=[]):
@@ -186,12 +192,10 @@ def untrained_llm(shapes: dict[str, Any], dtype: torch.dtype, key: str) -> PreTr
     Raises:
         InputError: The sizes are not those of a model that is known; names the recipe's `key`.
     """
-    try:
+    with read_by_libraries(key):
         config = AutoConfig.for_model(**shapes)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{key}: {str(error).splitlines()[0][:120]}") from error
-    _refuse_unknown(shapes, type(config)(), key)
-    return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+        _refuse_unknown(shapes, type(config)(), key)
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
 
 
 def _refuse_unknown(shapes: dict[str, Any], known: PretrainedConfig, key: str) -> None:

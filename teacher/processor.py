@@ -22,6 +22,7 @@ from teacher.config import SalmonnConfig
 from teacher.connector import windows_of
 from teacher.encoder import encoder_frames
 from teacher.model import Batch
+from teacher.weights import read_by_libraries
 
 _AUDIO = "<SpeechHere>"
 MAX_TEXT_TOKENS = 300
@@ -51,9 +52,14 @@ class SalmonnProcessor:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "SalmonnProcessor":
-        """The processor that was saved beside a model."""
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        return cls(tokenizer, SalmonnConfig.from_pretrained(folder, trust_remote_code=False))
+        """The processor that was saved beside a model.
+
+        Raises:
+            InputError: Its files are missing or broken.
+        """
+        with read_by_libraries(folder, "no tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            return cls(tokenizer, SalmonnConfig.from_pretrained(folder, trust_remote_code=False))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Saves the tokenizer; all else stands in the model's configuration."""

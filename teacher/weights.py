@@ -4,7 +4,8 @@ What others released in formats of their own is read in `teacher/released.py`.
 """
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -95,6 +96,27 @@ def copy_exactly(own: dict[str, Tensor], tensors: dict[str, Tensor], source: str
         own[key].copy_(value)
 
 
+@contextmanager
+def read_by_libraries(place: object, fault: str = "") -> Iterator[None]:
+    """Turns what libraries say of files or sizes into a line that names them: of damaged ones they raise anything.
+
+    Args:
+        place: What is read: a folder, or a key of the recipe.
+        fault: What it then is, such as "not a model", to which "that can be read" is added; empty: the reason says it.
+
+    Raises:
+        InputError: Something else was raised than what is of this kind already, or of the machine.
+    """
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        said = f"{fault} that can be read ({reason}); make or fetch it again" if fault else reason
+        raise InputError(f"{place}: {said}") from error
+
+
 def load_pretrained(kind: type, folder: Path, dtype: torch.dtype, **options: object) -> PreTrainedModel:
     """A model from its Hugging Face folder, all of whose weights are there (transformers would make some up).
 
@@ -107,13 +129,10 @@ def load_pretrained(kind: type, folder: Path, dtype: torch.dtype, **options: obj
     Raises:
         InputError: The folder's files are broken, or of another model.
     """
-    try:
+    with read_by_libraries(folder, "not a model"):
         model, report = kind.from_pretrained(
             folder, dtype=dtype, output_loading_info=True, trust_remote_code=False, **options
         )
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{folder}: not a model that can be read ({reason}); make or fetch it again") from error
     for kind_of, what in (("missing_keys", "missing"), ("unexpected_keys", "of no part of this model")):
         if keys := sorted(report[kind_of]):
             raise InputError(f"{folder}: {len(keys)} weights are {what}, such as {keys[0]}; make or fetch it again")

@@ -68,11 +68,7 @@ def load_for_scoring(
         folder = student_folder(recipe, folder)
         _require_same_recipe(recipe, folder)
         model = load_pretrained(SalmonnForConditionalGeneration, folder, dtype)
-        try:
-            processor = SalmonnProcessor.from_pretrained(folder)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"{folder}: no tokenizer that can be read ({reason}); make the model again") from error
+        processor = SalmonnProcessor.from_pretrained(folder)
         if recipe.student is not None and which == "student":
             kept = model.config.encoder_config.encoder_layers, model.config.llm_config.num_hidden_layers
             encoder, llm = recipe.student.encoder_layers, recipe.student.llm_layers

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from data.errors import InputError
 from distill.recipe.reading import read_recipe
 from teacher.build import build_teacher, missing_parts, weights_hash
-from teacher.processor import Clip
+from teacher.processor import Clip, SalmonnProcessor
 from teacher.weights import load_trained_part, save_trained_part
 from tests.conftest import SENTENCES
 from tests.released import SIZES, trained_part
@@ -44,6 +44,42 @@ def test_pretrained_parts_are_taken_over(tiny_recipe, tiny_weights):
     with torch.no_grad():  # LoRA that has not been trained changes nothing
         torch.testing.assert_close(model.llm(ids_BT).logits[..., :pad], llm(ids_BT).logits, atol=1e-5, rtol=1e-5)
     assert model.llm.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *(
+            (name, text)
+            for name in ("whisper/config.json", "llm/config.json")
+            for text in ("", "null", "[]", "{", "\udcff")
+        ),
+        ("whisper/config.json", '{"model_type": "whisper", "d_model": "32"}'),
+        ("whisper/config.json", '{"model_type": "whisper", "d_model": 33, "encoder_attention_heads": 2}'),
+        ("llm/config.json", '{"model_type": "llama", "num_hidden_layers": 0.5}'),
+        ("llm/config.json", '{"model_type": "llama", "rope_parameters": {"rope_type": "x"}}'),
+        *(("llm/tokenizer.json", text) for text in ("", "{}", "null", '{"model": {"type": "x"}}')),
+        *(("llm/tokenizer_config.json", text) for text in ("null", "[]", "{", '{"bos_token": 3}')),
+    ],
+)
+def test_a_part_whose_files_are_damaged_is_named(tiny_recipe, tiny_weights, tmp_path, name, text):
+    parts = shutil.copytree(tiny_weights, tmp_path / "parts")
+    (parts / name).write_text(text, errors="surrogateescape")
+    places = [f"teacher.{part}={parts}/{of}" for part, of in (("encoder", "whisper"), ("llm", "llm"))]
+    with pytest.raises(InputError, match=rf"^{parts}/(whisper|llm).*again$"):
+        build_teacher(settings_of(tiny_recipe, *places))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json"])
+@pytest.mark.parametrize("text", ["null", "[]", "{"])
+def test_a_model_whose_files_are_damaged_is_named(tiny_teacher, tmp_path, name, text):
+    _, processor = tiny_teacher
+    processor.save_pretrained(tmp_path)
+    processor.config.save_pretrained(tmp_path)
+    SalmonnProcessor.from_pretrained(tmp_path)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=f"^{tmp_path}: no tokenizer that can be read"):
+        SalmonnProcessor.from_pretrained(tmp_path)
 
 
 def test_the_trained_part_goes_into_one_file_and_back(tiny_teacher, tiny_recipe, tmp_path):
@@ -168,6 +204,9 @@ def test_any_recipe_is_built_at_its_shapes_without_a_download(tiny_recipe, waves
         ("null", "states no teacher.shapes"),
         (unknown, r"teacher.shapes.llm: Unrecognized model identifier: no"),
         (misspelt, r"teacher.shapes.encoder: no size of such a model: d_modle"),
+        (json.dumps(SHAPES | {"encoder": {"d_model": "3"}}), "teacher.shapes.encoder: .*d_model"),
+        (json.dumps(SHAPES | {"llm": SHAPES["llm"] | {"num_hidden_layers": "2"}}), "teacher.shapes.llm: .*num_hidden"),
+        (json.dumps(SHAPES | {"llm": SHAPES["llm"] | {"hidden_act": "no"}}), "teacher.shapes.llm: "),
     ):
         with pytest.raises(InputError, match=message):
             build_teacher(read_recipe(tiny_recipe, [*overrides, f"teacher.shapes={bad}"]).teacher)
