@@ -6,6 +6,7 @@ from pathlib import Path
 from data.errors import InputError
 from data.paths import resolve
 from data.strict_json import loads
+from distill.report.form import require_form
 from distill.report.measured import with_efficiency
 
 
@@ -59,7 +60,7 @@ def runs_reported(folder: Path) -> dict[str, dict[str, dict]]:
     # Logs are looked for under these names: none may lead elsewhere.
     if not isinstance(runs, dict) or any(Path(name).is_absolute() or ".." in Path(name).parts for name in runs):
         raise InputError(f"{path}: 'runs' are not as scripts/report.py writes them; make it again")
-    return {name: models for name, report in runs.items() if (models := _models(report))}
+    return {name: models for name, report in runs.items() if (models := _models(path, report))}
 
 
 def read_run(folder: Path) -> Run:
@@ -71,22 +72,24 @@ def read_run(folder: Path) -> Run:
     Raises:
         InputError: There is no model, or a file is not what it should be.
     """
-    models = {path.parent.name: read_metrics(path) for path in sorted(folder.glob("*/metrics.json"))}
+    paths = sorted(folder.glob("*/metrics.json"))
+    models = {path.parent.name: require_form(path, read_metrics(path)) for path in paths}
     is_retold = not models and (folder / "report.json").is_file()
     if is_retold:
-        models = _models(read_metrics(folder / "report.json"))
+        models = _models(folder / "report.json", read_metrics(folder / "report.json"))
     if (folder / "efficiency.json").is_file():
-        models = with_efficiency(models, read_metrics(folder / "efficiency.json"))
+        found = with_efficiency(models, read_metrics(folder / "efficiency.json"))
+        models = {name: require_form(folder / "efficiency.json", block) for name, block in found.items()}
     if not models:
         raise InputError(f"{folder}: no teacher/metrics.json or student/metrics.json; run scripts/evaluate.py first")
     name = next((block["recipe"] for block in models.values() if block.get("recipe")), folder.resolve().name)
     return run_of(name, folder, models, is_retold)
 
 
-def _models(report: object) -> dict[str, dict]:
+def _models(path: Path, report: object) -> dict[str, dict]:
     """The models' figures in a run's report."""
     blocks = report.items() if isinstance(report, dict) else ()
-    return {name: block for name, block in blocks if isinstance(block, dict) and "model" in block}
+    return {name: require_form(path, block) for name, block in blocks if isinstance(block, dict) and "model" in block}
 
 
 def run_of(name: str, folder: Path, models: dict[str, dict], is_retold: bool) -> Run:

@@ -47,6 +47,38 @@ def test_a_page_of_several_runs_is_made_again_from_its_json(several):
     assert pages(several) == (page, report) and "losses.png" in page
 
 
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"asr": 3}, "asr"),
+        ({"asr": None}, "asr"),
+        ({"asr": {"worst": 3}}, "asr.worst"),
+        ({"asr": {"worst": [{"id": "a"}]}}, "asr.worst.0.alignment"),
+        ({"asr": {"by_corpus": {"a": {"wer": "x", "clips": 1, "ref_words": 1}}}}, "asr.by_corpus.a.wer"),
+        ({"asr": {"by_duration": {"a": {"clips": 1, "ref_words": 1}}}}, "asr.by_duration.a.*"),
+        ({"asr": {"data": []}}, "asr.data"),
+        ({"aac": {"not_computed": 3}}, "aac.not_computed"),
+        ({"examples": [3]}, "examples.0"),
+        ({"examples": [{"id": "a", "task": "asr", "reference": [], "hypothesis": ""}]}, r"examples.0.reference.*"),
+        ({"checkpoint": {}}, "checkpoint"),
+        ({"measured": {"seconds": "x"}}, "measured.seconds"),
+        ({"recipe": 3}, "recipe"),
+    ],
+)
+@pytest.mark.parametrize("name", ["student/metrics.json", "report.json"])
+def test_metrics_of_another_form_are_named(tmp_path, change, key, name):
+    block = student() | change
+    put(tmp_path, TEACHER)
+    if name == "report.json":
+        (tmp_path / name).write_text(json.dumps({"teacher": TEACHER, "student": block}))
+        forget_measured(tmp_path)
+    else:
+        put(tmp_path, block)
+    with pytest.raises(InputError, match=rf"{name}: key '{key}': .*; make it again") as caught:
+        write_report([tmp_path])
+    assert "\n" not in str(caught.value) and not (tmp_path / "report.md").exists()
+
+
 def test_a_grid_is_made_again_from_its_json(tmp_path):
     put_grid(tmp_path / "grid", {"ce": [0.4, 0.5], "kd": [0.3, None]}, cider_d=1.0)
     write_report([tmp_path / "grid"])
