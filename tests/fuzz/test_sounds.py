@@ -81,7 +81,7 @@ def folder(tmp_path_factory) -> Path:
 def test_sounds(folder, files, suffix):
     path = folder / f"clip.{suffix}"
 
-    @inputs(80)
+    @inputs(80, share=0.4)
     @given(
         content=spoilt_bytes(files[suffix]),
         end_s=st.sampled_from((0.0, 0.0, 0.1, 1e5)),
