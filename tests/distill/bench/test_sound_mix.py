@@ -43,14 +43,14 @@ def test_there_must_be_recordings(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("script", "options", "figures"),
+    ("bench", "options", "figures"),
     [
-        ("measure_scan", ("--files", 6, "--plain", 2, "--workers", 1), {"files": 6, "plain": 2}),
-        ("measure_features", ("--clips", 3, "--beats"), {"clips": 3, "beats": True}),
+        ("scan", ("--files", 6, "--plain", 2, "--workers", 1), {"files": 6, "plain": 2}),
+        ("features", ("--clips", 3, "--beats"), {"clips": 3, "beats": True}),
     ],
 )
-def test_what_is_measured(command, mini, tmp_path, script, options, figures):
-    status, out, err = command(f"scripts/{script}.py", *options, "--out", tmp_path / "out.md")
+def test_what_is_measured(command, mini, tmp_path, bench, options, figures):
+    status, out, err = command("scripts/bench.py", bench, *options, "--out", tmp_path / "out.md")
     assert status == 0, err
     written = json.loads((tmp_path / "out.json").read_text())
     assert written.items() >= figures.items() and all(rate > 0 for rate in written["rates"].values())
