@@ -224,7 +224,7 @@ def check_identity(folder: Path, identity: CacheIdentity | None, *, to_read: boo
             f"{getattr(identity, part)[:12] or 'none'} now)"
             for part in found.differences(identity)
         )
-        raise InputError(f"{folder}: made from another {parts}; use another cache folder, or remove this one")
+        raise InputError(f"{folder}: made from another {parts}; set another cache.folder, or remove this one")
     return found
 
 

@@ -385,7 +385,7 @@ def test_another_identity_is_refused_by_name(tmp_path, part):
     fill(tmp_path, range(2))
     other = replace(IDENTITY, **{part: "changed"})
     for act in (lambda: CacheReader(tmp_path, other), lambda: CacheWriter(tmp_path, other, 0, 1)):
-        with pytest.raises(InputError, match=rf"another {part} .*use another cache folder"):
+        with pytest.raises(InputError, match=rf"another {part} .*set another cache.folder"):
             act()
     assert CacheReader(tmp_path).identity == IDENTITY
 
