@@ -8,13 +8,16 @@ import difflib
 from collections.abc import Iterator
 from typing import Any
 
-from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
+from deepspeed.runtime.config import DeepSpeedConfig
 from deepspeed.runtime.config_utils import DeepSpeedConfigModel
 from pydantic import ValidationError
 
 from data.settings import section_of
 
 _OURS = {"optimizer": "train.betas, train.weight_decay and the stages' lr", "scheduler": "the stages' lr"}
+
+_SECTIONS = ("zero_optimization", "bf16", "fp16")
+"""Where this code looks too, and DeepSpeed takes more than it should."""
 
 
 def require_known(block: dict[str, Any]) -> None:
@@ -26,15 +29,18 @@ def require_known(block: dict[str, Any]) -> None:
     for key, instead in _OURS.items():
         if key in block:
             raise ValueError(f"'{key}' is not DeepSpeed's here but the recipe's own ({instead}); leave it out")
+    for key in _SECTIONS:
+        if not isinstance(block.get(key, {}), dict):
+            raise ValueError(f"'{key}' is a section, not {block[key]!r}; write it as an object, or leave it out")
     # How many processes there are is not known yet, so the sizes of batches are looked at when the engine starts.
     asked = _Asked({"train_micro_batch_size_per_gpu": 1, **copy.deepcopy(block), "train_batch_size": None})
     try:
         DeepSpeedConfig(asked)
     except ValidationError as error:
         raise ValueError(_explain(error)) from error
-    except (DeepSpeedConfigError, AssertionError, ValueError, TypeError, AttributeError, LookupError) as error:
-        # Its own reading asks no section whether it is one: a text in its place has no `get`.
-        raise ValueError(f"DeepSpeed refuses it: {str(error).split(chr(10))[0] or type(error).__name__}") from error
+    except Exception as error:  # of values of another kind it raises anything
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"DeepSpeed refuses it: {reason}") from error
     _require_asked(block, asked, "")
 
 
@@ -76,7 +82,7 @@ def _require_asked(block: dict[str, Any], asked: _Asked, path: str) -> None:
         if key not in asked.names:
             raise ValueError(f"unknown key '{path}{key}'; {_nearest(key, asked.names)}")
         inner = dict.get(asked, key)
-        if isinstance(value, dict) and inner.names:  # none: it is read later, where it is used
+        if isinstance(value, dict) and inner is not None and inner.names:  # none: it is read later, where it is used
             _require_asked(value, inner, f"{path}{key}.")
 
 

@@ -65,5 +65,15 @@ def test_all_else_is_refused(tiny_recipe, change, line):
 
 @pytest.mark.parametrize("key", ["data_types", "zero_optimization", "bf16", "activation_checkpointing"])
 def test_a_text_in_the_place_of_a_section_is_refused(key):
-    with pytest.raises(ValueError, match=r"DeepSpeed refuses it|key"):
+    with pytest.raises(ValueError, match=r"DeepSpeed refuses it|key|is a section"):
         require_known({"train_micro_batch_size_per_gpu": 1, key: "a text"})
+
+
+@pytest.mark.parametrize("value", ["3", '"x"', "[]", "[1]", "{}", "null", "true", "-1"])
+def test_a_value_of_another_kind_is_taken_or_refused(tiny_recipe, value):
+    for key in (*BIG, "zero_optimization.elastic_checkpoint", "zero_optimization.stage"):
+        try:
+            block = read_recipe(tiny_recipe, [f"deepspeed.{key}={value}"]).deepspeed
+            assert all(isinstance(block.get(name, {}), dict) for name in ("zero_optimization", "bf16", "fp16"))
+        except InputError as error:
+            assert str(error).startswith(f"{tiny_recipe}: ") and "\n" not in str(error)
