@@ -1,5 +1,6 @@
 """Fetches the mini recipe's pretrained weights and rewrites them once as Hugging Face folders in the cache folder."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from data.paths import cache_dir
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     weights = cache_dir() / "weights"
     # A folder's marker is written last, so a conversion that was cut off is done again.
     whisper, smollm2 = weights / "whisper-base", weights / "smollm2-135m-instruct"

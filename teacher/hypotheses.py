@@ -4,21 +4,19 @@ Letters: B clips, T tokens of a text, R rows that are continued together (B x be
 vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 from transformers import LogitsProcessor, StoppingCriteria
 
-from data.batches import batches_by_length
-from data.errors import InputError
-from data.progress import Progress
 from data.rows.row import Row
 from data.settings import Settings
-from data.sound.audio import SAMPLE_RATE, load_clip
+from data.sound.audio import SAMPLE_RATE, load_clips
 from teacher.model import Batch, SalmonnForConditionalGeneration
 from teacher.processor import Clip, SalmonnProcessor
 
@@ -153,15 +151,19 @@ def write_batch(
     processor: SalmonnProcessor,
     rows: Sequence[tuple[Row, str]],
     settings: GenerationSettings,
+    heard: tuple[dict[int, np.ndarray], dict[int, str]] | None = None,
 ) -> list[Hypothesis]:
-    """A text for each (row, instruction), in one batch of all whose clips can be heard."""
+    """A text for each (row, instruction), in one batch of all whose clips can be heard.
+
+    Args:
+        model: In evaluation mode, on its device.
+        processor: The model's.
+        rows: Rows with the wording of their instruction.
+        settings: Beams and caps.
+        heard: The clips, where they are decoded already (`load_clips`).
+    """
     began = monotonic()
-    waves, faults = {}, {}
-    for i, (row, _) in enumerate(rows):
-        try:
-            waves[i] = load_clip(row)
-        except InputError as error:
-            faults[i] = str(error)
+    waves, faults = heard or load_clips([row for row, _ in rows])
     written = {}
     if waves:
         batch = processor([Clip(wave, rows[i][1]) for i, wave in waves.items()]).to(model.device)
@@ -172,37 +174,3 @@ def write_batch(
     return [
         Hypothesis(row, *written.get(i, ("", 0.0))[:2], seconds, faults.get(i, "")) for i, (row, _) in enumerate(rows)
     ]
-
-
-def write_hypotheses(
-    model: SalmonnForConditionalGeneration,
-    processor: SalmonnProcessor,
-    rows: list[tuple[Row, str]],
-    settings: GenerationSettings,
-    *,
-    label: str = "hypotheses",
-    quiet: bool = False,
-) -> Iterator[Hypothesis]:
-    """Generates a text for each (row, instruction), the longest clips first.
-
-    Args:
-        model: In evaluation mode, on its device.
-        processor: The model's.
-        rows: Rows with the wording of their instruction.
-        settings: Beams, caps, batch size.
-        label: Of the progress line.
-        quiet: No progress line.
-
-    Yields:
-        One hypothesis a row, batch by batch.
-
-    Raises:
-        InputError: A clip cannot be read; names the file.
-    """
-    progress = Progress(label, len(rows), quiet=quiet)
-    for indices in batches_by_length(processor.seconds([row for row, _ in rows]), settings.max_seconds):
-        for hypothesis in write_batch(model, processor, [rows[i] for i in indices], settings):
-            if hypothesis.fault:
-                raise InputError(hypothesis.fault)
-            yield hypothesis
-        progress.add(len(indices))

@@ -1,5 +1,6 @@
 """A clip as the models hear it: float32 mono at 16 kHz, between 1 and 30 seconds."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,17 @@ def load_clip(row: Row) -> np.ndarray:
             "its duration out"
         )
     return _as_heard(samples, rate)
+
+
+def load_clips(rows: Sequence[Row]) -> tuple[dict[int, np.ndarray], dict[int, str]]:
+    """Those clips of rows that can be heard, and why the others cannot; both by place."""
+    waves, faults = {}, {}
+    for i, row in enumerate(rows):
+        try:
+            waves[i] = load_clip(row)
+        except InputError as error:
+            faults[i] = str(error)
+    return waves, faults
 
 
 def load_audio(sound: Sound | str, *, start_s: float = 0.0, end_s: float = 0.0, mono: Mono = "first") -> np.ndarray:

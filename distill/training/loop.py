@@ -140,9 +140,15 @@ class Trainer:
                 looked[name] = validate(self.recipe, self.engine.module, self.processor, rows, stage.used)
         if self.rank == 0:
             sets = {}
-            for name, (figures, texts) in looked.items():
+            for name, (figures, texts, faults) in looked.items():
                 scores = score_texts(self.valid[name], texts) if texts else {}
                 sets[name] = (figures | scores, self.valid[name], texts)
+                if faults:
+                    print(
+                        f"validation {name}: {len(faults)} of {len(texts)} clips cannot be heard and count as empty "
+                        f"texts ({next(iter(faults.values()))})",
+                        flush=True,
+                    )
             self.log.validation(self.step, sets)
         # The first rank alone has written it.
         return self._any(self.rank == 0 and best_step(self.recipe, self.metric) == self.step)

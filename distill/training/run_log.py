@@ -10,7 +10,7 @@ from deepspeed.monitor.monitor import MonitorMaster
 
 from data.progress import clock
 from data.rows.row import Row
-from data.sound.audio import SAMPLE_RATE, load_clip
+from data.sound.audio import SAMPLE_RATE, load_clips
 from distill.efficiency.memory import peak_bytes
 from distill.recipe.recipe import Recipe
 from distill.training.objective import UNITS
@@ -101,11 +101,11 @@ class RunLog:
         lines = [columns, ["---"] * len(columns), *([_cell(entry[name]) for name in columns] for entry in table)]
         text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         board.summary_writer.add_text(f"texts/{record['set']}", text, record["step"])
-        for row in rows:
-            if row.id not in self._shown_sounds:  # a sound does not change from step to step
-                self._shown_sounds.add(row.id)
-                wave = torch.from_numpy(load_clip(row))[None]
-                board.summary_writer.add_audio(f"sounds/{record['set']}/{row.id}", wave, record["step"], SAMPLE_RATE)
+        new = [row for row in rows if row.id not in self._shown_sounds]  # a sound does not change from step to step
+        for i, wave in load_clips(new)[0].items():
+            self._shown_sounds.add(new[i].id)
+            tag = f"sounds/{record['set']}/{new[i].id}"
+            board.summary_writer.add_audio(tag, torch.from_numpy(wave)[None], record["step"], SAMPLE_RATE)
         board.flush()
 
 

@@ -9,24 +9,33 @@ import torch.distributed as dist
 from data.batches import batches_by_length
 from data.prompts import instruction
 from data.rows.row import Row
-from data.sound.audio import load_clip
+from data.sound.audio import load_clips
 from distill.losses.settings import LossWeights
 from distill.recipe.recipe import Recipe
 from distill.recipe.test_sets import grouped, of_kind
 from distill.scoring.captions import cider_d
 from distill.scoring.transcripts import score_asr
 from distill.training.objective import Example, Objective
-from teacher.hypotheses import write_hypotheses
+from teacher.hypotheses import write_batch
 from teacher.processor import Clip, SalmonnProcessor
+
+
+class Validation(NamedTuple):
+    """What was found of a set: cross-entropy, texts by row id, and why clips could not be heard, by row id."""
+
+    figures: dict[str, float]
+    texts: dict[str, str]
+    faults: dict[str, str]
 
 
 @torch.no_grad()
 def validate(
     recipe: Recipe, objective: Objective, processor: SalmonnProcessor, rows: list[Row], weights: LossWeights
-) -> tuple[dict[str, float], dict[str, str]]:
-    """Cross-entropy, and texts by row id: from the LLM where the stage trains it, else from CTC's best path.
+) -> Validation:
+    """Looks at a set: by the LLM where the stage trains it, else by CTC's best path.
 
-    All ranks take part, and get the same. Each looks at some of the batches, which are those of one rank alone.
+    All ranks take part, and get the same. Each looks at some of the batches, which are those of one rank alone. A clip
+    that cannot be heard counts as an empty text, as in scoring: a run of days does not end by it.
 
     Args:
         recipe: The run's.
@@ -37,7 +46,7 @@ def validate(
     """
     by_llm = bool(weights.ce or weights.kd)
     if not rows or not (by_llm or weights.ctc):
-        return {}, {}
+        return Validation({}, {}, {})
     looked: list[Looked] = []
     batches = batches_by_length(processor.seconds(rows), recipe.generation.max_seconds)
     for indices in batches[dist.get_rank() :: dist.get_world_size()]:
@@ -48,14 +57,17 @@ def validate(
     # One batch of each rank after the other: sums are those of one rank, to the last digit.
     in_order = [one for of_round in zip_longest(*of_ranks) for one in of_round if one is not None]
     texts = {row_id: text for one in in_order for row_id, text in one.texts.items()}
-    ce = {"ce": sum(one.ce for one in in_order) / sum(one.tokens for one in in_order)} if by_llm else {}
-    return ce, {row.id: texts[row.id] for row in rows}
+    faults = {row_id: fault for one in in_order for row_id, fault in one.faults.items()}
+    tokens = sum(one.tokens for one in in_order)
+    ce = {"ce": sum(one.ce for one in in_order) / tokens} if tokens else {}
+    return Validation(ce, {row.id: texts.get(row.id, "") for row in rows}, faults)
 
 
 class Looked(NamedTuple):
-    """What was found of a batch: texts by row id, the sum of its cross-entropy and over how many tokens that is."""
+    """What was found of a batch: as of a set, but the sum of its cross-entropy and over how many tokens that is."""
 
     texts: dict[str, str]
+    faults: dict[str, str]
     ce: float = 0.0
     tokens: int = 0
 
@@ -86,17 +98,26 @@ def default_metric(rows: list[Row]) -> Literal["wer", "cider_d", "ce"]:
 
 def _by_llm(recipe: Recipe, objective: Objective, processor: SalmonnProcessor, rows: list[Row]) -> Looked:
     asked = [(row, instruction(recipe.data.prompts, row.task, question=row.question)) for row in rows]
-    clips = [Clip(load_clip(row), wording, row.text) for row, wording in asked]
+    waves, faults = load_clips(rows)
+    of_rows = {rows[i].id: fault for i, fault in faults.items()}
+    if not waves:
+        return Looked({}, of_rows)
+    clips = [Clip(wave, asked[i][1], rows[i].text) for i, wave in waves.items()]
     example = Example(processor(clips).to(objective.student.device))
     counts = example.counts(objective.student)
     _, sums = objective(example, LossWeights(ce=1.0), counts)
-    written = write_hypotheses(objective.student, processor, asked, recipe.generation, quiet=True)
+    written = write_batch(objective.student, processor, asked, recipe.generation, (waves, faults))
     texts = {hypothesis.row.id: hypothesis.text for hypothesis in written}
-    return Looked(texts, float(sums["ce"]), int(counts["tokens"]))
+    return Looked(texts, of_rows, float(sums["ce"]), int(counts["tokens"]))
 
 
 def _by_ctc(objective: Objective, processor: SalmonnProcessor, rows: list[Row]) -> Looked:
     model = objective.student
-    states = model.encode(processor.features([load_clip(row) for row in rows]).to(model.device))
+    waves, faults = load_clips(rows)
+    of_rows = {rows[i].id: fault for i, fault in faults.items()}
+    if not waves:
+        return Looked({}, of_rows)
+    states = model.encode(processor.features([*waves.values()]).to(model.device))
     paths = objective.ctc.decode(model.connector(states), model.connector.windows(states.frames_B))
-    return Looked({row.id: processor.tokenizer.decode(ids) for row, ids in zip(rows, paths, strict=True)})
+    texts = {rows[i].id: processor.tokenizer.decode(ids) for i, ids in zip(waves, paths, strict=True)}
+    return Looked(texts, of_rows)

@@ -243,3 +243,9 @@ def test_a_bench_names_the_package_that_it_lacks(command, monkeypatch):
     monkeypatch.delitem(sys.modules, "distill.bench.scan", raising=False)
     status, _, err = command("scripts/bench.py", "scan")
     assert status == 2 and err == "error: librosa is not installed; pip install -r requirements-dev.txt\n"
+
+
+@pytest.mark.parametrize("script", [*sorted(REPOSITORY.glob("scripts/*.py")), REPOSITORY / "distill/train.py"])
+def test_every_command_says_how_it_is_called(command, script):
+    status, out, _ = command(script.relative_to(REPOSITORY), "--help")
+    assert status == 0 and out.startswith(f"usage: {script.name}")

@@ -34,7 +34,7 @@ from distill.recipe.rows import read_rows
 from distill.training.examples import Examples
 from distill.training.run_log import RunLog
 from teacher.build import PAD_TOKEN, build_teacher
-from teacher.hypotheses import write_hypotheses
+from teacher.hypotheses import write_batch
 from teacher.model import supervised
 from teacher.processor import Clip, SalmonnProcessor
 from tests.conftest import SENTENCES, sound
@@ -122,7 +122,7 @@ def test_it_trains_goes_on_and_writes(run, tiny_recipe, overrides, qwen, tmp_pat
     assert (processor.config.eos_token_id, processor.config.pad_token_id) == (own.eos_token_id, len(own))
     assert model.config.llm_config.vocab_size == 320  # none of its rows was cut off, nor added
     row = read_rows(recipe, recipe.data.test["asr"])[0]
-    (hypothesis,) = write_hypotheses(model, processor, [(row, "transcribe")], recipe.generation, quiet=True)
+    (hypothesis,) = write_batch(model, processor, [(row, "transcribe")], recipe.generation)
     batch = processor([Clip(load_clip(row), "transcribe")])
     ids_BT = model.generate(batch, max_new_tokens=recipe.generation.max_new_tokens)
     assert hypothesis.text == processor.decode(ids_BT)[0]

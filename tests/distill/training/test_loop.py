@@ -192,6 +192,28 @@ def test_a_run_leaves_its_recipe_steps_validation_checkpoints_and_model(train, t
     assert not list(run.glob(".*")) and f"trained model: {run}/model" in out
 
 
+@pytest.mark.parametrize("ctc", [False, True])
+def test_a_silent_clip_does_not_end_the_run_at_its_validation(train, own_data, tmp_path, ctc):
+    path = read_manifest(own_data / "valid.json")[0].path
+    settings = (
+        ['train.stages.1.losses={"ctc": 1}', 'train.stages.1.lr={"connector": 1e-3}']
+        if ctc
+        else ['deepspeed.tensorboard={"enabled": true}']
+    )
+    whole, _ = train("whole", *settings)
+    samples, rate = soundfile.read(path)
+    soundfile.write(path, 0 * samples, rate)
+    steps, out = train("silent", *settings)
+    assert losses(steps) == losses(whole)
+    (line,) = [line for line in out.splitlines() if "cannot be heard" in line]
+    assert (
+        line.startswith("validation valid: 1 of 2 clips cannot be heard and count as empty texts") and path.name in line
+    )
+    (record,) = records(tmp_path / "runs" / "silent" / "validation.jsonl")
+    assert record["wer"] > 0 and ctc != ("ce" in record)
+    assert records(tmp_path / "runs" / "silent" / "texts.jsonl")[0]["student"] == ""
+
+
 def test_training_lowers_the_loss(train):
     long = ["train.stages.0.steps=1", "train.stages.1.steps=40", "train.save_every=100", "train.stages.1.losses.kd=0"]
     steps, _ = train("long", *long)
