@@ -1,6 +1,7 @@
 """scripts/download_weights.sh against a hub that only pretends: what is noted, fetched again and refused."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -37,12 +38,12 @@ def download(tmp_path):
     hub.write_text(HUB)
     hub.chmod(0o755)
 
-    def download(newest="1111", content="weights", ends=0):
+    def download(*recipe, newest="1111", content="weights", ends=0):
         log = tmp_path / "log"
         log.write_text("")
         environment = {"PATH": f"{hub.parent}:{os.environ['PATH']}", "SALMONN_DISTILL_CACHE": str(tmp_path)}
         environment |= {"LOG": str(log), "NEWEST": newest, "CONTENT": content, "ENDS": str(ends)}
-        command = ["bash", "scripts/download_weights.sh"]
+        command = ["bash", "scripts/download_weights.sh", *recipe]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
         return done.returncode, done.stderr.splitlines(), log.read_text().splitlines()
 
@@ -93,3 +94,13 @@ def test_a_note_that_came_first_holds_another_machine_to_its_files(download, wei
         shutil.rmtree(weights / part)
     status, _, asked = download(newest="2222")
     assert status == 0 and [words.count("--revision 1111") for words in asked] == [1] * 4
+
+
+def test_each_recipe_gets_what_it_names(download, weights):
+    assert download("kd_7b")[0] == 0
+    recipe = (REPOSITORY / "configs/kd_7b.json").read_text()
+    assert {path.name for path in weights.iterdir() if path.is_dir()} == {
+        name.split("/")[0] for name in re.findall(r'\{cache\}/weights/([^"]+)"', recipe)
+    }
+    status, complaints, asked = download("kd_3b")
+    assert status == 2 and asked == [] and complaints[0].startswith("error: kd_3b: ")

@@ -3,15 +3,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 from tokenizers.pre_tokenizers import Metaspace
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from data.errors import InputError
+from data.paths import REPOSITORY
 from data.rows.manifest import read_manifest
 from data.sound.audio import load_clip
 from teacher.connector import Connector
@@ -203,3 +205,29 @@ def test_rows_are_decoded_in_batches_of_like_length(tiny_teacher, own_data):
     for indices, waves in batches:
         assert len(indices) * processor.seconds(rows)[indices].max() <= 6
         assert all(np.array_equal(wave, load_clip(rows[i])) for i, wave in zip(indices, waves, strict=True))
+
+
+def test_a_folder_with_only_a_sentencepiece_model_is_cut_as_salmonn_7b_was_trained(tmp_path):
+    """As Vicuna's is; SALMONN cuts each piece of its prompt by SentencePiece alone."""
+    lines = tmp_path / "lines.txt"
+    lines.write_text("\n".join(path.read_text() for path in sorted(REPOSITORY.glob("*.md"))))
+    model = tmp_path / "tokenizer"
+    sizes = {"vocab_size": 800, "byte_fallback": True, "model_type": "bpe", "minloglevel": 2}
+    kinds = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+    sentencepiece.SentencePieceTrainer.train(input=str(lines), model_prefix=str(model), **sizes, **kinds)
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "LlamaTokenizer", "legacy": false, "add_bos_token": true, "bos_token": "<s>", '
+        '"eos_token": "</s>", "unk_token": "<unk>"}'
+    )
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=False)
+    pieces = sentencepiece.SentencePieceProcessor(str(model.with_suffix(".model")))
+    for text in (
+        "USER: <Speech>",
+        "</Speech> Please describe the audio.\nASSISTANT:",
+        "the agent is now logged in",
+        "é",
+    ):
+        assert tokenizer(text, add_special_tokens=False).input_ids == pieces.encode(text)
+    ids = tokenizer("yes</s>", add_special_tokens=False).input_ids
+    assert ids == [*pieces.encode("yes"), pieces.eos_id()] and tokenizer.bos_token_id == pieces.bos_id()
