@@ -1,4 +1,4 @@
-"""Sound files decoded: wav, flac, ogg and what else libsndfile reads; mp3 and m4a through FFmpeg (PyAV).
+"""Sound files decoded: wav, flac, ogg, aiff, au, caf, w64 and NIST's sphere; mp3 and m4a through FFmpeg (PyAV).
 
 A header that can be believed is believed. Where it cannot, the sound that is there is heard, and the header says how
 much that is; what breaks off is refused.
@@ -16,8 +16,10 @@ import soundfile
 from data.errors import InputError
 from data.sound.flac import flac_parts
 from data.sound.foreign import foreign_blocks, foreign_header
-from data.sound.lengths import behind_id3, is_mp3, ogg_is_one
-from data.sound.source import Probe, Sound, SoundBytes, Window, joined_unlike, rewound, truncated, unreadable
+from data.sound.joined import FORMATS, signed_parts
+from data.sound.lengths import behind_id3, is_mp3
+from data.sound.ogg import ogg_parts
+from data.sound.source import Part, Probe, Sound, SoundBytes, Window, joined_unlike, rewound, truncated, unreadable
 from data.sound.wav import wav_parts
 
 __all__ = ["Sound", "SoundBytes", "SoundInfo", "blocks", "sound_info"]
@@ -25,6 +27,8 @@ __all__ = ["Sound", "SoundBytes", "SoundInfo", "blocks", "sound_info"]
 _BLOCK_S = 30
 _LOUDEST = 10.0
 """Full scale is 1; floats that go on to tens or thousands are integers that were not divided."""
+_CHECKED = ("WAV", "WAVEX", "RF64", "FLAC", "OGG")
+"""Formats whose length is compared with what is there."""
 _UNKNOWN = 0x7FFF0000
 """A length about as large as 31 bits hold, or larger, is that of a writer that did not know it."""
 _SHORTER = re.compile(r": (\d+) \(should be (\d+)\)")
@@ -125,11 +129,11 @@ def _stretch(sound: Sound, file: soundfile.SoundFile, first: int, end: int) -> I
 def _opened(sound: Sound, stack: ExitStack) -> list[soundfile.SoundFile]:
     """The sound as libsndfile hears it: one file, or several that were joined to one."""
     probe = stack.enter_context(_probed(sound))
-    start = probe.read(behind_id3(probe), 12)
-    if start[4:8] == b"ftyp" or is_mp3(probe):
+    if probe.read(4, 4) == b"ftyp" or is_mp3(probe):
         raise _Foreign
-    parts = flac_parts(probe) if start[:4] == b"fLaC" else wav_parts(probe)
-    windows = [Window(sound, part) for part in parts] if len(parts) > 1 or any(part.head for part in parts) else []
+    parts = _parts(probe)
+    as_it_is = len(parts) == 1 and not (parts[0].first or parts[0].head)
+    windows = [] if as_it_is else [Window(sound, part) for part in parts]
     try:
         files = [stack.enter_context(soundfile.SoundFile(file)) for file in windows or [rewound(sound)]]
     except soundfile.LibsndfileError as error:
@@ -140,11 +144,28 @@ def _opened(sound: Sound, stack: ExitStack) -> list[soundfile.SoundFile]:
         raise unreadable(sound, error) from None
     if len({(file.samplerate, file.channels) for file in files}) > 1:
         raise joined_unlike(sound)
-    if files[0].format == "MP3" or (files[0].format == "OGG" and not ogg_is_one(probe)):
+    if files[0].format == "MP3":
         raise _Foreign
-    if not parts and _ends_early(files[0]):
+    if files[0].format not in (*_CHECKED, *FORMATS):
+        raise InputError(
+            f"{sound}: its format, {files[0].format_info}, is not read here; write it as wav or flac (ffmpeg or sox do)"
+        )
+    if files[0].format in FORMATS and (not parts or any(map(_ends_early, files))):
         raise truncated(sound)
     return files
+
+
+def _parts(probe: Probe) -> list[Part]:
+    """The files that a file is made of; none where it is laid out as none that is known, for libsndfile to say why."""
+    first = behind_id3(probe)
+    start = probe.read(first, 4)
+    if start == b"fLaC":
+        return flac_parts(probe)
+    if start == b"OggS":
+        if parts := ogg_parts(probe, first):
+            return parts
+        raise _Foreign
+    return wav_parts(probe, first) or signed_parts(probe, first)
 
 
 def _ends_early(file: soundfile.SoundFile) -> bool:

@@ -28,7 +28,7 @@ def flac_parts(sound: Probe) -> list[Part]:
     end = _last_sample(sound, Part(first, size))
     if end == _stated(sound.read(first, _HEAD)) and _rises(sound, first, size, end):
         return [Part(0, size)]
-    begins = [match.start() for match in _BEGINS.finditer(sound.read(0, size))]
+    begins = [at for at in sound.places(b"fLaC") if _BEGINS.match(sound.read(at, 8))]
     return [_counted(sound, Part(*place)) for place in zip(begins, [*begins, size][1:], strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""Whether the length that an mp3 or an ogg states can be believed; where it cannot, the sound is counted.
+"""Whether the length that an mp3 states can be believed; where it cannot, the sound is counted.
 
 What is looked at is a few blocks of the file: headers are read by the thousand.
 """
@@ -21,7 +21,6 @@ _MP3_FRAME = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")
 _TAG_AT = {(True, False): 36, (True, True): 21, (False, False): 21, (False, True): 13}
 _CHECKED = 154
 """Bytes from the tag's name to the checksum that its encoder put behind it."""
-_OGG_BEGINS = re.compile(rb"OggS\0[\2\3\6\7]")
 
 
 def is_mp3(sound: Probe) -> bool:
@@ -109,22 +108,17 @@ def _frame_bytes(head: bytes) -> int:
     return (144 if version == 3 else 72) * 1000 * _KBITS[version == 3][head[2] >> 4] // rate + (head[2] >> 1 & 1)
 
 
-def ogg_is_one(sound: Probe) -> bool:
-    """Whether an ogg is one stream, and not several joined.
-
-    Raises:
-        InputError: Its last page is not the end of its stream.
-    """
-    size = sound.size
-    tail = sound.read(max(size - 2 * _TAIL, 0), 2 * _TAIL)
-    at = tail.rfind(b"OggS")
-    page = tail[at : at + 27] if at >= 0 else b""
-    if len(page) == 27 and len(tail) - at >= 27 + page[26]:
-        whole = 27 + page[26] + sum(tail[at + 27 : at + 27 + page[26]])
-        if page[5] & 4 and len(tail) - at >= whole:
-            begun = [match.start() for match in _OGG_BEGINS.finditer(tail) if match.start() > 0 or size > len(tail)]
-            return page[14:18] == sound.read(14, 4) and not begun
-    raise truncated(sound)
+def mp4_is_one(sound: Probe) -> bool:
+    """Whether an m4a is one file, and not several joined, of which FFmpeg hears one alone."""
+    at, begun = 0, 0
+    while len(head := sound.read(at, 16)) >= 8:
+        begun += head[4:8] == b"ftyp"
+        length = int.from_bytes(head[:4], "big")
+        length = int.from_bytes(head[8:], "big") if length == 1 else length
+        if length < 8:  # up to the file's end, or none
+            break
+        at += length
+    return begun < 2
 
 
 def _crc(content: bytes) -> int:

@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ class SoundBytes(io.BytesIO):
 
 Sound = Path | SoundBytes
 _HEAD = 4096
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,20 @@ class Probe:
         """Some bytes of it, fewer at its end."""
         return self._head[first : first + count] if first + count <= len(self._head) else self._pread(first, count)
 
+    def places(self, *names: bytes, first: int = 0) -> Iterator[int]:
+        """Where any of these names stands, from a byte on, in rising order."""
+        most = max(map(len, names)) - 1
+        while first < self.size:
+            block = self._pread(first, _BLOCK + most)  # so that none is cut in two
+            found = []
+            for name in names:
+                at = block.find(name)
+                while 0 <= at < _BLOCK:
+                    found.append(first + at)
+                    at = block.find(name, at + 1)
+            yield from sorted(found)
+            first += _BLOCK
+
     def _pread(self, first: int, count: int) -> bytes:
         self._file.seek(first)
         return self._file.read(count)
@@ -120,6 +136,6 @@ def truncated(sound: "Sound | Probe") -> InputError:
     return InputError(f"{sound}: truncated, the file ends before its sound does; fetch it again, or drop its row")
 
 
-def joined_unlike(sound: Sound) -> InputError:
+def joined_unlike(sound: "Sound | Probe", what: str = "other rates or channels") -> InputError:
     """What is said of sounds that cannot be heard as one."""
-    return InputError(f"{sound}: files of other rates or channels joined to one; write them apart, or as one sound")
+    return InputError(f"{sound}: files of {what} joined to one; write them apart, or as one sound")
