@@ -8,7 +8,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
@@ -144,16 +144,34 @@ class _Writer:
 def _checked_all(path: Path, root: Path, entries: Iterator[Any], texts: bool) -> Iterator[dict[str, Any]]:
     unknown: dict[str, str] = {}
     for number, entry in enumerate(entries):
-        row = _checked(f"{path}, row {number}", entry, texts)
-        for key, value in entry.items():
-            if value and key in _ELSEWHERE:  # an empty "expand_wav" joins nothing
-                raise InputError(f'{path}, row {number}: "{key}" {_ELSEWHERE[key]}')
-            if value is not None and key not in _KNOWN and key not in unknown:
+        row = checked_row(f"{path}, row {number}", entry, texts=texts, known=unknown)
+        for key in entry.keys() - unknown.keys():
+            if entry[key] is not None and key not in _KNOWN:
                 unknown[key] = f"row {number}"
-                _require_no_slip(f"{path}, row {number}", key, _KNOWN)
         row["path"] = located(root, row["path"])
         yield row
     _tell_unknown(path, unknown, _KNOWN)
+
+
+def checked_row(where: str, entry: Any, *, texts: bool, known: Container[str] = ()) -> dict[str, Any]:
+    """A row as `open_annotation` gives it, but for its path, which is as it stands there.
+
+    Args:
+        where: The file and the row, for messages.
+        entry: The row as JSON.
+        texts: Whether it must have a text.
+        known: Keys that were looked at before, and say nothing here.
+
+    Raises:
+        InputError: It is not as it should be.
+    """
+    row = _checked(where, entry, texts)
+    for key, value in entry.items():
+        if value and key in _ELSEWHERE:  # an empty "expand_wav" joins nothing
+            raise InputError(f'{where}: "{key}" {_ELSEWHERE[key]}')
+        if value is not None and key not in _KNOWN and key not in known:
+            _require_no_slip(where, key, _KNOWN)
+    return row
 
 
 def _require_no_slip(where: str, key: str, known: Iterable[str]) -> None:

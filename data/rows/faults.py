@@ -15,6 +15,7 @@ Fault = Literal[
     "zero_length",
     "too_short",
     "too_long",
+    "wrong_length",
     "silent",
     "clipped",
     "nan",
@@ -80,6 +81,9 @@ class FaultPolicies(Settings):
         "crop",
         description="crop: the first 30 s are heard; split: captions, into parts of max_seconds with the whole text "
         "(other tasks are dropped: what is said in a part is not known)",
+    )
+    wrong_length: Literal["stop", "drop"] = Field(
+        "stop", description="states a start, end or duration that is not the sound's, by over 0.25 s and 2%"
     )
     silent: Literal["stop", "drop", "keep"] = Field("drop", description="nothing to hear")
     clipped: Literal["stop", "drop", "keep"] = Field("keep", description="recorded too loud")

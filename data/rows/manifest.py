@@ -6,10 +6,11 @@ whatever its size, and the time to look it over for damage. Both give a `Manifes
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,7 @@ from data.errors import InputError
 from data.progress import Progress
 from data.rows.annotation import open_annotation
 from data.rows.identity import Ids, RowsDigest
-from data.rows.row import Mono, Row
+from data.rows.row import Mono, Row, fault_of_times
 from data.sound.headers import Header, read_headers
 
 FORMAT = "salmonn-distill manifest 2"
@@ -217,8 +218,8 @@ def read_manifest(
         root: What the rows' paths are relative to, instead of what the file says.
         texts: Whether every row of an annotation file must have a text; a test set without its answers has none.
         sounds: Whether the sound files of an annotation file are needed; without, a duration not stated is 0.
-        left_out: Faults for which a row is left out instead of refused (of missing_file, unreadable, duplicate_id):
-            the ids of those rows are put there.
+        left_out: Faults for which a row is left out instead of refused (of missing_file, unreadable, wrong_length as
+            far as lengths are compared here, duplicate_id): the ids of those rows are put there.
 
     Returns:
         The rows in the file's order. A missing id is made of path and task; a missing duration is read from the
@@ -301,12 +302,14 @@ def _in_memory(path: Path, root: Path | None, texts: bool, sounds: bool, left_ou
     if not sounds:
         return Manifest(_with(table, "duration_s", np.nan_to_num(table["duration_s"].to_numpy())), root)
     some = [stated[at] for at in np.linspace(0, len(stated) - 1, min(len(stated), SPOT_CHECKED)).astype(int)]
-    _check_lengths(path, Manifest(table, root), some)
-    table, unreadable = _with_headers(path, table, root, unknown, raising="unreadable" not in left_out)
-    if not unreadable:
+    faults = _faults_of_length(path, Manifest(table, root), some, left_out)
+    table, more = _with_headers(path, table, root, unknown, left_out)
+    faults |= more
+    if not faults:
         return Manifest(table, root)
-    left_out["unreadable"] += table.column("id").take(pa.array(unreadable)).to_pylist()
-    return Manifest(table, root, np.delete(np.arange(table.num_rows), unreadable))
+    for number, name in zip(faults, table.column("id").take(pa.array(list(faults))).to_pylist(), strict=True):
+        left_out[faults[number]].append(name)
+    return Manifest(table, root, np.delete(np.arange(table.num_rows), list(faults)))
 
 
 def _with(table: pa.Table, name: str, values: Sequence | np.ndarray) -> pa.Table:
@@ -326,27 +329,40 @@ def _headers_of(table: pa.Table, root: Path, numbers: Sequence[int]) -> Iterator
             progress.add(len(part))
 
 
-def _check_lengths(path: Path, rows: Manifest, numbers: Sequence[int]) -> None:
-    """Compares what rows state with their sounds' headers; a header that cannot be read is met when it is heard."""
+def _faults_of_length(
+    path: Path, rows: Manifest, numbers: Sequence[int], left_out: Container[str]
+) -> dict[int, Literal["wrong_length"]]:
+    """Those of some rows that state other times than their sounds' headers.
+
+    A header that cannot be read is met when it is heard.
+    """
+    wrong = {}
     for number, header in _headers_of(rows.table, rows.root, numbers):
         if not header.fault and (fault := rows[number].fault_of_length(header.duration_s)):
-            raise InputError(f"{path}, row {number}: {fault}")
+            if "wrong_length" not in left_out:
+                raise InputError(f"{path}, row {number}: {fault}")
+            wrong[number] = "wrong_length"
+    return wrong
 
 
 def _with_headers(
-    path: Path, table: pa.Table, root: Path, unknown: list[int], *, raising: bool
-) -> tuple[pa.Table, list[int]]:
-    """The table with what the sound files' headers say of rows without a length, and the rows whose header is none."""
-    unreadable = []
+    path: Path, table: pa.Table, root: Path, unknown: list[int], left_out: Container[str]
+) -> tuple[pa.Table, dict[int, Literal["unreadable", "wrong_length"]]]:
+    """The table with what the sound files' headers say of rows without a length, and the rows at fault."""
+    faults = {}
     durations, starts_s = table.column("duration_s").to_numpy().copy(), table.column("start_s").to_numpy()
     for number, header in _headers_of(table, root, unknown):
-        if header.fault and raising:
-            sound = root / table.column("path")[number].as_py()
-            raise InputError(f'{path}, row {number}: "path" names {sound}: {header.fault}; fetch it again')
+        sound, start_s = root / table.column("path")[number].as_py(), float(starts_s[number])
         if header.fault:
-            unreadable.append(number)
-        durations[number] = max(header.duration_s - starts_s[number], 0.0)
-    return _with(table, "duration_s", durations), unreadable
+            name, fault = "unreadable", f'"path" names {sound}: {header.fault}; fetch it again'
+        else:
+            name, fault = "wrong_length", fault_of_times(sound, start_s, 0.0, math.nan, header.duration_s)
+        if fault and name not in left_out:
+            raise InputError(f"{path}, row {number}: {fault}")
+        if fault:
+            faults[number] = name
+        durations[number] = max(header.duration_s - start_s, 0.0)
+    return _with(table, "duration_s", durations), faults
 
 
 def append_row(columns: dict[str, list], entry: dict[str, Any]) -> None:

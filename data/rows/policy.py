@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from data.errors import InputError
 from data.rows.faults import LEAST_S, Fault, FaultPolicies, Lengths
 from data.rows.manifest import Manifest, read_manifest
+from data.rows.row import Mono
 from data.scan.report import read_report
 from data.sound.audio import MAX_SECONDS
 
@@ -24,6 +25,7 @@ def read_training_rows(
     root: Path | None = None,
     scan: Path | None = None,
     limit: int | None = None,
+    mono: Mono = "first",
     quiet: bool = False,
 ) -> Manifest:
     """Reads a manifest, and does with rows at fault what the policies say; says what was dropped.
@@ -35,18 +37,21 @@ def read_training_rows(
         root: What the rows' paths are relative to, instead of what the file says.
         scan: What `scan_data.py --out` wrote of the file.
         limit: Takes only the first rows.
+        mono: What is heard of several channels.
         quiet: Say nothing (ranks other than the first).
 
     Raises:
         InputError: The file is not as it should be, there are rows of a class whose policy is "stop", more rows are
-            dropped than `max_dropped` allows, or the scan is not of this file as it is.
+            dropped than `max_dropped` allows, or the scan is not of this file as it is and is heard.
     """
     dropped: dict[str, list[str]] = {
-        name: [] for name in ("missing_file", "unreadable", "duplicate_id") if getattr(policies, name) == "drop"
+        name: []
+        for name in ("missing_file", "unreadable", "wrong_length", "duplicate_id")
+        if getattr(policies, name) == "drop"
     }
-    rows = read_manifest(path, root, texts=False, left_out=dropped)[:limit]
+    rows = read_manifest(path, root, texts=False, left_out=dropped)[:limit].with_mono(mono)
     read = len(rows) + sum(map(len, dropped.values()))
-    listed = read_report(scan, path) if scan else {}
+    listed = read_report(scan, path, mono) if scan else {}
     stays = np.ones(len(rows), bool)
     for name, mask in _faults(rows, policies, lengths, listed).items():
         policy = getattr(policies, name)
@@ -89,7 +94,7 @@ def _faults(
     if policies.long_text != "crop":  # every text is looked at
         found["long_text"] = _long_texts(rows, lengths)
     # What is read anew is not taken from the scan.
-    for name in ("unreadable", "silent", "clipped", "nan", "duplicate_audio"):
+    for name in ("unreadable", "wrong_length", "silent", "clipped", "nan", "duplicate_audio"):
         if listed.get(name):
             found[name] = rows.among("id", listed[name])
     return found

@@ -45,16 +45,21 @@ class Row:
 
     def fault_of_length(self, file_s: float) -> str:
         """What is wrong with its times, of a sound file of so many seconds; empty where nothing is."""
-        for key, at in (("start", self.start_s), ("end", self.end_s)):
-            if at > file_s and lengths_differ(at, file_s):
-                return f'"{key}" is {at:g} s, but {self.path} ends at {file_s:.2f} s; mend it, or leave it out'
-        there_s = max(min(self.end_s or file_s, file_s) - self.start_s, 0.0)
-        if lengths_differ(self.duration_s, there_s):
-            return (
-                f'"duration" is {self.duration_s:g} s, but there are {there_s:.2f} s of sound in {self.path}; state '
-                "the clip's seconds, or leave it out"
-            )
-        return ""
+        return fault_of_times(self.path, self.start_s, self.end_s, self.duration_s, file_s)
+
+
+def fault_of_times(path: Path | str, start_s: float, end_s: float, duration_s: float, file_s: float) -> str:
+    """What is wrong with a row's times, of a sound file of so many seconds; a duration of NaN is one not stated."""
+    for key, at in (("start", start_s), ("end", end_s)):
+        if at > file_s and lengths_differ(at, file_s):
+            return f'"{key}" is {at:g} s, but {path} ends at {file_s:.2f} s; mend it, or leave it out'
+    there_s = max(min(end_s or file_s, file_s) - start_s, 0.0)
+    if lengths_differ(duration_s, there_s):
+        return (
+            f'"duration" is {duration_s:g} s, but there are {there_s:.2f} s of sound in {path}; state the clip\'s '
+            "seconds, or leave it out"
+        )
+    return ""
 
 
 def lengths_differ(stated_s: float, there_s: float) -> bool:

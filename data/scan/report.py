@@ -1,16 +1,18 @@
 """What a scan found in an annotation file, as it is printed and as a recipe reads it back."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.errors import InputError
+from data.errors import InputError, one_line
 from data.paths import file_sha256
-from data.rows.annotation import located, open_list
+from data.rows.annotation import checked_row, located, open_list
 from data.rows.faults import FAULTS, Thresholds
 from data.rows.manifest import Manifest, read_manifest
-from data.scan.scanning import CLASSES, Annotated, classify, copies, scan_sounds
+from data.rows.row import Mono
+from data.scan.scanning import CLASSES, MALFORMED, Annotated, classify, copies, scan_sounds
+from data.sound.checks import SoundCheck
 from data.strict_json import loads
 
 _OF_SAMPLES = ("silent", "clipped", "nan")
@@ -29,6 +31,8 @@ class ScanReport:
         hours: Of all files, each counted once.
         thresholds: From where on a row is at fault.
         classes: Ids by class, in the order of the rows.
+        undecoded: How many files are there and were not decoded.
+        reasons: What is wrong with malformed rows and wrong lengths, by id.
         on_others: How many of the silent rows have sound on another channel than the first.
     """
 
@@ -40,11 +44,16 @@ class ScanReport:
     hours: float
     thresholds: Thresholds
     classes: dict[str, list[str]]
+    undecoded: int = 0
+    reasons: dict[str, str] = field(default_factory=dict)
     on_others: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """Count and ids of each class, and under "scan" what was looked at."""
-        about = {name: getattr(self, name) for name in ("annotation", "sha256", "rows", "files", "decoded", "hours")}
+        about = {
+            name: getattr(self, name)
+            for name in ("annotation", "sha256", "rows", "files", "decoded", "hours", "reasons")
+        }
         classes = {name: {"count": len(ids), "ids": ids} for name, ids in self.classes.items()}
         return classes | {"scan": about | {"thresholds": self.thresholds.model_dump()}}
 
@@ -78,12 +87,27 @@ def report_of(
         hours=round(sum(check.duration_s for check in found.values()) / 3600, 4),
         thresholds=thresholds,
         classes=classes,
+        undecoded=sum(not (check.decoded or check.missing) for check in found.values()),
+        reasons=_reasons(rows, found, {*classes["wrong_length"], *classes[MALFORMED]}),
         on_others=sum(row.id in silent and found[row.path].peak_mix > audible for row in rows),
     )
 
 
 def _annotated(name: str, path: str, entry: dict[str, Any], thresholds: Thresholds) -> Annotated:
-    return Annotated(name, path, thresholds.fault_of_text(entry.get("text")), *stretch_of(entry))
+    text_fault = thresholds.fault_of_text(entry.get("text"))
+    try:
+        row = checked_row("", {"path": path} | entry, texts=False)
+    except InputError as error:
+        return Annotated(name, path, text_fault, malformed=str(error).removeprefix(": "))
+    return Annotated(name, path, text_fault, row["start_s"], row["end_s"], row["duration_s"])
+
+
+def _reasons(rows: Iterable[Annotated], found: dict[str, SoundCheck], ids: set[str]) -> dict[str, str]:
+    reasons: dict[str, str] = {}
+    for row in rows:
+        if row.id in ids and (reason := row.malformed or row.fault_of_times(found[row.path].duration_s)):
+            reasons.setdefault(row.id, reason)
+    return reasons
 
 
 def stretch_of(entry: dict[str, Any]) -> tuple[float, float]:
@@ -147,26 +171,39 @@ def summary(report: ScanReport, most_ids: int) -> str:
     for name in CLASSES:
         ids = report.classes[name]
         more = (
-            "  (only of decoded files; see --decode)" if name in _OF_SAMPLES and report.decoded < report.files else ""
+            f"  ({report.undecoded:,} files were not decoded: --decode)"
+            if name in _OF_SAMPLES and report.undecoded
+            else ""
         )
+        if name == "silent" and report.decoded:
+            more += f"  (heard with --mono {report.thresholds.mono})"
         if name == "silent" and report.on_others:
             more += f"  ({report.on_others:,} have sound on another channel: --mono mix, and data.mono=mix)"
         lines.append(f"{name:<16} {len(ids):>12,}{more}")
-        lines += [f"    {row}" for row in ids[:most_ids]]
+        told = report.reasons if name in ("wrong_length", MALFORMED) else {}
+        lines += [one_line(f"    {row}{f': {told[row]}' if row in told else ''}") for row in ids[:most_ids]]
         if len(ids) > most_ids:
             lines.append(f"    and {len(ids) - most_ids:,} more (--json has all)")
     return "\n".join(lines)
 
 
-def read_report(path: Path, annotation: Path) -> dict[str, list[str]]:
+def read_report(path: Path, annotation: Path, mono: Mono) -> dict[str, list[str]]:
     """The ids of each fault, of a report that `scan_data.py --out` wrote.
 
+    Args:
+        path: The report.
+        annotation: The file that it must be of.
+        mono: What of several channels it must have heard, where it heard any.
+
     Raises:
-        InputError: It is no such report, or one of another annotation file, or of one that changed since.
+        InputError: It is no such report, or one of another annotation file, or of one that changed since, or of what is
+            heard otherwise.
     """
     try:
         content = loads(path.read_text(encoding="utf-8"))
-        sha256, classes = content["scan"]["sha256"], {name: content[name]["ids"] for name in FAULTS}
+        about = content["scan"]
+        heard = about["thresholds"]["mono"] if about["decoded"] else mono
+        sha256, classes = about["sha256"], {name: content[name]["ids"] for name in FAULTS}
         for name, ids in classes.items():
             if not isinstance(ids, list):
                 raise TypeError(f"{name} lists no ids")
@@ -179,5 +216,10 @@ def read_report(path: Path, annotation: Path) -> dict[str, list[str]]:
         raise InputError(
             f"{path}: the scan of another annotation file, or {annotation} changed since; make it again: "
             f"scripts/scan_data.py {annotation} --out {path}"
+        )
+    if heard != mono:
+        raise InputError(
+            f"{path}: a scan of what data.mono={heard} hears, where the recipe says {mono}; make it again: "
+            f"scripts/scan_data.py {annotation} --decode --mono {mono} --out {path}"
         )
     return classes

@@ -18,13 +18,16 @@ from pathlib import Path
 from data.paths import cache_dir
 from data.progress import Progress
 from data.rows.faults import FAULTS, Fault, Thresholds
+from data.rows.row import fault_of_times
 from data.scan.store import ScanStore
 from data.sound.checks import SoundCheck, check_sound, file_hash
 
 OK = "ok"
-CLASSES = (*FAULTS, OK)
+MALFORMED = "malformed"
+"""Rows that no reader takes: keys of another kind, times that no clip has."""
+CLASSES = (*FAULTS, MALFORMED, OK)
 
-_FORMAT = 2
+_FORMAT = 3
 """Of what is kept: what an older one has kept is not read."""
 _CHUNK = 64
 _FLUSH_S = 10.0
@@ -32,17 +35,33 @@ _FLUSH_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Annotated:
-    """What a scan needs of a row: id, sound file relative to the root, its text's fault, and its stretch (s)."""
+    """What a scan needs of a row.
+
+    Attributes:
+        id: Its id.
+        path: Its sound file, relative to the root.
+        text_fault: The fault of its text.
+        start_s: Where its clip begins in the file, seconds.
+        end_s: Where it ends; 0: at the file's end.
+        duration_s: The length that it states; NaN where it states none.
+        malformed: Why no reader takes the row; empty where one does.
+    """
 
     id: str
     path: str
     text_fault: Fault | None
     start_s: float = 0.0
     end_s: float = 0.0
+    duration_s: float = math.nan
+    malformed: str = ""
 
     def seconds(self, file_s: float) -> float:
         """Length of its stretch of a file of so many seconds; an end of 0 is the file's."""
         return max(min(self.end_s or file_s, file_s) - self.start_s, 0.0)
+
+    def fault_of_times(self, file_s: float) -> str:
+        """What is wrong with the times that it states, of a file of so many seconds."""
+        return fault_of_times(self.path, self.start_s, self.end_s, self.duration_s, file_s)
 
 
 def scan_sounds(
@@ -115,8 +134,8 @@ def classify(
     """The ids in each class, in the order of the rows, each once.
 
     An id stands in every class that it belongs to, and in `ok` if in no other. A missing, unreadable or empty sound is
-    in that class alone of those of its sound; no copy is the first file of its content, and rows that share one file
-    are none; of an id that several rows have, all rows are at fault.
+    in that class alone of those of its sound, and a malformed row in none of those of its length; no copy is the first
+    file of its content, and rows that share one file are none; of an id that several rows have, all rows are at fault.
     """
     times = Counter(row.id for row in rows)
     classes: dict[str, dict[str, None]] = {name: {} for name in CLASSES}
@@ -128,6 +147,8 @@ def classify(
             faults.add("duplicate_id")
         if row.text_fault:
             faults.add(row.text_fault)
+        if row.malformed:
+            faults.add(MALFORMED)
         for name in faults or {OK}:
             classes[name][row.id] = None
     return {name: list(ids) for name, ids in classes.items()}
@@ -138,8 +159,13 @@ def _faults_of_sound(check: SoundCheck, row: Annotated, thresholds: Thresholds) 
         yield "missing_file"
     elif check.fault:
         yield "unreadable"
-    elif fault := thresholds.fault_of_length(row.seconds(check.duration_s)):
-        yield fault
+    elif not row.malformed:
+        if fault := thresholds.fault_of_length(row.seconds(check.duration_s)):
+            yield fault
+        if check.duration_s and row.fault_of_times(check.duration_s):
+            yield "wrong_length"
+    elif not check.duration_s:
+        yield "zero_length"
     if check.missing or check.fault or check.duration_s <= 0 or not check.decoded:
         return
     peak = check.peak_first if thresholds.mono == "first" else check.peak_mix

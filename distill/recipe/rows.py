@@ -30,9 +30,11 @@ def read_rows(recipe: "Recipe", path: str) -> Manifest:
     quiet = launched_rank() > 0
     scan = resolve(data.scan) if data.scan else None
     file, root = shard_manifest(path) if data.source == "shards" else (resolve(path), None)
-    rows = read_training_rows(file, data.faults, data.lengths, root=root, scan=scan, limit=data.limit, quiet=quiet)
+    rows = read_training_rows(
+        file, data.faults, data.lengths, root=root, scan=scan, limit=data.limit, mono=data.mono, quiet=quiet
+    )
     require_prompts(rows, data.prompts)
-    return rows.with_mono(data.mono)
+    return rows
 
 
 def read_held_out(recipe: "Recipe", path: str, *, texts: bool = True) -> list[Row]:

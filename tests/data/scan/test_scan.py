@@ -13,8 +13,10 @@ import soundfile
 
 from data.errors import InputError
 from data.rows.faults import FAULTS, Thresholds
+from data.rows.manifest import read_manifest
+from data.rows.manifest_writer import write_manifest
 from data.scan.report import read_report, report_of, summary
-from data.scan.scanning import CLASSES, OK, scan_sounds
+from data.scan.scanning import CLASSES, MALFORMED, OK, scan_sounds
 from data.scan.store import ScanStore
 from data.sound.checks import SoundCheck
 from tests.conftest import REPOSITORY, SAMPLE_RATE, sound
@@ -127,7 +129,74 @@ def test_every_fault_and_nothing_else(corpus):
     # As flac and wav, a copy is told by its samples; which of the two comes first is the annotation's order.
     assert found == OF_HEADERS | OF_SAMPLES | {"duplicate_audio": ["copy.flac", "copy.wav"]}
     assert report.classes[OK] == ["fine.wav#asr", "fine.flac", "fine.m4a", "the same file"]
-    assert set(report.classes) == {*FAULTS, OK} == set(CLASSES)
+    assert set(report.classes) == {*FAULTS, MALFORMED, OK} == set(CLASSES)
+
+
+def test_what_training_refuses_is_told(tmp_path, cache):
+    soundfile.write(tmp_path / "a.wav", sound(4.0, 1), SAMPLE_RATE)
+    wrong = {
+        "stated": {"duration": 40.0},
+        "in ms": {"duration": 4000},
+        "start": {"start": 9.0},
+        "end": {"start": 1.0, "end": 9.0},
+    }
+    malformed = {
+        "backwards": {"start": 2.0, "end": 1.0},
+        "negative": {"start": -1.0},
+        "a text": {"duration": "4"},
+        "misspelt": {"refernces": ["x"]},
+        "elsewhere": {"offset": 1.0},
+        "numbers": {"references": [1]},
+    }
+    fine = {"right": {"duration": 4.1}, "stretch": {"start": 1.0, "end": 3.0}, "null": {"duration": None}}
+    rows = [
+        {"path": "a.wav", "text": "x", "task": "asr", "id": name} | more
+        for name, more in (wrong | malformed | fine).items()
+    ]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps({"annotation": [*rows, {"path": "a.wav", "text": "no task", "id": "no task"}]}))
+    report = report_of(path, None, Thresholds(), decode=False, quiet=True)
+    assert report.classes["wrong_length"] == list(wrong) and report.classes[OK] == list(fine)
+    assert report.classes[MALFORMED] == [*malformed, "no task"]
+    assert set(report.as_json()["scan"]["reasons"]) == {*wrong, *malformed, "no task"}
+    told = summary(report, 20)
+    assert 'stated: "duration" is 40 s, but there are 4.00 s of sound' in told
+    assert "misspelt: unknown key" in told and 'no task: the key "task" is missing' in told
+    for row in rows:  # the scan says of each row what reading it says
+        path.write_text(json.dumps({"annotation": [row]}))
+        if row["id"] in fine:
+            read_manifest(path)
+        else:
+            with pytest.raises(InputError) as refused:
+                read_manifest(path)
+            assert report.reasons[row["id"]].replace("a.wav", str(tmp_path / "a.wav")) in str(refused.value)
+
+
+def test_a_manifest_whose_sounds_changed_is_told(tmp_path, cache):
+    soundfile.write(tmp_path / "a.wav", sound(4.0, 1), SAMPLE_RATE)
+    (tmp_path / "rows.json").write_text('{"annotation": [{"path": "a.wav", "text": "x", "task": "asr", "id": "a"}]}')
+    write_manifest([tmp_path / "rows.json"], tmp_path / "rows.arrow", workers=1)
+    for seconds, expected in ((4.0, {}), (2.0, {"wrong_length": ["a"]})):
+        soundfile.write(tmp_path / "a.wav", sound(seconds, 1), SAMPLE_RATE)
+        assert faults(report_of(tmp_path / "rows.arrow", None, Thresholds(), decode=False, quiet=True)) == expected
+
+
+def test_what_was_not_decoded_is_told_alone(corpus):
+    told = summary(scanned(corpus, decode=True), 0)  # one file is missing
+    assert "--decode" not in told and "(heard with --mono first)" in told
+    told = summary(scanned(corpus, decode=False), 0)
+    assert "(16 files were not decoded: --decode)" not in told  # they were, in the scan before
+    os.utime(corpus.parent / "corpus" / "fine.flac", ns=(0, 0))
+    assert "(1 files were not decoded: --decode)" in summary(scanned(corpus, decode=False), 0)
+
+
+def test_a_report_of_what_is_heard_otherwise_is_refused(corpus, tmp_path):
+    for decode in (False, True):
+        (tmp_path / "report.json").write_text(json.dumps(scanned(corpus, decode=decode).as_json()))
+        if not decode:
+            read_report(tmp_path / "report.json", corpus, "mix")  # nothing was heard
+    with pytest.raises(InputError, match=r"a scan of what data\.mono=first hears.* --decode --mono mix"):
+        read_report(tmp_path / "report.json", corpus, "mix")
 
 
 def test_thresholds(corpus):
@@ -142,7 +211,7 @@ def test_of_sounds_an_empty_one_is_in_one_class(tmp_path, cache):
     for name in ("a.wav", "b.wav"):
         soundfile.write(tmp_path / name, np.zeros(0), SAMPLE_RATE)
     entries = [
-        {"path": name, "text": "a", "task": "asr", "id": number} for number, name in enumerate(("a.wav", "b.wav"))
+        {"path": name, "text": "a", "task": "asr", "id": str(number)} for number, name in enumerate(("a.wav", "b.wav"))
     ]
     (tmp_path / "rows.json").write_text(json.dumps({"annotation": entries}))
     for decode in (False, True):
@@ -208,19 +277,19 @@ def test_an_interrupted_scan_goes_on(recordings, cache, monkeypatch):
 def test_a_report_is_for_its_annotation_alone(corpus, tmp_path):
     report = scanned(corpus, decode=False)
     (tmp_path / "report.json").write_text(json.dumps(report.as_json()))
-    assert read_report(tmp_path / "report.json", corpus) == {name: report.classes[name] for name in FAULTS}
+    assert read_report(tmp_path / "report.json", corpus, "first") == {name: report.classes[name] for name in FAULTS}
     corpus.write_text(corpus.read_text() + " ")
     with pytest.raises(InputError, match="changed since; make it again"):
-        read_report(tmp_path / "report.json", corpus)
+        read_report(tmp_path / "report.json", corpus, "first")
     content = report.as_json()
     for ids in (True, None, "text", {}, [1], [None], ["\ud800"]):
         (tmp_path / "report.json").write_text(json.dumps(content | {"nan": {"ids": ids}}))
         with pytest.raises(InputError, match=r"report\.json: not the report of a scan"):
-            read_report(tmp_path / "report.json", corpus)
+            read_report(tmp_path / "report.json", corpus, "first")
     for text in ("{}", "[]", "3", ""):
         (tmp_path / "report.json").write_text(text)
         with pytest.raises(InputError, match=r"report\.json: not the report of a scan"):
-            read_report(tmp_path / "report.json", corpus)
+            read_report(tmp_path / "report.json", corpus, "first")
 
 
 def test_the_command(command, corpus, tmp_path):
@@ -233,7 +302,7 @@ def test_the_command(command, corpus, tmp_path):
     status, out, _ = command(
         "scripts/scan_data.py", corpus, "--root", root, "--ids", 1, "--min-seconds", 0.1, "--out", tmp_path / "r.json"
     )
-    assert status == 0 and read_report(tmp_path / "r.json", corpus)["too_short"] == []
+    assert status == 0 and read_report(tmp_path / "r.json", corpus, "first")["too_short"] == []
     assert "zero_length                 2\n    nothing.flac\n    and 1 more" in out
     status, _, err = command("scripts/scan_data.py", corpus, "--root", root, "--clipped-share", 2)
     assert status == 2 and "--clipped-share 2.0" in err and len(err.splitlines()) == 1
