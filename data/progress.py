@@ -15,37 +15,57 @@ def clock(seconds: float) -> str:
 class Progress:
     """Counts units of work towards a total and tells how it goes.
 
+    The first line comes when some time has passed: from the first moment nothing can be told of the rest.
+
     Args:
         label: What is done.
         total: Units in all; None where they cannot be known before the end, which `end` tells.
         unit: Name of a unit.
+        seconds: Of sound, in all units, by which the time left is told where it is given: the longest clips come first,
+            and by their number it would be told too long.
         quiet: Say nothing (ranks other than the first).
         stream: Where it is said; stdout if not given.
     """
 
     def __init__(
-        self, label: str, total: int | None, unit: str = "clips", quiet: bool = False, stream: TextIO | None = None
+        self,
+        label: str,
+        total: int | None,
+        unit: str = "clips",
+        *,
+        seconds: float | None = None,
+        quiet: bool = False,
+        stream: TextIO | None = None,
     ) -> None:
-        self.label, self.total, self.unit, self.quiet = label, total, unit, quiet
+        self.label, self.total, self.unit, self.seconds, self.quiet = label, total, unit, seconds, quiet
         self.stream = stream or sys.stdout
-        self.done, self.start, self.said = 0, time.monotonic(), 0.0
+        self.start = self.said = time.monotonic()
+        self.done, self.done_s = 0, 0.0
         self.terminal = self.stream.isatty()
 
-    def add(self, units: int, audio_s: float | None = None) -> None:
-        """Counts finished units, and says so now and then and at the end; with the audio heard so far, where known."""
+    def add(self, units: int, seconds: float = 0.0, audio_s: float | None = None) -> None:
+        """Counts finished units, and says so now and then and at the end.
+
+        Args:
+            units: How many more are done.
+            seconds: Their part of all `seconds`.
+            audio_s: Seconds of sound read so far, where they are to be told.
+        """
         self.done += units
+        self.done_s += seconds
         now = time.monotonic()
         finished = self.total is not None and self.done >= self.total
         if self.quiet or (not finished and now - self.said < (0.5 if self.terminal else 15.0)):
             return
         self.said = now
         spent = now - self.start
-        rate = self.done / max(spent, 1e-9)
         if self.total is None or finished:
             left = f"took {clock(spent)}" if finished else f"{clock(spent)} so far"
         else:
-            left = f"{clock((self.total - self.done) / max(rate, 1e-9))} left"
+            share = self.done_s / self.seconds if self.seconds else self.done / self.total
+            left = f"{clock(spent / share - spent)} left" if share else f"{clock(spent)} so far"
         of = "" if self.total is None else f"/{self.total}"
+        rate = self.done / max(spent, 1e-9)
         heard = "" if audio_s is None else f", {audio_s / max(spent, 1e-9):.0f} audio-s/s"
         line = f"{self.label}: {self.done}{of} {self.unit}, {rate:.1f} {self.unit}/s{heard}, {left}"
         end = "\n" if finished or not self.terminal else ""

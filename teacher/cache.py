@@ -129,16 +129,16 @@ def fill_cache(
     seconds = processor.seconds(rows)[order]
     # The longest batches come first, so that dealing them out balances the ranks.
     share = batches_by_length(seconds, cache.max_seconds)[rank::world]
-    missing = sum(map(len, share))
+    held = np.zeros(len(rows), bool)
     if done:
         held = np.fromiter((row_id in done for row_id in rows.values("id")), bool, len(rows))[order]
-        missing -= sum(int(held[batch].sum()) for batch in share)
-    progress = Progress("teacher cache", missing, quiet=rank > 0)
+    # A batch is computed whole where a row of it is missing.
+    todo = [batch for batch in share if not held[batch].all()]
+    missing, sound_s = sum(int((~held[batch]).sum()) for batch in todo), sum(seconds[batch].sum() for batch in todo)
+    progress = Progress("teacher cache", missing, seconds=sound_s, quiet=rank > 0)
     failed, read_s = 0, 0.0
     with writer:
-        for indices in share:
-            if done and held[indices].all():
-                continue
+        for indices in todo:
             batch = [rows[int(order[i])] for i in indices]
             wanted = [row for row in batch if row.id not in done]
             waves = {}
@@ -168,7 +168,7 @@ def fill_cache(
                 for cached in made:
                     if cached.id not in done:
                         writer.add(cached)
-            progress.add(len(wanted), read_s)
+            progress.add(len(wanted), seconds[indices].sum(), read_s)
     if failed:
         print(f"{failed} rows could not be cached: {resolve(cache.folder)}/failed.jsonl says why", flush=True)
 

@@ -88,7 +88,7 @@ def write_set(
     # The longest come first, so that dealing them out balances the ranks.
     share = sorted(wanted, key=lambda batch: -seconds[batch[0]])[rank::world]
     todo = [batch for batch in share if not _is_written(writer, kind, [pairs[i][0] for i in batch])]
-    progress = Progress(label, sum(map(len, todo)), quiet=rank > 0)
+    progress = Progress(label, sum(map(len, todo)), seconds=sum(seconds[batch].sum() for batch in todo), quiet=rank > 0)
     faults: dict[str, str] = {}
     for indices in todo:
         batch = [pairs[i] for i in indices]
@@ -98,7 +98,7 @@ def write_set(
             if hypothesis.fault:
                 faults[hypothesis.row.id] = hypothesis.fault
         require_readable(kind, faults, len(pairs), max_unreadable)
-        progress.add(len(indices))
+        progress.add(len(indices), seconds[indices].sum())
 
 
 def require_readable(kind: Kind, faults: dict[str, str], clips: int, max_unreadable: float) -> None:

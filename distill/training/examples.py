@@ -63,12 +63,13 @@ class Examples:
         """Computes the frozen encoder's states of all rows once, in bf16 (1.0 kB a frame at width 512)."""
         kept: dict[int, AudioStates] = {}
         model.eval()
-        progress = Progress("encoder states", len(self.rows), quiet=quiet)
+        seconds = self.processor.seconds(self.rows)
+        progress = Progress("encoder states", len(self.rows), seconds=seconds.sum(), quiet=quiet)
         for indices, waves in self.processor.decoded(self.rows, max_seconds):
             features = self.processor.features(waves)
             states = model.encode(features.to(model.device)).to("cpu", torch.bfloat16)
             kept |= zip(indices, states.split(), strict=True)
-            progress.add(len(indices))
+            progress.add(len(indices), seconds[indices].sum())
         self._kept = [kept[i] for i in range(len(self.rows))]
 
     def __call__(self, indices: list[int], weights: LossWeights) -> Example:
