@@ -1,11 +1,10 @@
-"""Which layers and neurons a model needs least, by its hidden states on a few clips.
+"""Which layers a model needs least, by its hidden states on a few clips.
 
 Shapes: B clips, N positions (frames, or supervised positions, of a batch), D width.
 """
 
 from collections.abc import Iterable
 from contextlib import ExitStack
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -80,33 +79,6 @@ def least_needed(distances: Tensor, layers: int) -> tuple[int, ...]:
     edge = 1 if keep >= 2 else 0
     start = edge + int(distances[edge : len(distances) - edge].argmin())
     return tuple(i for i in range(layers) if not start <= i < start + layers - keep)
-
-
-@torch.no_grad()
-def neuron_norms(model: SalmonnForConditionalGeneration, batches: Iterable[tuple[Batch, Tensor]]) -> Tensor:
-    """The Euclidean norm, over all frames, of each activation of the encoder's feed-forward layers: (layers, neurons).
-
-    (Activation-based importance of neurons: Muralidharan et al. 2024, "Compact Language Models via Pruning and
-    Knowledge Distillation", section 2.2; here the activation is that behind the nonlinearity.)
-
-    Args:
-        model: In evaluation mode.
-        batches: As of `block_distances`.
-    """
-    squares = torch.zeros(len(model.encoder.layers), model.config.encoder_config.encoder_ffn_dim, dtype=torch.float64)
-
-    def note(number: int, frames_B: Tensor, _: nn.Module, given: tuple[Tensor]) -> None:
-        active_NF = given[0][within(frames_B, given[0].shape[1])].float()
-        squares[number] += active_NF.square().sum(0).double().cpu()
-
-    for batch, frames_B in batches:
-        batch, frames_B = batch.to(model.device), frames_B.to(model.device)
-        with ExitStack() as hooks:
-            for number, layer in enumerate(model.encoder.layers):
-                hook = layer.fc2.register_forward_pre_hook(partial(note, number, frames_B))
-                hooks.callback(hook.remove)
-            model.encoder(batch.features.mel_BMT, batch.features.mel_frames_B)
-    return squares.sqrt()
 
 
 class _watched:

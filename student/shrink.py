@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from data.errors import InputError
 from data.paths import resolve
 from data.settings import Settings
+from student.neurons import keep_neurons, stack_of
 from teacher.config import SalmonnConfig
 from teacher.model import SalmonnForConditionalGeneration, merge_lora
 from teacher.settings import LoraSettings, QFormerSettings
@@ -43,6 +44,12 @@ class StudentSettings(Settings):
     llm_layers: Annotated[int, Field(ge=1)] | tuple[int, ...] | None = Field(
         None, description="LLM layers kept, counted from 0; or how many, see layer_choice; null: all"
     )
+    llm_ffn: int | None = Field(
+        None,
+        ge=1,
+        description="width of the LLM's feed-forward layers: the neurons stay whose activations have the greatest norm "
+        "on some training clips, over prompt, audio tokens and text; null: as the teacher",
+    )
     layer_choice: Literal["even", "ranked"] | None = Field(
         None,
         description="which layers a number keeps: evenly spaced ones, first and last among them (ruins an LLM that is "
@@ -69,9 +76,11 @@ class StudentSettings(Settings):
     )
 
     @model_validator(mode="after")
-    def _numbers_say_which(self) -> "StudentSettings":
+    def _keys_fit_together(self) -> "StudentSettings":
         if self.layer_choice is None and (isinstance(self.encoder_layers, int) or isinstance(self.llm_layers, int)):
             raise ValueError("layer_choice: where layers are a number, say which: 'even' or 'ranked'")
+        if self.llm and self.llm_ffn:
+            raise ValueError("llm_ffn: neurons of another LLM cannot be ranked; leave it out, or llm")
         return self
 
 
@@ -100,7 +109,7 @@ def shrink(
     settings: StudentSettings,
     seed: int = 0,
     llm: PreTrainedModel | None = None,
-    neurons: list[torch.Tensor] | None = None,
+    neurons: dict[str, list[torch.Tensor]] | None = None,
 ) -> SalmonnForConditionalGeneration:
     """Builds the student; the teacher's LoRA is folded into the copied LLM weights first.
 
@@ -109,8 +118,8 @@ def shrink(
         settings: What is kept.
         seed: Of the initialisation of what cannot be copied.
         llm: The language model that `settings.llm` names (`student.llm.other_llm`); None: the teacher's own.
-        neurons: By layer of the teacher's encoder, the `encoder_ffn` feed-forward neurons that stay, in rising order
-            (`student.ranking.neuron_norms` ranks them); None: all.
+        neurons: By part ("encoder", "llm") and layer of the teacher's, the feed-forward neurons that stay, in rising
+            order (`student.neurons.neuron_norms` ranks them); of a part that is not there: all.
 
     Raises:
         InputError: A layer list does not fit the teacher.
@@ -135,9 +144,9 @@ def shrink(
             "in all; the heads of qformer_layers would mean something else: keep their number, or leave that key out"
         )
 
-    if neurons is not None:
-        for layer, kept in zip(source.encoder.layers, neurons, strict=True):
-            _keep_neurons(layer, kept)
+    neurons = neurons or {}
+    for part, kept in neurons.items():
+        keep_neurons(stack_of(source, part), part, kept)
     source.encoder.layers = nn.ModuleList(source.encoder.layers[i] for i in encoder_layers)
     decoder = source.llm.get_decoder()
     decoder.layers = nn.ModuleList(decoder.layers[i] for i in llm_layers)
@@ -147,10 +156,12 @@ def shrink(
 
     values = teacher.config.to_dict()
     values["encoder_config"]["encoder_layers"] = len(encoder_layers)
-    if neurons is not None:
-        values["encoder_config"]["encoder_ffn_dim"] = len(neurons[0])
+    if "encoder" in neurons:
+        values["encoder_config"]["encoder_ffn_dim"] = len(neurons["encoder"][0])
     values["llm_config"] = source.llm.config.to_dict()
     values["llm_config"]["num_hidden_layers"] = len(llm_layers)
+    if "llm" in neurons:
+        values["llm_config"]["intermediate_size"] = len(neurons["llm"][0])
     if values["llm_config"].get("layer_types"):
         kinds = values["llm_config"]["layer_types"]
         values["llm_config"]["layer_types"] = [kinds[i] for i in llm_layers]
@@ -218,13 +229,6 @@ def _for_speech_alone(tensors: dict[str, torch.Tensor], speech_width: int) -> di
     """The connector's tensors where keys and values see Whisper's states, the first columns, and no more BEATs'."""
     seen = (".crossattention.attention.key.weight", ".crossattention.attention.value.weight")
     return {key: value[:, :speech_width] if key.endswith(seen) else value for key, value in tensors.items()}
-
-
-def _keep_neurons(layer: nn.Module, kept: torch.Tensor) -> None:
-    """Narrows a layer's feed-forward to some of its neurons."""
-    for linear, dim in ((layer.fc1, 0), (layer.fc2, 1)):
-        linear.weight = nn.Parameter(linear.weight.detach().index_select(dim, kept))
-    layer.fc1.bias = nn.Parameter(layer.fc1.bias.detach()[kept])
 
 
 def _copy_part(module: nn.Module, tensors: dict[str, torch.Tensor], part: str) -> None:

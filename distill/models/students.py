@@ -18,7 +18,8 @@ from data.sound.features import HOP
 from distill.recipe.recipe import Recipe
 from distill.recipe.rows import read_rows
 from student.llm import other_llm, own_tokenizer
-from student.ranking import block_distances, least_needed, neuron_norms
+from student.neurons import neuron_norms, neurons_of, stack_of
+from student.ranking import block_distances, least_needed
 from student.shrink import StudentSettings, layers_kept, shrink
 from teacher.build import build_teacher, default_dtype, load_tokenizer
 from teacher.device import DTYPES
@@ -110,17 +111,19 @@ def _with_layers_named(
 
 def _neurons(
     recipe: Recipe, teacher: SalmonnForConditionalGeneration, processor: SalmonnProcessor
-) -> list[Tensor] | None:
-    """The feed-forward neurons of each of the teacher's encoder layers that the student keeps; None: all."""
-    width, there = recipe.student.encoder_ffn, teacher.config.encoder_config.encoder_ffn_dim
-    if width is None or width == there:
-        return None
-    if width > there:
-        raise InputError(f"student.encoder_ffn: {width} neurons of {there} cannot be kept; name fewer")
+) -> dict[str, list[Tensor]]:
+    """By part, the feed-forward neurons of each of the teacher's layers that the student keeps; a part keeps all."""
+    widths = {}
+    for part, width in (("encoder", recipe.student.encoder_ffn), ("llm", recipe.student.llm_ffn)):
+        if width is None or width == (there := neurons_of(teacher, part)):
+            continue
+        if width > there:
+            raise InputError(f"student.{part}_ffn: {width} neurons of {there} cannot be kept; name fewer")
+        widths[part] = width
     if teacher.device.type == "meta":
-        return [torch.arange(width) for _ in teacher.encoder.layers]
-    norms = neuron_norms(teacher.eval(), _calibration(recipe, processor))
-    return [kept.sort().values for kept in norms.topk(width).indices]
+        return {part: [torch.arange(width) for _ in stack_of(teacher, part)] for part, width in widths.items()}
+    norms = neuron_norms(teacher.eval(), _calibration(recipe, processor), widths.keys()) if widths else {}
+    return {part: [kept.sort().values for kept in of.topk(widths[part]).indices] for part, of in norms.items()}
 
 
 def _calibration(recipe: Recipe, processor: SalmonnProcessor) -> Iterator[tuple[Batch, Tensor]]:

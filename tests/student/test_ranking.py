@@ -6,7 +6,7 @@ import torch
 from data.errors import InputError
 from distill.models.students import student_of
 from distill.recipe.reading import read_recipe
-from student.ranking import angles, block_distances, least_needed, neuron_norms
+from student.ranking import angles, block_distances, least_needed
 from teacher.model import supervised
 from teacher.processor import Clip
 
@@ -84,32 +84,3 @@ def test_clips_that_cannot_be_read_do_not_stop_the_ranking(tiny_recipe, tiny_tea
     soundfile.write(own_data / "sounds" / "train_0.wav", np.zeros(16_000), 16_000)  # silent
     ranked = ["student.layer_choice=ranked", "student.llm_layers=3", "student.calibration_clips=12"]
     assert student_of(read_recipe(tiny_recipe, ranked), *tiny_teacher).config.llm_config.num_hidden_layers == 3
-
-
-@torch.no_grad()
-def test_the_neurons_of_greatest_norm_stay(tiny_recipe, tiny_teacher, waves):
-    model, processor = tiny_teacher
-    batch = processor([Clip(wave, "transcribe", "press one") for wave in waves])
-    frames = [20, 90, 41]
-    found = neuron_norms(model, [(batch, torch.tensor(frames))] * 2)
-    hidden = torch.nn.functional.gelu(model.encoder.conv1(batch.features.mel_BMT[:1, :, :110]))
-    hidden = torch.nn.functional.gelu(model.encoder.conv2(hidden)).transpose(1, 2)
-    hidden = hidden + model.encoder.embed_positions.weight[: hidden.shape[1]]
-    first = model.encoder.layers[0]
-    hidden = hidden + first.self_attn(first.self_attn_layer_norm(hidden))[0]
-    active = first.activation_fn(first.fc1(first.final_layer_norm(hidden)))[0, :20]
-    alone = neuron_norms(model, [(batch, torch.tensor([20, 0, 0]))])
-    torch.testing.assert_close(alone[0].float(), active.norm(dim=0), atol=1e-4, rtol=1e-4)
-    parts = [neuron_norms(model, [(batch, torch.tensor(frames) * torch.eye(3).long()[i])]) for i in range(3)]
-    whole = 2 * sum(part.square() for part in parts)  # padding counts for nothing
-    torch.testing.assert_close(found.square(), whole, atol=1e-5, rtol=1e-5)
-
-    student = student_of(read_recipe(tiny_recipe, ["student.encoder_ffn=16"]), *tiny_teacher)
-    assert student.encoder.layers[0].fc2.weight.shape == (32, 16)
-    theirs = {tuple(row): number for number, row in enumerate(model.encoder.layers[1].fc1.weight.tolist())}
-    kept = [theirs[tuple(row)] for row in student.encoder.layers[0].fc1.weight.tolist()]
-    assert kept == sorted(kept)
-    everything = student_of(read_recipe(tiny_recipe, ["student.encoder_ffn=64"]), *tiny_teacher)
-    assert torch.equal(everything.encoder.layers[0].fc1.weight, model.encoder.layers[1].fc1.weight)
-    with pytest.raises(InputError, match="encoder_ffn: 65 neurons of 64 cannot be kept"):
-        student_of(read_recipe(tiny_recipe, ["student.encoder_ffn=65"]), *tiny_teacher)
