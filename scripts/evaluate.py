@@ -1,6 +1,6 @@
 """Scores the teacher or the student of a recipe on its held-out sets, and renews the recipe's report.
 
-python scripts/evaluate.py --model student [--config C] [--task asr,aac] [--split test|valid] [--limit N] [--json]
+python scripts/evaluate.py --model student [--config C] [--task SETS] [--split test|valid] [--limit N] [--json]
 python scripts/evaluate.py --model student --mode submission        # the challenge's CSVs instead of scores
 deepspeed scripts/evaluate.py --model student                       # on several devices
 """
@@ -17,13 +17,14 @@ from typing import get_args
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.errors import InputError, run_cli
+from data.kinds import KINDS, kind_of
 from data.ranks import launched_rank
 
 with redirect_stdout(sys.stderr):  # DeepSpeed says which device it found, as it is imported
     from distill.recipe.inputs import require_inputs
     from distill.recipe.reading import recipe_of, recipe_parser
     from distill.recipe.recipe import Recipe
-    from distill.recipe.test_sets import KINDS, Selection
+    from distill.recipe.test_sets import Selection
     from distill.report import print_table, write_report
     from distill.scoring.evaluation import evaluate, results_folder, submit
     from teacher.device import DTYPES, pick_device, prepare_process
@@ -37,7 +38,11 @@ def parsed():
     parser.add_argument("--model", choices=("teacher", "student"), required=True)
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="a model folder instead of the run's own")
     parser.add_argument("--quantise", choices=get_args(Quantisation), help="its LLM in fewer bits: a row of its own")
-    parser.add_argument("--task", default=",".join(KINDS), help="kinds of score, such as asr,aac (all)")
+    parser.add_argument(
+        "--task",
+        default=",".join(KINDS),
+        help="test sets by name, such as asr_speakers; a kind, asr or aac, for all of its sets (both kinds)",
+    )
     parser.add_argument("--split", choices=("test", "valid"), default="test", help="the test sets or the validation's")
     parser.add_argument(
         "--mode",
@@ -45,7 +50,7 @@ def parsed():
         default="score",
         help="score: against the references; submission: write the challenge's CSVs, without references",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="score only the first N clips of each kind")
+    parser.add_argument("--limit", type=int, metavar="N", help="score only the first N clips of each set")
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON, and all else to stderr")
     parser.add_argument("--local_rank", type=int, default=-1, help="set by the launcher")
     return parser.parse_args()
@@ -55,14 +60,14 @@ def selection_of(arguments) -> Selection:
     """What the arguments ask for.
 
     Raises:
-        InputError: A kind that is none, or a limit below 1.
+        InputError: A name that no test set can have, or a limit below 1.
     """
-    kinds = tuple(dict.fromkeys(kind.strip() for kind in arguments.task.split(",") if kind.strip()))
-    if not kinds or not set(kinds) <= set(KINDS):
-        raise InputError(f"--task {arguments.task}: give {' or '.join(KINDS)}, or both with a comma between")
+    names = tuple(dict.fromkeys(name.strip() for name in arguments.task.split(",") if name.strip()))
+    if not names or not all(map(kind_of, names)):
+        raise InputError(f"--task {arguments.task}: give {' or '.join(KINDS)}, or test sets, with commas between")
     if arguments.limit is not None and arguments.limit < 1:
         raise InputError(f"--limit {arguments.limit}: give the number of clips, 1 or more")
-    return Selection(kinds, arguments.split, arguments.limit, answers=arguments.mode == "score")
+    return Selection(names, arguments.split, arguments.limit, answers=arguments.mode == "score")
 
 
 def report(recipe: Recipe, selection: Selection, is_own_student: bool) -> None:

@@ -2,10 +2,11 @@
 
 python scripts/score.py --task asr --pairs FILE [--worst N] [--json]
 python scripts/score.py --task aac --pairs FILE [--protocol literature|nota-v1.1|nota-v1.0] [--json]
-python scripts/score.py --task asr|aac --hypotheses FILE.jsonl --annotation FILE.json [...]
+python scripts/score.py --task asr|aac|SET --hypotheses FILE.jsonl --annotation FILE.json [...]
 
 A file of pairs is JSON: {"refs": [...], "hyps": [...]}, in the same order; a caption's references may be a list of
-texts. A file of hypotheses has a line {"id": ..., "hypothesis": ...} for each clip, as scripts/evaluate.py writes it.
+texts. A file of hypotheses has a line {"id": ..., "hypothesis": ...} for each clip, as scripts/evaluate.py writes it;
+where it has the texts of several test sets of a kind, --task names one of them (asr_speakers).
 """
 
 import argparse
@@ -17,6 +18,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.errors import InputError, run_cli
+from data.kinds import FORM, kind_of
 from data.rows.manifest import read_manifest
 from data.strict_json import loads
 from distill.recipe.test_sets import grouped, of_kind
@@ -47,7 +49,9 @@ def read_pairs(path: Path) -> tuple[list, list[str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", choices=("asr", "aac"), required=True, help="word error rate, or caption metrics")
+    parser.add_argument(
+        "--task", required=True, help="asr: word error rate; aac: caption metrics; or a test set's name"
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--pairs", type=Path, metavar="FILE", help="references and hypotheses")
     source.add_argument("--hypotheses", type=Path, metavar="FILE", help="hypotheses by id; takes --annotation")
@@ -63,7 +67,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if (arguments.hypotheses is None) != (arguments.annotation is None):
         raise InputError("--hypotheses and --annotation go together: texts by id, and the test set with those ids")
-    other = {"asr": "protocol", "aac": "worst"}[arguments.task]
+    if (kind := kind_of(arguments.task)) is None:
+        raise InputError(f"--task {arguments.task}: give {FORM}")
+    other = {"asr": "protocol", "aac": "worst"}[kind]
     if getattr(arguments, other) is not None:
         raise InputError(f"--{other} is not for --task {arguments.task}; leave it out")
     if arguments.worst is not None and arguments.worst < 0:
@@ -71,10 +77,10 @@ def main() -> None:
     if arguments.pairs:
         refs, hyps = read_pairs(arguments.pairs)
     else:
-        rows = grouped(of_kind(read_manifest(arguments.annotation, sounds=False), arguments.task), arguments.task)
-        refs = [row.text if arguments.task == "asr" else list(row.references) or row.text for row in rows]
+        rows = grouped(of_kind(read_manifest(arguments.annotation, sounds=False), kind), kind)
+        refs = [row.text if kind == "asr" else list(row.references) or row.text for row in rows]
         hyps = hypotheses_for(arguments.hypotheses, rows, arguments.task)
-    if arguments.task == "asr":
+    if kind == "asr":
         if any(isinstance(ref, list) for ref in refs):
             raise InputError(f"{arguments.pairs}: a clip of speech has one reference, a text")
         score = score_asr(refs, hyps)

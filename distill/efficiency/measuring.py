@@ -19,6 +19,7 @@ from data.progress import Progress
 from distill.efficiency.timing import TTFT_PARTS
 from distill.models.loading import checkpoint_shown
 from distill.recipe.recipe import Recipe
+from distill.recipe.test_sets import speech_file
 
 HEADLINE_S = 10.0
 COMPARED = (
@@ -85,7 +86,7 @@ REFERENCE = Protocol("reference", warmup=10, runs=100, tokens=1, counts_features
 
 def sound_of(recipe: Recipe) -> Literal["speech", "noise"]:
     """Speech where the recipe's held-out recordings are on this machine."""
-    held_out = recipe.data.test.get("asr")
+    held_out = speech_file(recipe)
     return "speech" if held_out and resolve(held_out).is_file() else "noise"
 
 

@@ -27,7 +27,7 @@ from distill.efficiency.memory import forget_peak, peak_bytes, present_bytes
 from distill.models.loading import load_for_scoring, parameter_counts, part_bytes
 from distill.recipe.reading import read_recipe
 from distill.recipe.recipe import Recipe
-from distill.recipe.test_sets import Selection
+from distill.recipe.test_sets import speech_file, speech_rows
 from teacher.device import pick_device, prepare_process
 from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import Clip, SalmonnProcessor
@@ -141,20 +141,20 @@ class Subject:
         return asdict(run) | {"peak_memory_bytes": peak_bytes(self.model.device)}
 
     def _clips(self, seconds: float, batch: int, sound: str) -> list[Clip]:
-        """Clips of exactly so many seconds: the held-out recordings strung together, or white noise."""
+        """Clips of exactly so many seconds: recordings of the first speech set strung together, or white noise."""
         needed = round(seconds * SAMPLE_RATE)
         if sound == "noise":
             wave = np.random.default_rng(0).normal(scale=0.1, size=needed * batch).astype(np.float32)
         else:
             waves, have = [], 0
-            for row in Selection(("asr",), answers=False).rows(self.recipe)["asr"]:
+            for row in speech_rows(self.recipe):
                 with suppress(InputError):  # scoring says which clips cannot be heard
                     waves.append(load_clip(row))
                     have += len(waves[-1])
                 if have >= needed * batch:
                     break
             if not waves:
-                raise InputError(f"{self.recipe.data.test['asr']}: no clip of it can be heard; check the data's folder")
+                raise InputError(f"{speech_file(self.recipe)}: no clip of it can be heard; check the data's folder")
             wave = np.resize(np.concatenate(waves), needed * batch)
         wording = instruction(self.recipe.data.prompts, next(iter(self.recipe.data.prompts)))
         return [Clip(wave[i * needed : (i + 1) * needed], wording) for i in range(batch)]

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from data.kinds import FORM, kind_of
 from data.mixing import Mix
 from data.paths import resolve
 from data.prompts import Prompts
@@ -31,7 +32,10 @@ class DataSettings(Settings):
         20_000, ge=1, description="shards: rows that are shuffled and batched among each other, at least"
     )
     valid: tuple[str, ...] = Field((), description="rows watched during training")
-    test: dict[Literal["asr", "aac"], str] = Field(description="held-out annotation by kind of score: asr, aac")
+    test: dict[str, str] = Field(
+        description="held-out annotation by test set, in the order of the pages; a set is named by its kind of score, "
+        "asr or aac, and perhaps a name of its own: asr_speakers"
+    )
     prompts: Prompts = Field(
         description="each task's instructions, or a JSON file of them (data/prompts.json); the first in tests"
     )
@@ -41,6 +45,13 @@ class DataSettings(Settings):
     faults: FaultPolicies = FaultPolicies()
     scan: str | None = Field(None, description="what scan_data.py --out wrote of the training rows")
     limit: int | None = Field(None, ge=1, description="use only the first rows of each file (trials and tests)")
+
+    @field_validator("test")
+    @classmethod
+    def _named_by_kind(cls, test: dict[str, str]) -> dict[str, str]:
+        if wrong := [name for name in test if kind_of(name) is None]:
+            raise ValueError(f"no test set can be named '{wrong[0]}'; name it {FORM}")
+        return test
 
 
 class HypothesisSettings(Settings):

@@ -1,6 +1,4 @@
-"""Which rows are scored: by kind of score, those of its tasks, of the test sets or of the validation sets; each clip
-once.
-"""
+"""Which rows are scored: by test set, those of its kind, of the test files or of the validation's; each clip once."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,14 +7,12 @@ from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 from data.errors import InputError
+from data.kinds import KINDS, Kind, kind_of
 from data.rows.row import Row
 from distill.recipe.rows import read_held_out
 
 if TYPE_CHECKING:  # not loaded: scripts/score.py scores texts without a model's libraries
     from distill.recipe.recipe import Recipe
-
-Kind = Literal["asr", "aac"]
-KINDS: tuple[Kind, ...] = ("asr", "aac")
 
 
 @dataclass(frozen=True)
@@ -24,48 +20,74 @@ class Selection:
     """What of a recipe's held-out sets is scored.
 
     Attributes:
-        kinds: Kinds of score.
-        split: "test" or "valid".
-        limit: The first clips of each kind; None for all.
+        names: Test sets by their names; a kind stands for all of its sets.
+        split: "test" or "valid", whose sets have no names: there is one a kind.
+        limit: The first clips of each set; None for all.
         answers: Whether the rows must have texts to score against; in a submission they need none, and every row
             counts, also where several are of one clip.
     """
 
-    kinds: tuple[Kind, ...] = KINDS
+    names: tuple[str, ...] = KINDS
     split: Literal["test", "valid"] = "test"
     limit: int | None = None
     answers: bool = True
 
-    def files(self, recipe: "Recipe") -> list[str]:
-        """The annotation files to read."""
-        if self.split == "valid":
-            return list(recipe.data.valid)
-        return [path for kind, path in recipe.data.test.items() if kind in self.kinds]
-
-    def rows(self, recipe: "Recipe") -> dict[Kind, list[Row]]:
-        """The rows by kind; kinds without a row are left out.
+    def sets(self, recipe: "Recipe") -> dict[str, tuple[str, ...]]:
+        """The annotation files of each selected set, in the recipe's order.
 
         Raises:
-            InputError: A file is not as it should be, two of a kind share an id, or no row is left.
+            InputError: A name is of no set of the split.
         """
-        found: dict[Kind, list[Row]] = {}
+        every = dict.fromkeys(KINDS, recipe.data.valid)
+        if self.split == "test":
+            every = {name: (path,) for name, path in recipe.data.test.items()}
+        if unknown := [name for name in self.names if name not in every and name not in KINDS]:
+            raise InputError(f"the recipe has no {self.split} set {unknown[0]}; it has {', '.join(every) or 'none'}")
+        return {name: files for name, files in every.items() if {name, kind_of(name)} & set(self.names)}
+
+    def files(self, recipe: "Recipe") -> list[str]:
+        """The annotation files to read."""
+        return list(dict.fromkeys(chain(*self.sets(recipe).values())))
+
+    def rows(self, recipe: "Recipe") -> dict[str, list[Row]]:
+        """The rows by set; sets without a row of their kind are left out.
+
+        Raises:
+            InputError: A file is not as it should be, two of a set share an id, or no row is left.
+        """
+        found: dict[str, list[Row]] = {}
         tasks: dict[str, None] = {}
-        for kind in self.kinds:
-            files = recipe.data.valid if self.split == "valid" else filter(None, [recipe.data.test.get(kind)])
+        for name, files in self.sets(recipe).items():
             every = [row for path in files for row in read_held_out(recipe, path, texts=self.answers)]
             tasks |= {row.task: None for row in every}
-            rows = of_kind(every, kind)
+            rows = of_kind(every, kind_of(name))
             if self.answers:
-                rows = grouped(rows, kind)
+                rows = grouped(rows, kind_of(name))
             ids = Counter(row.id for row in rows)
-            if twice := next((name for name, count in ids.items() if count > 1), None):
+            if twice := next((row_id for row_id, count in ids.items() if count > 1), None):
                 raise InputError(f'id "{twice}" is in two of the {self.split} files; give each clip its own')
             if rows:
-                found[kind] = rows[: self.limit]
+                found[name] = rows[: self.limit]
         if not found:
             found_tasks = f" (their tasks: {', '.join(tasks)})" if tasks else ""
-            raise InputError(f"the recipe's {self.split} sets have no rows for {' or '.join(self.kinds)}{found_tasks}")
+            raise InputError(f"the recipe's {self.split} sets have no rows for {' or '.join(self.names)}{found_tasks}")
         return found
+
+
+def speech_file(recipe: "Recipe") -> str | None:
+    """The file of the recipe's first test set of speech; None where it has none."""
+    return next((path for name, path in recipe.data.test.items() if kind_of(name) == "asr"), None)
+
+
+def speech_rows(recipe: "Recipe") -> list[Row]:
+    """The rows of that file, to be heard: they need no texts.
+
+    Raises:
+        InputError: The recipe has none, or the file is not as it should be.
+    """
+    if (path := speech_file(recipe)) is None:
+        raise InputError("the recipe has no test set of speech; name one in data.test")
+    return of_kind(read_held_out(recipe, path, texts=False), "asr")
 
 
 def of_kind(rows: Sequence[Row], kind: Kind) -> list[Row]:

@@ -1,6 +1,7 @@
 """Scores one model of a recipe on held-out sets: hypotheses, WER, caption scores, sizes, times; or a submission."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import torch
 
 from data.hashing import hash_of
+from data.kinds import KINDS, kind_of, named, set_of
 from data.paths import written_whole
 from data.prompts import instruction
 from data.ranks import launched_rank, launched_world
@@ -16,7 +18,7 @@ from distill.efficiency.measuring import Measured
 from distill.efficiency.memory import empty_cache
 from distill.models.loading import checkpoint_shown, load_for_scoring, parameter_counts, part_bytes, student_folder
 from distill.recipe.recipe import Recipe
-from distill.recipe.test_sets import Kind, Selection
+from distill.recipe.test_sets import Selection
 from distill.scoring.captions import score_captions
 from distill.scoring.hypothesis_writer import HypothesisWriter
 from distill.scoring.speeds import measure_scored
@@ -33,7 +35,7 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class Written:
-    """What a model wrote for the rows of a kind that are scored.
+    """What a model wrote for the rows of a test set that are scored.
 
     Attributes:
         rows: The rows.
@@ -60,7 +62,7 @@ def evaluate(
     Hypotheses are written as they come; a restart does only what is missing, as long as the model, the data and the
     way of writing are the same. Under a launcher every process does its share. A text is the same whatever is missing,
     is limited or is shared (see `distill.scoring.writing`). A clip that cannot be heard counts as an empty text, and is
-    told. Scores of a kind that is not selected stay in metrics.json, if they are of the same model.
+    told. Scores of a set that is not selected stay in metrics.json, if they are of the same model.
 
     Args:
         recipe: The recipe.
@@ -81,16 +83,7 @@ def evaluate(
     if found is None:
         return None
     place = results_folder(recipe, selection) / about["model"]
-    metrics = _kept(place / "metrics.json", about)
-    for kind, written in found.items():
-        rows = written.rows
-        metrics[kind] = _score(kind, rows, written.texts) | _report_unreadable(kind, written)
-        metrics["examples"] = [entry for entry in metrics["examples"] if entry["kind"] != kind]
-        metrics["examples"] += [
-            {"kind": kind, "id": row.id, "task": row.task, "reference": row.text, "hypothesis": text}
-            | {"sound": str(row.path), "start_s": row.start_s, "end_s": row.end_s}
-            for row, text in list(zip(rows, written.texts, strict=True))[:: max(len(rows) // EXAMPLES, 1)][:EXAMPLES]
-        ]
+    metrics = _scored(found, _kept(place / "metrics.json", about), replace(selection, names=KINDS).sets(recipe))
     parts = parameter_counts(model)
     metrics |= {
         "parameters": sum(parts.values()),
@@ -114,7 +107,7 @@ def evaluate(
 def submit(
     recipe: Recipe, which: str, folder: Path | None, selection: Selection, quantise: str | None = None
 ) -> list[Path] | None:
-    """Writes `submission_<kind>.csv` for each board, beside the hypotheses that it is made of.
+    """Writes `submission_<set>.csv` for each board, beside the hypotheses that it is made of.
 
     Returns:
         The files; None in the processes that only helped.
@@ -123,15 +116,15 @@ def submit(
         InputError: As `evaluate`, or a row's testset_id is missing or of another form.
     """
     every = replace(selection, limit=None).rows(recipe)
-    ids = {kind: submission_ids(rows, f"the {kind} test set") for kind, rows in every.items()}  # before the work
+    ids = {name: submission_ids(rows, f"the {name} test set") for name, rows in every.items()}  # before the work
     found, about, _ = _written(recipe, Measured(which, quantise, folder), selection, every)
     if found is None:
         return None
     files = []
-    for kind, written in found.items():
-        _report_unreadable(kind, written)
-        files.append(results_folder(recipe, selection) / about["model"] / f"submission_{kind}.csv")
-        write_submission(files[-1], ids[kind][: selection.limit], written.texts)
+    for name, written in found.items():
+        _report_unreadable(name, written)
+        files.append(results_folder(recipe, selection) / about["model"] / f"submission_{name}.csv")
+        write_submission(files[-1], ids[name][: selection.limit], written.texts)
     return files
 
 
@@ -140,15 +133,35 @@ def results_folder(recipe: Recipe, selection: Selection) -> Path:
     return recipe.results_dir if selection.split == "test" else recipe.results_dir / selection.split
 
 
-def _score(kind: Kind, rows: list[Row], texts: list[str]) -> dict:
-    """The block of one kind in metrics.json; `data` is a hash of what was scored against."""
+def _scored(found: dict[str, Written], kept: dict, order: Iterable[str]) -> dict:
+    """The first part of metrics.json: what is kept with the blocks and examples of what is scored now, in order."""
+    order = list(order)
+    blocks = {name: kept[name] for name in order if name in kept}
+    examples = [entry for entry in kept["examples"] if set_of(entry) in order and set_of(entry) not in found]
+    for name, written in found.items():
+        blocks[name] = _score(name, written.rows, written.texts) | _report_unreadable(name, written)
+        pairs = list(zip(written.rows, written.texts, strict=True))
+        examples += [
+            {**named(name), "id": row.id, "task": row.task, "reference": row.text, "hypothesis": text}
+            | {"sound": str(row.path), "start_s": row.start_s, "end_s": row.end_s}
+            for row, text in pairs[:: max(len(pairs) // EXAMPLES, 1)][:EXAMPLES]
+        ]
+    examples.sort(key=lambda entry: order.index(set_of(entry)))
+    about = {key: entry for key, entry in kept.items() if kind_of(key) is None}
+    return about | {"examples": examples} | {name: blocks[name] for name in order if name in blocks}
+
+
+def _score(name: str, rows: list[Row], texts: list[str]) -> dict:
+    """The block of one test set in metrics.json; `data` is a hash of what was scored against."""
+    about = {"kind": kind_of(name)}
     data = {"data": hash_of([[row.id, row.text, row.references] for row in rows])[:16]}
-    if kind == "aac":
+    if kind_of(name) == "aac":
         score = score_captions([list(row.references) or [row.text] for row in rows], texts)
-        return score.summary() | data | {"corpora": sorted({row.corpus for row in rows})}
+        return about | score.summary() | data | {"corpora": sorted({row.corpus for row in rows})}
     score = score_asr([row.text for row in rows], texts)
     return (
-        score.summary()
+        about
+        | score.summary()
         | data
         | {
             "by_duration": score.by_duration([row.duration_s for row in rows]),
@@ -171,16 +184,16 @@ def _kept(path: Path, about: dict) -> dict:
         return shown
     if not isinstance(earlier, dict) or earlier.get("identity") != about["identity"]:
         return shown
-    return shown | {name: earlier[name] for name in ("asr", "aac", "examples") if name in earlier}
+    return shown | {key: entry for key, entry in earlier.items() if key == "examples" or kind_of(key)}
 
 
-def _report_unreadable(kind: Kind, written: Written) -> dict:
+def _report_unreadable(name: str, written: Written) -> dict:
     """Says which clips count as empty texts because they could not be heard; what metrics.json has of them."""
     lost = written.unreadable
     if lost:
         names = ", ".join(list(lost)[:_NAMED]) + (", ..." if len(lost) > _NAMED else "")
         print(
-            f"{kind}: {len(lost)} of {len(written.rows)} clips cannot be heard and count as empty texts: {names} "
+            f"{name}: {len(lost)} of {len(written.rows)} clips cannot be heard and count as empty texts: {names} "
             f"({next(iter(lost.values()))})",
             flush=True,
         )
@@ -188,17 +201,17 @@ def _report_unreadable(kind: Kind, written: Written) -> dict:
 
 
 def _written(
-    recipe: Recipe, what: Measured, selection: Selection, every: dict[Kind, list[Row]]
-) -> tuple[dict[Kind, Written] | None, dict, torch.nn.Module]:
+    recipe: Recipe, what: Measured, selection: Selection, every: dict[str, list[Row]]
+) -> tuple[dict[str, Written] | None, dict, torch.nn.Module]:
     """The hypotheses of the rows (None but in the first process), what wrote them, and the model."""
     limit, most = selection.limit, recipe.evaluation.max_unreadable
     # All that can be known is asked before the model is loaded.
     pairs = {
-        kind: [(row, instruction(recipe.data.prompts, row.task, question=row.question)) for row in rows]
-        for kind, rows in every.items()
+        name: [(row, instruction(recipe.data.prompts, row.task, question=row.question)) for row in rows]
+        for name, rows in every.items()
     }
-    for kind, rows in every.items():
-        require_readable(kind, faults_of_files(rows[:limit]), len(rows[:limit]), most)
+    for name, rows in every.items():
+        require_readable(name, faults_of_files(rows[:limit]), len(rows[:limit]), most)
     about = _about(recipe, what, selection)
     model, processor = load_for_scoring(recipe, what.which, about["folder"], what.quantise)
     rank, world = launched_rank(), launched_world()
@@ -207,16 +220,16 @@ def _written(
     path = results_folder(recipe, selection) / what.name / "hypotheses.jsonl"
     with HypothesisWriter(path, about["identity"], rank, world, torch.distributed.barrier) as writer:
         how = {"limit": limit, "max_unreadable": most, "rank": rank, "world": world}
-        for kind, of in pairs.items():
-            write_set(model, processor, writer, kind, of, recipe.generation, **how, label=f"{what.name}, {kind}")
+        for name, of in pairs.items():
+            write_set(model, processor, writer, name, of, recipe.generation, **how, label=f"{what.name}, {name}")
     if rank > 0:
         return None, about, model
     found = {
-        kind: Written(rows[:limit], writer.texts(kind, rows[:limit]), writer.faults(kind, rows[:limit]))
-        for kind, rows in every.items()
+        name: Written(rows[:limit], writer.texts(name, rows[:limit]), writer.faults(name, rows[:limit]))
+        for name, rows in every.items()
     }
-    for kind, written in found.items():
-        require_readable(kind, written.unreadable, len(written.rows), most)
+    for name, written in found.items():
+        require_readable(name, written.unreadable, len(written.rows), most)
     return found, about, model
 
 

@@ -1,8 +1,9 @@
 """hypotheses.jsonl: what a model wrote for a test set, a line a clip, appended as it comes.
 
-A line has `id`, `kind` (asr or aac), `task`, `reference`, `hypothesis`, `logp` (mean log-probability of its tokens),
-`seconds` (its share of the batch's time), `fault` where the clip cannot be heard, and two hashes: `identity` of the
-model and its way of writing, and `batch` of what was asked, with the rows beside it.
+A line has `id`, `kind` (asr or aac), `set` (the test set's name, where it is more than the kind), `task`, `reference`,
+`hypothesis`, `logp` (mean log-probability of its tokens), `seconds` (its share of the batch's time), `fault` where the
+clip cannot be heard, and two hashes: `identity` of the model and its way of writing, and `batch` of what was asked,
+with the rows beside it.
 """
 
 import json
@@ -10,10 +11,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from data.errors import InputError
+from data.kinds import set_of
 from data.rows.row import Row
 from data.strict_json import loads
 
-_KINDS = {"id": str, "hypothesis": str, "kind": str | None}
+_TYPES = {"id": str, "hypothesis": str, "kind": str | None, "set": str | None}
 
 
 def read_hypotheses(path: Path) -> list[dict]:
@@ -37,9 +39,9 @@ def read_hypotheses(path: Path) -> list[dict]:
             entry = None
         except ValueError as error:
             raise InputError(f"{path}, line {number}: {error}; mend it") from error
-        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), of) for key, of in _KINDS.items()):
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), of) for key, of in _TYPES.items()):
             raise InputError(f'{path}, line {number}: must be {{"id": "...", "hypothesis": "..."}}; mend it')
-        key = entry.get("kind"), entry["id"]
+        key = set_of(entry), entry["id"]
         if key in places:
             raise InputError(
                 f'{path}, line {number}: id "{entry["id"]}" is in line {places[key]} already; keep one of the two'
@@ -49,15 +51,24 @@ def read_hypotheses(path: Path) -> list[dict]:
     return entries
 
 
-def hypotheses_for(path: Path, rows: Sequence[Row], kind: str) -> list[str]:
+def hypotheses_for(path: Path, rows: Sequence[Row], name: str) -> list[str]:
     """The hypotheses of a file in the order of the rows that they are for.
+
+    Args:
+        path: The file.
+        rows: Of the test set.
+        name: The test set's; lines that name none are taken for its own.
 
     Raises:
         InputError: As `read_hypotheses`; or a row has two or none, or one is for no row: they are of another split.
     """
+    lines = read_hypotheses(path)
+    others = dict.fromkeys(set_of(line) for line in lines)
+    if lines and name not in others and None not in others:
+        raise InputError(f"{path}: no texts of the set {name}; give --task one that it has: {', '.join(others)}")
     texts = {}
-    for line in read_hypotheses(path):
-        if line.get("kind") not in (kind, None):
+    for line in lines:
+        if set_of(line) not in (name, None):
             continue
         if line["id"] in texts:
             raise InputError(f'{path}: id "{line["id"]}" is there with a kind and without one; keep one of the two')

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from data.kinds import named, set_of
 from data.paths import written_whole
 from data.rows.row import Row
 from teacher.hypotheses import Hypothesis
@@ -50,21 +51,21 @@ class HypothesisWriter:
         if self.rank == 0:
             self._gather(self._read())
 
-    def has(self, kind: str, rows: Sequence[Row], batch: str) -> bool:
+    def has(self, name: str, rows: Sequence[Row], batch: str) -> bool:
         """Whether the texts of all rows are there, written in this batch."""
-        return all(self._written.get((kind, row.id), {}).get("batch") == batch for row in rows)
+        return all(self._written.get((name, row.id), {}).get("batch") == batch for row in rows)
 
-    def append(self, kind: str, out: Hypothesis, batch: str) -> None:
+    def append(self, name: str, out: Hypothesis, batch: str) -> None:
         """Writes one line, at once.
 
         Args:
-            kind: Of score.
+            name: The test set's.
             out: The text.
             batch: A hash of the batch that it was written in.
         """
         entry = {
             "id": out.row.id,
-            "kind": kind,
+            **named(name),
             "task": out.row.task,
             "reference": out.row.text,
             "hypothesis": out.text,
@@ -77,13 +78,13 @@ class HypothesisWriter:
         self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
         self._file.flush()
 
-    def texts(self, kind: str, rows: Sequence[Row]) -> list[str]:
+    def texts(self, name: str, rows: Sequence[Row]) -> list[str]:
         """The hypotheses of the rows, in the first process and after the context."""
-        return [self._written[kind, row.id]["hypothesis"] for row in rows]
+        return [self._written[name, row.id]["hypothesis"] for row in rows]
 
-    def faults(self, kind: str, rows: Sequence[Row]) -> dict[str, str]:
+    def faults(self, name: str, rows: Sequence[Row]) -> dict[str, str]:
         """Why clips of the rows could not be heard, by id: what was known on entering, and after the context all."""
-        written = {row.id: self._written.get((kind, row.id), {}) for row in rows}
+        written = {row.id: self._written.get((name, row.id), {}) for row in rows}
         return {row_id: entry["fault"] for row_id, entry in written.items() if "fault" in entry}
 
     def _parts(self) -> list[Path]:
@@ -91,13 +92,13 @@ class HypothesisWriter:
         return sorted(path for path in beside if path.suffixes[-2][1:].isdecimal())
 
     def _read(self) -> dict[tuple[str, str], bytes]:
-        """The lines of this identity by kind and id, the later one of two; what is no line of ours does not count."""
+        """The lines of this identity by test set and id, the later one of two; what is none of ours does not count."""
         lines = {}
         for path in [self.path, *self._parts()]:
             for line in path.read_bytes().split(b"\n") if path.is_file() else ():
                 if (entry := _entry(line)).get("identity") == self.identity:
-                    lines[entry["kind"], entry["id"]] = line
-                    self._written[entry["kind"], entry["id"]] = entry
+                    lines[set_of(entry), entry["id"]] = line
+                    self._written[set_of(entry), entry["id"]] = entry
         return lines
 
     def _gather(self, lines: dict[tuple[str, str], bytes]) -> None:
@@ -113,4 +114,5 @@ def _entry(line: bytes) -> dict:
         entry = json.loads(line.decode())
     except ValueError:
         return {}
-    return entry if isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in _KEYS) else {}
+    is_ours = isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in _KEYS)
+    return entry if is_ours and isinstance(entry.get("set", ""), str) else {}

@@ -22,7 +22,22 @@ MAX_CHARACTERS = 20_000
 
 @dataclass(frozen=True)
 class AsrScore:
-    """Word and character errors over a test set; `clip_errors` and `clip_words` are in the order of the clips."""
+    """Word and character errors over a test set.
+
+    A text that does not end, or is made up, can count more errors than its clip has words. The figures from
+    `overgenerated_clips` on tell how much of the WER that is; none of them changes `wer`.
+
+    Attributes:
+        wer: `errors` over `ref_words`, by the protocol of the reference; `wer_low`, `wer_high`: its 95% interval.
+        cer: `char_errors` over `ref_chars`.
+        overgenerated_clips: Clips whose hypothesis has more words than the reference.
+        overgenerated_words: Words beyond the reference's length, over all clips: the sum of max(0, words of the
+            hypothesis - words of the reference). Insertions are at least as many.
+        overgeneration_rate: `overgenerated_words` over `ref_words`.
+        capped_errors: Errors where each clip counts at most as many as its reference has words.
+        capped_wer: `capped_errors` over `ref_words`: the WER without run-on, never above 1 nor above `wer`.
+        clip_errors: Of each clip, in order; `clip_words`: words of its reference.
+    """
 
     wer: float
     wer_low: float
@@ -35,6 +50,11 @@ class AsrScore:
     cer: float
     char_errors: int
     ref_chars: int
+    overgenerated_clips: int
+    overgenerated_words: int
+    overgeneration_rate: float
+    capped_errors: int
+    capped_wer: float
     clip_errors: tuple[int, ...]
     clip_words: tuple[int, ...]
 
@@ -105,7 +125,9 @@ def score_asr(
         raise InputError("scoring: no reference has a word after normalisation, so there is no word error rate")
     by_word, by_character = jiwer.process_words(wanted, written), jiwer.process_characters(wanted, written)
     words = [len(text.split()) for text in wanted]
+    beyond = [max(0, len(text.split()) - count) for text, count in zip(written, words, strict=True)]
     errors = [sum(_chunk_errors(chunk) for chunk in clip) for clip in by_word.alignments]
+    capped = sum(map(min, errors, words))
     errors_N, words_N = np.asarray(errors), np.asarray(words)
 
     def rate(picks_BN: np.ndarray) -> np.ndarray:
@@ -127,6 +149,11 @@ def score_asr(
         cer=char_errors / ref_chars,
         char_errors=char_errors,
         ref_chars=ref_chars,
+        overgenerated_clips=sum(count > 0 for count in beyond),
+        overgenerated_words=sum(beyond),
+        overgeneration_rate=sum(beyond) / sum(words),
+        capped_errors=capped,
+        capped_wer=capped / sum(words),
         clip_errors=tuple(errors),
         clip_words=tuple(words),
     )

@@ -17,7 +17,6 @@ from data.progress import Progress
 from data.rows.row import Row
 from data.sound.audio import load_clip
 from data.sound.headers import fingerprint, read_headers
-from distill.recipe.test_sets import Kind
 from distill.scoring.hypothesis_writer import HypothesisWriter
 from teacher.hypotheses import GenerationSettings, write_batch
 from teacher.model import SalmonnForConditionalGeneration
@@ -53,7 +52,7 @@ def write_set(
     model: SalmonnForConditionalGeneration,
     processor: SalmonnProcessor,
     writer: HypothesisWriter,
-    kind: Kind,
+    name: str,
     pairs: Sequence[tuple[Row, str]],
     settings: GenerationSettings,
     *,
@@ -71,7 +70,7 @@ def write_set(
         model: In evaluation mode, on its device.
         processor: The model's.
         writer: Takes the texts, and knows those of earlier runs.
-        kind: The set's kind of score.
+        name: The test set's.
         pairs: All its rows, with the wording of their instruction.
         settings: Beams and caps.
         limit: The first rows, whose texts are wanted; all if not given.
@@ -87,25 +86,25 @@ def write_set(
     wanted = [batch for batch in fixed_batches(seconds) if min(batch) < (limit or len(pairs))]
     # The longest come first, so that dealing them out balances the ranks.
     share = sorted(wanted, key=lambda batch: -seconds[batch[0]])[rank::world]
-    todo = [batch for batch in share if not _is_written(writer, kind, [pairs[i][0] for i in batch])]
+    todo = [batch for batch in share if not _is_written(writer, name, [pairs[i][0] for i in batch])]
     progress = Progress(label, sum(map(len, todo)), seconds=sum(seconds[batch].sum() for batch in todo), quiet=rank > 0)
     faults: dict[str, str] = {}
     for indices in todo:
         batch = [pairs[i] for i in indices]
         key = batch_hash([row for row, _ in batch])
         for hypothesis in write_batch(model, processor, batch, settings):
-            writer.append(kind, hypothesis, key)
+            writer.append(name, hypothesis, key)
             if hypothesis.fault:
                 faults[hypothesis.row.id] = hypothesis.fault
-        require_readable(kind, faults, len(pairs), max_unreadable)
+        require_readable(name, faults, len(pairs), max_unreadable)
         progress.add(len(indices), seconds[indices].sum())
 
 
-def require_readable(kind: Kind, faults: dict[str, str], clips: int, max_unreadable: float) -> None:
+def require_readable(name: str, faults: dict[str, str], clips: int, max_unreadable: float) -> None:
     """Refuses a set of which too much cannot be heard: most likely its folder is another one.
 
     Args:
-        kind: Its kind of score.
+        name: The test set's.
         faults: What is wrong with those clips that cannot be heard, by id.
         clips: How many it has.
         max_unreadable: The share of them that is taken for empty texts; three always are, but at 0.
@@ -116,7 +115,7 @@ def require_readable(kind: Kind, faults: dict[str, str], clips: int, max_unreada
     allowed = max(max_unreadable * clips, _TOLERATED) if max_unreadable else 0
     if faults and len(faults) > min(allowed, clips - 1):
         raise InputError(
-            f"the {kind} set: {len(faults)} of {clips} clips cannot be heard, more than evaluation.max_unreadable "
+            f"the {name} set: {len(faults)} of {clips} clips cannot be heard, more than evaluation.max_unreadable "
             f"({max_unreadable:g}) allows; fetch them again, or name the right folder; the first: "
             f"{next(iter(faults.values()))}"
         )
@@ -151,9 +150,9 @@ def _fingerprint(row: Row) -> str:
         return ""
 
 
-def _is_written(writer: HypothesisWriter, kind: Kind, rows: Sequence[Row]) -> bool:
+def _is_written(writer: HypothesisWriter, name: str, rows: Sequence[Row]) -> bool:
     """Whether a batch's texts are there, and its clips that could not be heard still cannot be."""
-    if not writer.has(kind, rows, batch_hash(rows)):
+    if not writer.has(name, rows, batch_hash(rows)):
         return False
-    faults = writer.faults(kind, rows)
+    faults = writer.faults(name, rows)
     return all(fault_of_clip(row) for row in rows if row.id in faults)

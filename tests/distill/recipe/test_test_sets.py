@@ -38,7 +38,7 @@ def test_a_set_is_scored_on_the_rows_of_its_task(tiny_recipe, own_data, split):
     assert len(Selection(split=split, limit=1).rows(recipe)["asr"]) == 1
     write(own_data / "test_asr.json", gender)
     with pytest.raises(InputError, match=r"test sets have no rows for asr \(their tasks: gender_recognition\)"):
-        Selection(kinds=("asr",)).rows(recipe)
+        Selection(names=("asr",)).rows(recipe)
 
 
 @pytest.mark.parametrize("split", ["test", "valid"])
@@ -48,7 +48,7 @@ def test_clips_are_heard_as_the_recipe_says(tiny_recipe, own_data, split):
         folder = write(own_data / f"{name}.json", {"path": "sounds/stereo.wav"}, {"path": "sounds/gone.wav"})
     soundfile.write(folder / "stereo.wav", [[a, b] for a, b in zip(left, right, strict=True)], 16_000, subtype="FLOAT")
     for mono, expected in (("first", left), ("mix", (left + right) / 2)):
-        rows = Selection(kinds=("asr",), split=split).rows(read_recipe(tiny_recipe, [f"data.mono={mono}"]))["asr"]
+        rows = Selection(names=("asr",), split=split).rows(read_recipe(tiny_recipe, [f"data.mono={mono}"]))["asr"]
         assert load_clip(rows[0]) == pytest.approx(expected, abs=1e-6)
         assert {row.mono for row in rows} == {mono}
 
@@ -91,7 +91,7 @@ def test_equal_references_are_as_many_as_the_clip_has(tiny_recipe, own_data):
     def references(*rows):
         write(own_data / "test_aac.json", *({"task": "audiocaption"} | row for row in rows))
         recipe = read_recipe(tiny_recipe, [f"data.test.aac={own_data}/test_aac.json"])
-        return [row.references for row in Selection(kinds=("aac",)).rows(recipe)["aac"]]
+        return [row.references for row in Selection(names=("aac",)).rows(recipe)["aac"]]
 
     texts = ["rain falls", "a dog barks", "rain falls"]
     assert references(*({"text": text} for text in texts)) == [tuple(texts)]

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers.models.whisper.english_normalizer import EnglishTextNormalizer as TransformersNormalizer
 from whisper_normalizer.english import EnglishSpellingNormalizer, EnglishTextNormalizer
@@ -105,6 +105,29 @@ def test_errors_are_the_edit_distance_clip_by_clip(clips):
     assert score.char_errors == sum(edit_distance(*pair) for pair in zip(wanted, written, strict=True))
     assert score.cer == score.char_errors / sum(map(len, wanted))
     assert score_asr(references, references, bootstrap=20).wer == 0
+
+
+@given(pairs)
+@settings(deadline=None)
+def test_words_beyond_the_reference_are_counted_apart(clips):
+    references, hypotheses = zip(*clips, strict=True)
+    assume(any(asr_words(text) for text in references))
+    score = score_asr(references, hypotheses, bootstrap=20)
+    beyond = [max(0, len(asr_words(h)) - len(asr_words(r))) for r, h in clips]
+    assert score.overgenerated_clips == sum(map(bool, beyond)) and score.overgenerated_words == sum(beyond)
+    assert score.overgeneration_rate == sum(beyond) / score.ref_words
+    assert score.overgenerated_words <= score.insertions
+    assert score.capped_errors == sum(
+        min(edit_distance(asr_words(r), asr_words(h)), len(asr_words(r))) for r, h in clips
+    )
+    assert score.capped_wer == score.capped_errors / score.ref_words <= min(score.wer, 1)
+
+
+def test_a_text_that_does_not_end_counts_no_more_than_its_clip_in_the_capped_rate():
+    score = score_asr(["a dog barks", "rain falls", "[noise]"], ["a dog barks " * 21, "rain fall", "two cats"])
+    assert (score.errors, score.ref_words) == (60 + 1 + 2, 5)
+    assert (score.overgenerated_clips, score.overgenerated_words, score.overgeneration_rate) == (2, 62, 62 / 5)
+    assert (score.capped_errors, score.capped_wer) == (3 + 1, 4 / 5)
 
 
 def test_an_empty_hypothesis_is_all_deletions_and_an_empty_reference_all_insertions():
