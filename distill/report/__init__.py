@@ -113,6 +113,6 @@ def _metrics(runs: Sequence[Run]) -> dict:
 
 def _portable(block: dict) -> dict:
     """A model's metrics without what means something on this machine alone."""
-    kept = ("kind", "id", "task", "reference", "hypothesis")
+    kept = ("kind", "set", "id", "task", "reference", "hypothesis")
     examples = [{key: row[key] for key in kept if key in row} for row in block.get("examples", ())]
     return block | ({"examples": examples} if examples else {})

@@ -1,11 +1,12 @@
 """The form of what a model's metrics.json says, as far as a page is made of it; its numbers are looked up by key."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from data.errors import InputError
+from data.kinds import kind_of
 
 
 class _Form(BaseModel):
@@ -26,6 +27,7 @@ class _Clip(_Form):
 
 
 class _Speech(_Form):
+    kind: Literal["asr"] = "asr"
     data: str = ""
     by_duration: dict[Annotated[str, Field(pattern=r"^(over )?[0-9]{1,9} ")], _Group] = {}
     by_corpus: dict[str, _Group] = {}
@@ -33,11 +35,14 @@ class _Speech(_Form):
 
 
 class _Captions(_Form):
+    kind: Literal["aac"] = "aac"
     data: str = ""
     not_computed: dict[str, str] = {}
 
 
 class _Example(_Form):
+    kind: str | None = None
+    set: str | None = None
     id: str
     task: str
     reference: str | list[str] = Field(min_length=1)
@@ -64,8 +69,6 @@ class _Metrics(_Form):
     device: str | None = None
     threads: int | None = None
     data: str | None = None
-    asr: _Speech = _Speech()
-    aac: _Captions = _Captions()
     examples: list[_Example] = []
     measured: _Measured | None = None
 
@@ -76,8 +79,9 @@ def require_form(path: Path, metrics: dict) -> dict:
     Raises:
         InputError: A value is of another kind than commands write there; names the file and the key.
     """
+    sets = {name: ({"asr": _Speech, "aac": _Captions}[kind], ...) for name in metrics if (kind := kind_of(name))}
     try:
-        _Metrics.model_validate(metrics)
+        create_model("Metrics", __base__=_Metrics, **sets).model_validate(metrics)
     except ValidationError as error:
         fault = error.errors()[0]
         key = ".".join(map(str, fault["loc"]))

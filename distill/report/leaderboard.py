@@ -4,12 +4,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from data.kinds import KINDS, Kind, kind_of
 from distill.report.measured import COST_KEYS, comparable, conditions, measured_at
 from distill.report.runs import Run
+from distill.report.sets import sets_in, sets_of, titled
 from distill.report.table import MISSING, is_number, value
 
-CHALLENGE_WEIGHTS = {"asr.wer": 1, "aac": 1, "peak_memory_bytes": 2, "ttft_s": 1, "tpot_s": 1}
-"""Of the ranks that are added up; the challenge's weight of latency, 2, is shared by TTFT and TPOT."""
+CHALLENGE_WEIGHTS = {"asr": 1, "aac": 1, "peak_memory_bytes": 2, "ttft_s": 1, "tpot_s": 1}
+"""Of the ranks that are added up; the challenge's weight of latency, 2, is shared by TTFT and TPOT.
+A kind of score stands for the page's first test set of it."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Column:
-    """A figure: its name, its dotted key, the unit that it is shown in, digits after the point."""
+    """A figure: its name, its dotted key, the unit that it is shown in, digits after the point; a score's test set."""
 
     label: str
     key: str
     unit: float = 1
     digits: int = 1
     higher_is_better: bool = False
+    of_set: str = ""
 
 
 def entries(runs: Sequence[Run]) -> list[Entry]:
@@ -63,14 +67,40 @@ def entries(runs: Sequence[Run]) -> list[Entry]:
     return found
 
 
-def columns(lines: Sequence[Entry]) -> list[Column]:
-    """The figures shown: SPIDEr where every captioned line has it, else CIDEr-D under its own name."""
-    captioned = [line.block for line in lines if value(line.block, "aac.cider_d") is not None]
-    spider = captioned and all(value(block, "aac.spider") is not None for block in captioned)
-    captions = ("SPIDEr", "aac.spider") if spider else ("CIDEr-D", "aac.cider_d")
+def scores(lines: Sequence[Entry]) -> list[Column]:
+    """A figure for each test set in the recipe's order; of a kind that no line was scored on, an empty one."""
+    names = sets_of(line.block for line in lines)
+    if not any(kind_of(name) == "asr" for name in names):
+        names.insert(0, "asr")
+    if not any(kind_of(name) == "aac" for name in names):
+        names.append("aac")
+    title, key = _captions_by(lines)
     return [
-        Column("WER, %", "asr.wer", 0.01),
-        Column(*captions, digits=2, higher_is_better=True),
+        Column(f"{titled('WER', name)}, %", f"{name}.wer", 0.01, of_set=name)
+        if kind_of(name) == "asr"
+        else Column(titled(title, name), f"{name}.{key}", digits=2, higher_is_better=True, of_set=name)
+        for name in names
+    ]
+
+
+def _captions_by(lines: Sequence[Entry]) -> tuple[str, str]:
+    """The captions' figure: SPIDEr where all that was captioned has it, else CIDEr-D under its own name."""
+    captioned = [line.block[name] for line in lines for name in sets_in(line.block, "aac")]
+    captioned = [of for of in captioned if value(of, "cider_d") is not None]
+    spider = captioned and all(value(of, "spider") is not None for of in captioned)
+    return ("SPIDEr", "spider") if spider else ("CIDEr-D", "cider_d")
+
+
+def ranked_by(lines: Sequence[Entry]) -> dict[Kind, Column]:
+    """The scores that count in the ranking: of the first test set of each kind."""
+    shown = scores(lines)
+    return {kind: next(column for column in shown if kind_of(column.of_set) == kind) for kind in KINDS}
+
+
+def columns(lines: Sequence[Entry]) -> list[Column]:
+    """The figures shown: scores, then what they cost."""
+    return [
+        *scores(lines),
         Column("size, MB", "weight_bytes", 1e6),
         Column("memory, MiB", "peak_memory_bytes", 2**20),
         Column("TTFT, ms", "ttft_s", 1e-3),
@@ -99,15 +129,19 @@ def cells(entry: Entry, shown: Sequence[Column], rank_sum: int | None) -> list[s
 def rank_sums(lines: Sequence[Entry]) -> list[int | None]:
     """The challenge's rule: ranks by WER, captions, memory and latency, weighed and added up; the least wins.
 
+    Of several test sets of a kind the first counts.
+
     Ranks are among the lines that have all figures, on the same clips, memory and times measured in the same way; a
     rank is one more than the number of lines that are better. None where a figure is missing, or a line has no rival.
     """
-    captions = columns(lines)[1].key
-    keys = {captions if key == "aac" else key: weight for key, weight in CHALLENGE_WEIGHTS.items()}
+    first = ranked_by(lines)
+    captions = first["aac"].key
+    keys = {first[key].key if key in first else key: weight for key, weight in CHALLENGE_WEIGHTS.items()}
+    names = [column.of_set for column in first.values()]
     ranked = [i for i, line in enumerate(lines) if all(value(line.block, key) is not None for key in keys)]
     sums: list[int | None] = [None] * len(lines)
     for i in ranked:
-        rivals = [j for j in ranked if _arena(lines[j].block) == _arena(lines[i].block)]
+        rivals = [j for j in ranked if _arena(lines[j].block, names) == _arena(lines[i].block, names)]
         if len(rivals) < 2:
             continue
         sums[i] = 0
@@ -136,8 +170,10 @@ def notes(lines: Sequence[Entry]) -> list[str]:
     for line in lines:
         if line.is_teacher or not line.teacher:
             continue
-        for kind, what in (("asr", "speech clips"), ("aac", "captioned clips")):
-            own, baseline = (block.get(kind, {}) for block in (line.block, line.teacher))
+        for name in sets_of((line.teacher, line.block)):
+            what = {"asr": "speech clips", "aac": "captioned clips"}[kind_of(name)]
+            what += "" if name in KINDS else f" of {name}"
+            own, baseline = (block.get(name, {}) for block in (line.block, line.teacher))
             if own and baseline and own.get("clips") != baseline.get("clips"):
                 counts = f"{baseline.get('clips')} {what}, the {line.label} on {own.get('clips')}"
                 found.append(f"the teacher was scored on {counts}")
@@ -162,10 +198,11 @@ def notes(lines: Sequence[Entry]) -> list[str]:
 
 def _same(block: dict) -> tuple:
     """What tells one teacher's scores from another's."""
-    data = [block.get(kind, {}).get("data") for kind in ("asr", "aac")]
+    data = sorted((name, data) for name in sets_in(block) if (data := block[name].get("data")))
     return (block.get("checkpoint"), block.get("dtype"), block.get("device"), block.get("data"), *data)
 
 
-def _arena(block: dict) -> tuple:
-    asr, aac = (block.get(kind, {}) for kind in ("asr", "aac"))
-    return (asr.get("clips"), asr.get("data"), aac.get("clips"), aac.get("data"), *conditions(block))
+def _arena(block: dict, names: Sequence[str]) -> tuple:
+    """Which clips a line was scored on, and how it was measured."""
+    sets = (block.get(name, {}) for name in names)
+    return (*((of.get("clips"), of.get("data")) for of in sets), *conditions(block))

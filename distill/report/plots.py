@@ -10,9 +10,10 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from distill.report.leaderboard import Column, Entry, columns
+from distill.report.leaderboard import Column, Entry, scores
 from distill.report.published import SYSTEMS, WHERE, same_speech
 from distill.report.runs import Run
+from distill.report.sets import titled
 from distill.report.table import value
 
 COSTS = [("peak_memory_bytes", 2**20, "peak memory, MiB"), ("ttft_s", 1e-3, "TTFT, ms"), ("tpot_s", 1e-3, "TPOT, ms")]
@@ -26,8 +27,7 @@ def draw_pareto(lines: Sequence[Entry], path: Path) -> None:
     Published systems stand on the same axes where a model was scored on their clips.
     """
     styles = _styles(line.label for line in lines)
-    wer, captions = columns(lines)[:2]
-    shown = [column for column in (wer, captions) if any(value(line.block, column.key) is not None for line in lines)]
+    shown = [column for column in scores(lines) if any(value(line.block, column.key) is not None for line in lines)]
     figure = Figure(figsize=(11, 0.6 + 3.2 * len(shown) + _legend_height(styles)), layout="constrained")
     axes = figure.subplots(len(shown), len(COSTS), squeeze=False)
     for column, row in zip(shown, axes, strict=True):
@@ -77,22 +77,26 @@ def draw_losses(runs: Sequence[Run], path: Path) -> None:
     figure.savefig(path, format="png", dpi=130)
 
 
-def draw_durations(lines: Sequence[Entry], path: Path) -> None:
-    """WER of each class of clip length."""
-    styles = _styles(line.label for line in lines)
-    classes = list(dict.fromkeys(name for line in lines for name in line.block["asr"]["by_duration"]))
+def draw_durations(timed: dict[str, Sequence[Entry]], path: Path) -> None:
+    """WER of each class of clip length, of the lines of each test set."""
+    styles = _styles(dict.fromkeys(line.label for lines in timed.values() for line in lines))
+    figure = Figure(figsize=(11, 0.4 + 3.2 * len(timed) + _legend_height(styles)), layout="constrained")
+    for axes, (name, lines) in zip(figure.subplots(len(timed), squeeze=False)[:, 0], timed.items(), strict=True):
+        _durations(axes, lines, name, styles)
+        _finish(axes, "clip length", f"{titled('WER', name)}, % (lower is better)", from_zero=False)
+        axes.set_ylim(0)
+    _legend(figure)
+    figure.savefig(path, format="png", dpi=130)
+
+
+def _durations(axes: Axes, lines: Sequence[Entry], of_set: str, styles: dict) -> None:
+    classes = list(dict.fromkeys(name for line in lines for name in line.block[of_set]["by_duration"]))
     classes.sort(key=lambda name: int(name.removeprefix("over ").split()[0]) + 0.5 * name.startswith("over"))
-    figure = Figure(figsize=(11, 3.6 + _legend_height(styles)), layout="constrained")
-    axes = figure.subplots()
     for line in lines:
-        found = {name: value(line.block["asr"]["by_duration"], f"{name}.wer") for name in classes}
+        found = {name: value(line.block[of_set]["by_duration"], f"{name}.wer") for name in classes}
         points = [(place, 100 * found[name]) for place, name in enumerate(classes) if found[name] is not None]
         axes.plot(*zip(*points, strict=True), "o-", **styles[line.label])
     axes.set_xticks(range(len(classes)), classes)
-    _finish(axes, "clip length", "WER, % (lower is better)", from_zero=False)
-    axes.set_ylim(0)
-    _legend(figure)
-    figure.savefig(path, format="png", dpi=130)
 
 
 def _cost(axes: Axes, lines: Sequence[Entry], styles: dict, column: Column, key: str, unit: float) -> None:
@@ -118,7 +122,7 @@ def _cost(axes: Axes, lines: Sequence[Entry], styles: dict, column: Column, key:
 
 
 def _published_points(lines: Sequence[Entry], column: Column, key: str) -> tuple[list[float], list[float]] | None:
-    if column.key != "asr.wer" or not any(same_speech(line.block) for line in lines):
+    if column.higher_is_better or not any(same_speech(line.block.get(column.of_set, {})) for line in lines):
         return None
     name, unit = {"peak_memory_bytes": ("memory_gib", 2**-10)}.get(key, (key, 1e-3))
     found = [(getattr(of, name) / unit, 100 * of.wer) for of in SYSTEMS if getattr(of, name) is not None]

@@ -49,11 +49,10 @@ SYSTEMS = [
 ]
 
 
-def same_speech(block: dict) -> bool:
-    """Whether a model's WER is of the clips that the published systems were scored on.
+def same_speech(scored: dict) -> bool:
+    """Whether a test set of speech is of the clips that the published systems were scored on, by a model's block of it.
 
     (Their caption scores are ours under no name, whatever the clips.)
     """
-    scored = block.get("asr", {})
     corpora = [name.lower() for name in scored.get("by_corpus", {})]
     return scored.get("clips") == SPEECH_CLIPS and bool(corpora) and all("librispeech" in name for name in corpora)

@@ -9,12 +9,11 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from data.errors import InputError
+from data.kinds import kind_of
 from distill.report.blocks import Block, Heading, Items, Table, Text
 from distill.report.runs import Run, read_metrics, read_run, run_of, runs_reported
+from distill.report.sets import sets_of, titled
 from distill.report.table import MISSING, value
-
-# Name, key in metrics.json, factor to the shown unit, digits.
-METRICS = [("WER, %", "asr.wer", 100, 1), ("CIDEr-D", "aac.cider_d", 1, 3)]
 
 
 @dataclass(frozen=True)
@@ -111,9 +110,18 @@ def _metrics(run: Run | None) -> dict:
     return run.models["student"] | {"validation": {row["set"]: row for row in run.validation}}
 
 
+def _of_set(name: str) -> tuple[str, str, float, int]:
+    """The figure of a test set: its name, key in metrics.json, factor to the shown unit, digits."""
+    if kind_of(name) == "asr":
+        return f"{titled('WER', name)}, %", f"{name}.wer", 100, 1
+    return titled("CIDEr-D", name), f"{name}.cider_d", 1, 3
+
+
 def _shown_metrics(metrics: dict[str, list[dict]]) -> list[tuple[str, str, float, int]]:
+    """The figures that a run has, as `_of_set` gives them."""
     looks = dict.fromkeys(name for runs in metrics.values() for run in runs for name in run.get("validation", {}))
-    wanted = [*METRICS, *((f"cross-entropy, {name}", f"validation.{name}.ce", 1, 3) for name in looks)]
+    wanted = [_of_set(name) for name in sets_of(run for runs in metrics.values() for run in runs)]
+    wanted += [*((f"cross-entropy, {name}", f"validation.{name}.ce", 1, 3) for name in looks)]
     everything = [run for runs in metrics.values() for run in runs]
     return [metric for metric in wanted if any(value(run, metric[1]) is not None for run in everything)]
 

@@ -23,6 +23,17 @@ def value(block: dict, key: str) -> float | None:
     return entry if is_number(entry) else None
 
 
+def shown(amount: float | None, digits: int) -> str:
+    """A number as text; a dash where there is none."""
+    return MISSING if amount is None else f"{amount:,.{digits}f}"
+
+
+def figure(block: dict, key: str, digits: int, unit: float = 1) -> str:
+    """The number at a dotted key as text, in a unit."""
+    amount = value(block, key)
+    return shown(None if amount is None else amount / unit, digits)
+
+
 def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A table in Markdown, whose cells are shown literally."""
     header, *cells = ([literal(cell) for cell in line] for line in [header, *lines])
