@@ -10,7 +10,7 @@ B outcomes: K kept ids and the tail.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from distill.losses.divergences import Divergence, DivergenceName, divergence_named, logit_gradient
 from distill.losses.signals import DenseSignal, HeadSignal, SparseSignal, TeacherSignal
+from distill.losses.union import likeliest, overlap, union_signal
 from distill.losses.universal import SpanSignal, span_loss
 
 BlockSignal = DenseSignal | SparseSignal | SpanSignal
@@ -31,11 +32,12 @@ class LossParts:
     Attributes:
         loss: ce_weight x ce + kd_weight x temperature^2 x kd; differentiable.
         ce: cross-entropy against the labels.
-        kd: divergence from the teacher at the temperature, without the square; 0 without a signal. Of a teacher of
-            another vocabulary the distances of its spans.
+        kd: divergence from the teacher at the temperature, without the square, each position's by its weight; 0 without
+            a signal. Of a teacher of another vocabulary the distances of its spans.
         agreement: positions where student and teacher hold the same id most probable; 0 without a signal, or of another
             vocabulary.
         correct: positions where the student holds the label most probable.
+        overlap: the share of the student's likeliest ids that are among as many of the teacher's; 0 if not asked for.
     """
 
     loss: torch.Tensor
@@ -43,6 +45,7 @@ class LossParts:
     kd: torch.Tensor
     agreement: torch.Tensor
     correct: torch.Tensor
+    overlap: torch.Tensor
 
 
 def fused_loss(
@@ -58,6 +61,9 @@ def fused_loss(
     alpha: float = 0.1,
     tail: Literal["bucket", "even"] = "bucket",
     temperature: float = 1.0,
+    kd_weight_N: torch.Tensor | None = None,
+    top: int | None = None,
+    union: bool = False,
     chunk_rows: int = 256,
     block_rows: int = 64,
 ) -> LossParts:
@@ -86,6 +92,10 @@ def fused_loss(
         tail: what a sparse signal says of ids that are not kept: their sum alone, or each an even part of it. That is
             then a distribution over the whole vocabulary, and treated as a dense signal.
         temperature: T; the distillation is multiplied by T^2, so that its gradient keeps its size (Hinton et al. 2015).
+        kd_weight_N: weight of each position's distillation beside the others'; None: all 1. Not for spans.
+        top: of a dense signal, so many likeliest ids of each model are compared (`LossParts.overlap`); None: none.
+        union: the divergence of a dense signal is over the union of these ids and one tail bucket, as a sparse one's,
+            in place of the vocabulary.
         chunk_rows: positions whose logits exist at a time (more, where a single span has more).
         block_rows: positions that are worked on at a time between the products, in float32 (as `chunk_rows`).
 
@@ -101,10 +111,14 @@ def fused_loss(
         raise ValueError(f"the teacher's vocabulary is not the student's: {len(signal.head_VD)} ids, not {V}")
     if isinstance(signal, DenseSignal) and signal.logits_NV.shape[1] != V:
         raise ValueError(f"the teacher's vocabulary is not the student's: {signal.logits_NV.shape[1]} ids, not {V}")
-    if isinstance(signal, SpanSignal) and temperature != 1:
-        raise ValueError(f"a teacher of another vocabulary is compared at temperature 1, not {temperature}")
+    if isinstance(signal, SpanSignal) and (temperature != 1 or kd_weight_N is not None):
+        raise ValueError(f"a teacher of another vocabulary is compared unweighted, at temperature 1, not {temperature}")
+    if (top is not None and not isinstance(signal, DenseSignal | HeadSignal)) or (union and top is None):
+        raise ValueError("the likeliest ids of both models are compared (top) where the whole of a teacher is known")
     named = divergence_named(divergence, beta=beta, alpha=alpha)
-    settings = _Settings(ce_weight, kd_weight, named, temperature, chunk_rows, block_rows, even=tail == "even")
+    settings = _Settings(
+        *(ce_weight, kd_weight, named, temperature, chunk_rows, block_rows, tail == "even", kd_weight_N, top, union)
+    )
     with_gradient = torch.is_grad_enabled()
     loss, *sums = _FusedLoss.apply(hidden_ND, head_weight_VD, labels_N, signal, settings, with_gradient)
     return LossParts(loss, *sums)
@@ -114,11 +128,25 @@ def fused_loss(
 class _Settings:
     ce_weight: float
     kd_weight: float
-    divergence: Divergence
+    of_outcomes: Divergence
     temperature: float
     chunk_rows: int
     block_rows: int
     even: bool
+    kd_weight_N: torch.Tensor | None
+    top: int | None
+    union: bool
+
+    def rows(self, start: int, end: int) -> "_Settings":
+        """The same for some positions."""
+        return self if self.kd_weight_N is None else replace(self, kd_weight_N=self.kd_weight_N[start:end])
+
+    def divergence(self, logp_NB: torch.Tensor, logq_NB: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The divergence and its derivative, each position's by its weight."""
+        kd_N, grad_NB = self.of_outcomes(logp_NB, logq_NB)
+        if self.kd_weight_N is None:
+            return kd_N, grad_NB
+        return kd_N * self.kd_weight_N, grad_NB.mul_(self.kd_weight_N[:, None])
 
 
 class _FusedLoss(torch.autograd.Function):
@@ -145,14 +173,15 @@ class _FusedLoss(torch.autograd.Function):
                 chunk_ND = hidden_ND[start:end].to(product_dtype)
                 logits_NV = torch.mm(chunk_ND, cast_VD.T, out=buffer_NV[: end - start])
                 chunk_signal = None if signal is None else signal.rows(start, end)
-                _chunk_loss(logits_NV, labels_N[start:end], chunk_signal, settings, exact_NV, totals)
+                here = settings.rows(start, end)
+                _chunk_loss(logits_NV, labels_N[start:end], chunk_signal, here, exact_NV, totals)
                 if wants_hidden:
                     grad_hidden_ND[start:end] = logits_NV @ cast_VD
                 if wants_head:
                     _add_product(grad_head_VD, logits_NV.T, chunk_ND)
         ctx.gradients = [(grad_hidden_ND, hidden_ND.dtype), (grad_head_VD, head_VD.dtype)]
         loss = settings.ce_weight * totals.ce + settings.kd_weight * settings.temperature**2 * totals.kd
-        counts = totals.ce, totals.kd, totals.agreement, totals.correct
+        counts = totals.ce, totals.kd, totals.agreement, totals.correct, totals.overlap
         ctx.mark_non_differentiable(*counts)
         return loss, *counts
 
@@ -186,7 +215,7 @@ class _Totals:
     """Sums over all positions, on their device."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
-        self.ce, self.kd = torch.zeros(2, dtype=dtype, device=device)
+        self.ce, self.kd, self.overlap = torch.zeros(3, dtype=dtype, device=device)
         self.agreement, self.correct = torch.zeros(2, dtype=torch.int64, device=device)
 
     def add(self, block: "_Block", labels_N: torch.Tensor, signal: BlockSignal | None) -> None:
@@ -195,6 +224,7 @@ class _Totals:
         self.correct += (block.top1_N == labels_N).sum()
         if signal is not None:
             self.kd += block.kd_N.sum()
+            self.overlap += block.overlap_N.sum() if block.overlap_N is not None else 0
             self.agreement += (block.top1_N == signal.top1_N()).sum()
 
 
@@ -221,7 +251,7 @@ def _chunk_loss(
         if exact_NV.dtype != logits_NV.dtype:
             block_NV = exact_NV[: end - start].copy_(rows_NV)
         block_signal = None if signal is None else signal.rows(start, end)
-        block = _block_loss(block_NV, labels_N[start:end], block_signal, settings)
+        block = _block_loss(block_NV, labels_N[start:end], block_signal, settings.rows(start, end))
         totals.add(block, labels_N[start:end], block_signal)
         if block.grad_NV.data_ptr() != rows_NV.data_ptr():  # of another dtype, or made anew
             rows_NV.copy_(block.grad_NV)
@@ -238,6 +268,7 @@ class _Block:
     kd_N: torch.Tensor | None
     top1_N: torch.Tensor
     grad_NV: torch.Tensor
+    overlap_N: torch.Tensor | None = None
 
 
 def _block_loss(
@@ -247,6 +278,14 @@ def _block_loss(
     match signal:
         case None:
             return _label_block(logits_NV, labels_N, settings)
+        case DenseSignal() if settings.top:
+            ids_NK, there_NK = likeliest(logits_NV, signal.logits_NV, settings.top)
+            if settings.union:
+                kept = union_signal(signal, ids_NK, there_NK, logits_NV.dtype)
+                block = _sparse_block(logits_NV, labels_N, kept, settings)
+            else:
+                block = _dense_block(logits_NV, labels_N, signal, settings)
+            return replace(block, overlap_N=overlap(there_NK))
         case DenseSignal():
             return _dense_block(logits_NV, labels_N, signal, settings)
         case SparseSignal() if settings.even:
