@@ -26,6 +26,7 @@ from distill.scoring.submission import submission_ids, write_submission
 from distill.scoring.transcripts import alignment, score_asr
 from distill.scoring.writing import faults_of_files, require_readable, write_set
 from teacher.build import weights_hash
+from teacher.device import pick_device
 from teacher.weights import folder_hash, locate, tokenizer_hash
 
 EXAMPLES = 6
@@ -218,7 +219,8 @@ def _written(
     if world > 1:  # they hand nothing to one another, and the slowest may take as long as it wants
         torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))
     path = results_folder(recipe, selection) / what.name / "hypotheses.jsonl"
-    with HypothesisWriter(path, about["identity"], rank, world, torch.distributed.barrier) as writer:
+    ids = {name: [row.id for row in rows] for name, rows in every.items()}
+    with HypothesisWriter(path, about["identity"], ids, rank, world, torch.distributed.barrier) as writer:
         how = {"limit": limit, "max_unreadable": most, "rank": rank, "world": world}
         for name, of in pairs.items():
             write_set(model, processor, writer, name, of, recipe.generation, **how, label=f"{what.name}, {name}")
@@ -244,7 +246,13 @@ def _about(recipe: Recipe, what: Measured, selection: Selection) -> dict:
     else:
         weights = [weights_hash(recipe.teacher), tokenizer_hash(locate(recipe.teacher.llm))]
     precision = recipe.teacher.dtype if folder else recipe.teacher.precision_shown()
-    writing = [recipe.teacher.dtype, recipe.generation.model_dump(exclude={"max_seconds"}), recipe.data.prompts]
+    # The last bits of a number are the device's.
+    writing = [
+        pick_device().type,
+        recipe.teacher.dtype,
+        recipe.generation.model_dump(exclude={"max_seconds"}),
+        recipe.data.prompts,
+    ]
     return {
         "model": what.name,
         "recipe": recipe.name,

@@ -1,7 +1,7 @@
 """Writes hypotheses.jsonl as the texts come, alone or as one of several processes, and goes on where a run stopped."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from data.kinds import named, set_of
@@ -15,21 +15,30 @@ _KEYS = ("id", "kind", "hypothesis", "batch")
 class HypothesisWriter:
     """A context in which hypotheses are appended; `texts` has all of them afterwards, in the first process.
 
-    On entering, lines of another model or another way of writing are dropped. The first process writes into the file
+    On entering, lines of another model or another way of writing are dropped, and those of clips that a set that is
+    written now has no more. The first process writes into the file
     itself, each other one into a file beside it, which the first takes over at the end, or when it enters next time.
 
     Args:
         path: hypotheses.jsonl.
         identity: Of the model and its way of writing.
+        ids: Of the rows of each test set that is written now, by the set's name.
         rank: Number of this process.
         meet: Waits until every process is here; not called where there is one.
         world: Number of processes.
     """
 
     def __init__(
-        self, path: Path, identity: str, rank: int = 0, world: int = 1, meet: Callable[[], None] = lambda: None
+        self,
+        path: Path,
+        identity: str,
+        ids: Mapping[str, Collection[str]],
+        rank: int = 0,
+        world: int = 1,
+        meet: Callable[[], None] = lambda: None,
     ) -> None:
         self.path, self.identity, self.rank, self._meet = path, identity, rank, meet if world > 1 else lambda: None
+        self._ids = {name: frozenset(of) for name, of in ids.items()}
         self._own = path if rank == 0 else path.with_name(f"{path.stem}.{rank}.jsonl")
         self._written: dict[tuple[str, str], dict] = {}
 
@@ -96,9 +105,12 @@ class HypothesisWriter:
         lines = {}
         for path in [self.path, *self._parts()]:
             for line in path.read_bytes().split(b"\n") if path.is_file() else ():
-                if (entry := _entry(line)).get("identity") == self.identity:
-                    lines[set_of(entry), entry["id"]] = line
-                    self._written[set_of(entry), entry["id"]] = entry
+                if (entry := _entry(line)).get("identity") != self.identity:
+                    continue
+                name, row_id = set_of(entry), entry["id"]
+                if row_id in self._ids.get(name, (row_id,)):
+                    lines[name, row_id] = line
+                    self._written[name, row_id] = entry
         return lines
 
     def _gather(self, lines: dict[tuple[str, str], bytes]) -> None:

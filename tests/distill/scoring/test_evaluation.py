@@ -6,14 +6,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 import distill.scoring.evaluation
 import distill.scoring.speeds
 import distill.scoring.writing
 from data.errors import InputError
 from distill.recipe.reading import read_recipe
+from distill.recipe.rows import read_held_out
 from distill.recipe.test_sets import Selection
 from distill.scoring.evaluation import evaluate, submit
+from distill.scoring.hypothesis_file import hypotheses_for
 from distill.scoring.hypothesis_writer import HypothesisWriter
 from student.shrink import shrink
 from teacher.hypotheses import Hypothesis
@@ -99,6 +102,25 @@ def test_another_model_or_way_of_writing_starts_anew(recipe, generated, tiny_rec
         evaluate(changed, "teacher")
         assert len(generated) == 4
         assert len(lines(changed)) == 4
+
+
+def test_texts_of_another_device_do_not_count(recipe, generated, monkeypatch):
+    evaluate(recipe, "teacher")
+    monkeypatch.setattr(distill.scoring.evaluation, "pick_device", lambda: torch.device("cuda"))
+    generated.clear()
+    evaluate(recipe, "teacher")
+    assert len(generated) == 4
+
+
+def test_lines_of_clips_that_a_test_set_has_no_more_are_dropped(recipe, own_data):
+    evaluate(recipe, "teacher")
+    path = own_data / "test_asr.json"
+    rows = json.loads(path.read_text())["annotation"]
+    path.write_text(json.dumps({"annotation": rows[:3]}))
+    evaluate(recipe, "teacher", selection=Selection(("asr",)))
+    assert sorted(line["id"] for line in lines(recipe)) == [f"test_asr_{i}" for i in range(3)]
+    texts = hypotheses_for(recipe.results_dir / "teacher" / "hypotheses.jsonl", read_held_out(recipe, str(path)), "asr")
+    assert len(texts) == 3
 
 
 def test_a_student_must_be_there_and_of_this_recipe(recipe, tiny_recipe, tiny_teacher):
@@ -239,7 +261,7 @@ def test_two_processes_write_one_file(recipe, tmp_path):
     path, barrier = tmp_path / "hypotheses.jsonl", Barrier(2, timeout=20)
 
     def run(rank, texts):
-        with HypothesisWriter(path, "one", rank, 2, barrier.wait) as writer:
+        with HypothesisWriter(path, "one", {}, rank, 2, barrier.wait) as writer:
             todo = [row for row in rows if not writer.has("asr", [row], "batch")][rank::2]
             for row, text in zip(todo, texts, strict=False):
                 writer.append("asr", Hypothesis(row, text, -0.5, 0.1), "batch")
@@ -254,9 +276,9 @@ def test_two_processes_write_one_file(recipe, tmp_path):
     assert writer.texts("asr", rows) == ["a\u2028a", "b", "c", "d"]
     assert [found.name for found in tmp_path.glob("hypotheses*")] == ["hypotheses.jsonl"]
     assert len(path.read_text().removesuffix("\n").split("\n")) == 4
-    with HypothesisWriter(path, "one") as writer:
+    with HypothesisWriter(path, "one", {}) as writer:
         assert writer.has("asr", rows, "batch") and not writer.has("asr", rows[:1], "other")
-    with HypothesisWriter(path, "another") as writer:
+    with HypothesisWriter(path, "another", {}) as writer:
         assert not any(writer.has("asr", [row], "batch") for row in rows)
     assert path.read_text() == ""
 

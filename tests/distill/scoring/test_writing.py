@@ -41,7 +41,7 @@ def write(rows, tmp_path):
     def write(model, settings, name, *, ranks=(0,), world=1, rows=rows, **how):
         path = tmp_path / name / "hypotheses.jsonl"
         for rank in ranks:
-            with HypothesisWriter(path, "one", rank, world) as writer:
+            with HypothesisWriter(path, "one", {}, rank, world) as writer:
                 pairs = [(row, "transcribe") for row in rows]
                 write_set(*model, writer, "asr", pairs, settings, rank=rank, world=world, **how)
         lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -134,7 +134,7 @@ def test_lines_that_are_none_of_ours_do_not_count(rows, tmp_path, line):
     path = tmp_path / "hypotheses.jsonl"
     own = {"id": "set_1", "kind": "asr", "hypothesis": "a", "batch": "x", "identity": "one"}
     path.write_bytes(line + b"\n" + json.dumps(own).encode() + b"\n")
-    with HypothesisWriter(path, "one") as writer:
+    with HypothesisWriter(path, "one", {}) as writer:
         assert not writer.has("asr", rows[:1], "x") and writer.has("asr", rows[1:2], "x")
     assert path.read_text() == json.dumps(own) + "\n"
 
@@ -142,7 +142,7 @@ def test_lines_that_are_none_of_ours_do_not_count(rows, tmp_path, line):
 def test_files_beside_it_that_are_no_rank_s_stay(tmp_path):
     other = tmp_path / "hypotheses.greedy.jsonl"
     other.write_text("kept")
-    with HypothesisWriter(tmp_path / "hypotheses.jsonl", "one"):
+    with HypothesisWriter(tmp_path / "hypotheses.jsonl", "one", {}):
         pass
     assert other.read_text() == "kept"
 
