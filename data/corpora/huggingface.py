@@ -1,5 +1,6 @@
 """A Hugging Face dataset: a folder that `datasets` reads or has saved, or a name on the hub."""
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -41,6 +42,8 @@ def entries(sounds: Files, lists: Files) -> Iterator[Entry]:
         tell_unread(lists.place, [name for name in columns if name not in {sound, text, *_MORE, *told}])
         told |= columns.keys()
         for number, values in enumerate(_read(lists.place, rows)):
+            # What a table of floats lacks is NaN there, and an empty cell in a CSV.
+            values = {key: None if isinstance(of, float) and math.isnan(of) else of for key, of in values.items()}
             row = Listed(values, f"{lists.place}, split {split}, row {number}")
             texts = row.get(text) if isinstance(row.get(text), list) else [row.get(text)]
             texts = [_string(row, text, of) for of in texts if of] or [""]

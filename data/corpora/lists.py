@@ -2,7 +2,7 @@
 
 import codecs
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,7 +39,13 @@ def lines_of(path: Path) -> list[str]:
         _refuse_encoding(path)
 
 
-def csv_rows(path: Path, *columns: str, delimiter: str | None = None, verbatim: Sequence[str] = ()) -> Iterator[Listed]:
+def csv_rows(
+    path: Path,
+    *columns: str,
+    delimiter: str | None = None,
+    verbatim: Sequence[str] = (),
+    names: Collection[str] = (),
+) -> Iterator[Listed]:
     """The rows of a CSV or TSV file with a header, their values without blanks around them; empty lines are none.
 
     Tabs need no quotes: between them a quotation mark is one.
@@ -49,10 +55,12 @@ def csv_rows(path: Path, *columns: str, delimiter: str | None = None, verbatim: 
         columns: Those that must be there.
         delimiter: Between the values; if not given, the one of comma, semicolon and tab that gives these columns.
         verbatim: Columns whose values keep the blanks around them, such as names of files.
+        names: Columns of names: where one begins with a blank and the header's do not, it is the rest of a text that
+            a comma has cut, in a line that lacks another value.
 
     Raises:
-        InputError: A column is missing or there twice, a row is too short or too long, its quotation marks do not pair,
-            or the file is neither UTF-8 nor UTF-16; names the line.
+        InputError: A column is missing or there twice, a row is too short, too long or cut by a comma, its quotation
+            marks do not pair, or the file is neither UTF-8 nor UTF-16; names the line.
     """
     reader = None
     try:
@@ -69,10 +77,13 @@ def csv_rows(path: Path, *columns: str, delimiter: str | None = None, verbatim: 
                 strict=not plain,
                 skipinitialspace=blanks,
             )
-            header = _header(path, next(reader, []), columns)
+            first = next(reader, [])
+            header = _header(path, first, columns)
             for fields in reader:
                 if any(field.strip() for field in fields):
-                    yield _row(f"{path}, line {reader.line_num}", header, fields, columns, verbatim)
+                    where = f"{path}, line {reader.line_num}"
+                    _require_uncut(where, header, fields, len(first), names if delimiter == "," else ())
+                    yield _row(where, header, fields, columns, verbatim)
     except UnicodeDecodeError:
         _refuse_encoding(path)
     except csv.Error as error:
@@ -106,14 +117,24 @@ def _header(path: Path, names: list[str], columns: Sequence[str]) -> list[str]:
     return names
 
 
+def _require_uncut(where: str, header: list[str], fields: list[str], width: int, names: Collection[str]) -> None:
+    """Refuses a row in which an unquoted comma has moved values on by a column.
+
+    Spreadsheets fill rows up with empty values, and then the header too.
+    """
+    if any(field.strip() for field in fields[len(header) :]) or len(fields) > width == len(header):
+        raise InputError(
+            f"{where}: {len(fields)} values for {len(header)} columns; put a value with the delimiter in it in quotes"
+        )
+    cut = [name for name, field in zip(header, fields, strict=False) if name in names and field.startswith(" ")]
+    if cut:
+        raise InputError(f"{where}: '{cut[0]}' begins with a blank; put a text with commas in it in quotes")
+
+
 def _row(where: str, header: list[str], fields: list[str], columns: Sequence[str], verbatim: Sequence[str]) -> Listed:
     there = dict(zip(header, fields, strict=False))
     if short := [name for name in columns if name not in there]:
         raise InputError(f"{where}: too short, it has no '{short[0]}'; mend the line")
-    if any(field.strip() for field in fields[len(header) :]):
-        raise InputError(
-            f"{where}: {len(fields)} values for {len(header)} columns; put a value with the delimiter in it in quotes"
-        )
     values = {name: value if name in verbatim else value.strip() for name, value in there.items() if name}
     return Listed(values, where)
 

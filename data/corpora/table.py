@@ -18,6 +18,7 @@ LAYOUT = (
 NORMALISE = "none"
 _NEEDED = ("path", "text", "task")
 _STRINGS = ("split", "question", "Q", "corpus", "testset_id")
+_NAMES = ("task", "split", "corpus", "id", "testset_id", "start", "end", "duration")
 _KNOWN = {*_NEEDED, *_STRINGS, "id", "references", "start", "end", "duration"}
 
 
@@ -72,7 +73,7 @@ def _rows(path: Path) -> Iterator[Listed]:
                 raise InputError(f"{row.where}: must be an object with path, text and task (no '{missing[0]}')")
             yield row
         return
-    for row in csv_rows(path, *_NEEDED, verbatim=["path"]):
+    for row in csv_rows(path, *_NEEDED, verbatim=["path"], names=_NAMES):
         if path.suffix.lower() == ".tsv":
             row.update({key: _unquoted(value) for key, value in row.items()})
         row["references"] = [one.strip() for one in row.get("references", "").split("|") if one.strip()]

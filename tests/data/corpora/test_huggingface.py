@@ -194,6 +194,14 @@ def test_stretches_and_other_columns(root, tmp_path, capsys):
     assert capsys.readouterr().err.count("not read: speaker, id\n") == 1
 
 
+def test_a_missing_number_is_none_whichever_way_it_is_missing(root, tmp_path):
+    times = [{"start": 0.5, "end": float("nan")}, {"start": float("nan"), "end": 1.0}, {"start": None, "end": 1.0}]
+    rows = [{"sentence": "x", "audio": content(tone(2))} | of for of in times]
+    splits = written("huggingface", saved(root / "set", train=rows), tmp_path)[1]
+    spans = [(row.start_s, row.end_s, row.duration_s) for row in splits["train"]]
+    assert spans == [(0.5, 0.0, 1.5), (0.0, 1.0, 1.0), (0.0, 1.0, 1.0)]
+
+
 @pytest.mark.parametrize("column", ["struct", "bytes", "null"])
 def test_plain_parquet(root, tmp_path, column):
     import pyarrow as pa

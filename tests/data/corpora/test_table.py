@@ -27,6 +27,19 @@ def test_what_is_not_read_is_told_in_one_line(root, sound, tmp_path, capsys):
     assert capsys.readouterr().err == f"note: {root}/more.jsonl: not read: x\\ny, \\u2028\n"
 
 
+def test_blanks_behind_commas_are_no_values(root, sound, tmp_path):
+    sound("a.wav")
+    (root / "a.csv").write_text('path, text, task, corpus\na.wav, " b, c", asr, mine\n')
+    (root / "b.csv").write_text("path;text;task;corpus\na.wav; b, c; asr; mine\n")
+    (root / "c.csv").write_text("path,text,task,corpus\na.wav, b,asr,mine\n")
+    splits = written("table", root, tmp_path)[1]
+    assert [(row.text, row.task, row.corpus) for name in "abc" for row in splits[name]] == [
+        ("b, c", "asr", "mine"),
+        ("b, c", "asr", "mine"),
+        ("b", "asr", "mine"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
@@ -61,6 +74,14 @@ def test_what_is_not_read_is_told_in_one_line(root, sound, tmp_path, capsys):
         ("a.jsonl", '{"path": "a.wav", "text": "x\\u0000", "task": "asr"}\n', "line 1: holds a NUL"),
         ("a.csv", "path,text,task\na.wav,x\0y,asr\n", "line 2: holds a NUL"),
         ("a.csv", "path,text,task,,\na.wav,hello, there,asr,\n", "line 2: 5 values for 3 columns; put a value"),
+        # An unquoted comma, and a value that is missing elsewhere: as many values as columns.
+        (
+            "a.csv",
+            "path,text,task,corpus\na.wav,b,asr,c\na.wav,hello, there,asr\n",
+            "line 3: 'task' begins with a blank",
+        ),
+        ("a.csv", "path,task,text,split\na.wav,asr,hello, there\n", "line 2: 'split' begins with a blank; put a text"),
+        ("a.csv", "path,text,task,corpus\na.wav,hello,there,asr,\n", "line 2: 5 values for 4 columns; put a value"),
         ("a.jsonl", "[" * 100_000, "line 1: must be an object, and is not JSON"),
         ("a.jsonl", "[1]\n", "line 1: must be an object, not list"),
         ("a.jsonl", "{\n", "line 1: must be an object, and is not JSON"),
