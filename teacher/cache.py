@@ -24,7 +24,7 @@ from data.prompts import Prompts, instruction
 from data.rows.manifest import Manifest, fingerprint_of, sounds_of
 from data.rows.row import Row
 from data.settings import Settings
-from data.sound.audio import SAMPLE_RATE, load_clip
+from data.sound.audio import SAMPLE_RATE, load_clip, sound_of
 from data.sound.features import Features
 from data.words import word_error_rate
 from teacher.build import weights_hash
@@ -239,6 +239,7 @@ def _cache_batch(
             id=row.id,
             task=row.task,
             prompt=wording,
+            sound=sound_of(row),
             reference=row.text,
             hypothesis=text,
             hypothesis_logp=logp,

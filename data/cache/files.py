@@ -43,9 +43,12 @@ _TEXTS = {
     "hypothesis_logp": pa.float64(),
     "hypothesis_ended": pa.bool_(),
     "hypothesis_wer": pa.float64(),
+    "sound": pa.string(),
 }
 _COLUMN = {name: f"{name}_targets" for name in TARGETS}
 _SCHEMA = pa.schema([*_TEXTS.items(), *((column, _TARGET) for column in _COLUMN.values())])
+_EARLIER = _SCHEMA.remove(_SCHEMA.get_field_index("sound"))
+"""Shards of before fingerprints were kept: nothing else of them differs, so they are read."""
 _MADE_FROM = {
     "teacher": "its weights or settings",
     "tokenizer": "its vocabulary",
@@ -131,7 +134,7 @@ def ids_of(path: Path, identity: CacheIdentity) -> tuple[list[str], bool]:
         if about.get(_IDENTITY) != identity.sha256().encode():
             raise InputError(f"{path}: made from another teacher, prompts or audio than its folder; delete this file")
         groups = [shard.metadata.row_group(group).num_rows for group in range(shard.num_row_groups)]
-        if not shard.schema_arrow.equals(_SCHEMA) or not _are_written(groups):
+        if not any(map(shard.schema_arrow.equals, (_SCHEMA, _EARLIER))) or not _are_written(groups):
             raise ValueError("of other columns or row groups")
         ids = shard.read(columns=["id"], use_threads=False).column("id").to_pylist()
         if not all(ids):
@@ -161,7 +164,8 @@ def row_of(batch: pa.RecordBatch, position: int) -> CachedRow:
     Raises:
         ValueError: It is none that `write_table` writes.
     """
-    texts = {name: batch.column(name)[position].as_py() for name in _TEXTS}
+    texts = {name: batch.column(name)[position].as_py() for name in _TEXTS if name in batch.schema.names}
+    texts["sound"] = texts.get("sound") or ""
     if texts["task"] is None or texts["prompt"] is None:
         raise ValueError(f"row {texts['id']} was not asked")
     targets = {}

@@ -28,6 +28,13 @@ class CachedRow:
     """Whether the teacher ended it; False where it was cut at the cap."""
     hypothesis_wer: float | None = None
     """Against the reference; None where there is no reference."""
+    sound: str = ""
+    """Fingerprint of the clip's file (`data.sound.headers`); empty where it was not known, as in shards before it.
+
+    It is the size and 12 KiB of the content, so it survives a copy as times of change do not, and it is compared row
+    by row when a clip is heard beside its targets: nobody reads a million files before that, a clip that was mended is
+    cached beside the others, and what was replaced is refused alone.
+    """
     targets: Mapping[Target, SparseTargets] = field(default_factory=dict)
     features: Mapping[Feature, np.ndarray] = field(default_factory=dict)
     """float16 [T, D]: what the teacher's encoder and connector made of the clip, where that is cached."""
@@ -38,8 +45,9 @@ class CachedRow:
                 raise ValueError(f"row {self.id!r}: {name} are for {known}, not {sorted(unknown)}")
 
     def sha256(self) -> bytes:
-        """A digest of everything in the row."""
-        texts = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("targets", "features")}
+        """A digest of everything that the teacher was asked and gave."""
+        apart = ("targets", "features", "sound")
+        texts = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
         arrays = {
             f"{name}.{part}": getattr(self.targets[name], part)
             for name in TARGETS
@@ -71,7 +79,7 @@ class CacheIdentity:
     hypotheses: str = ""
     """How the teacher's own texts are written; empty where they are not."""
     sounds: str = ""
-    """The content of the clips' files; empty where it is not known, as over an annotation file."""
+    """The content of the clips' files; empty where not known, as over an annotation file (see `CachedRow.sound`)."""
     format_version: int = FORMAT_VERSION
 
     def sha256(self) -> str:

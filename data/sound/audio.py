@@ -11,6 +11,7 @@ from data.rows.faults import LEAST_S
 from data.rows.row import Mono, Row, lengths_differ
 from data.rows.shards import read_member
 from data.sound.decode import Sound, blocks
+from data.sound.headers import fingerprint
 
 SAMPLE_RATE = 16_000
 MIN_SECONDS = 1
@@ -58,6 +59,18 @@ def load_clips(rows: Sequence[Row]) -> tuple[dict[int, np.ndarray], dict[int, st
         except InputError as error:
             faults[i] = str(error)
     return waves, faults
+
+
+def sound_of(row: Row) -> str:
+    """The fingerprint of a row's sound file as it is; of one that is in a shard, or not there, as its manifest has it.
+
+    Returns:
+        Empty where neither is known.
+    """
+    try:
+        return fingerprint(row.path)
+    except OSError:
+        return row.fingerprint
 
 
 def load_audio(sound: Sound | str, *, start_s: float = 0.0, end_s: float = 0.0, mono: Mono = "first") -> np.ndarray:

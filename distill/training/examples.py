@@ -15,7 +15,7 @@ from data.progress import Progress
 from data.prompts import instruction
 from data.rows.manifest import Manifest
 from data.rows.row import Row
-from data.sound.audio import load_clip
+from data.sound.audio import load_clip, sound_of
 from data.sound.features import Features
 from distill.losses.alignment import Alignment
 from distill.losses.distances import column_frames
@@ -83,7 +83,9 @@ class Examples:
         with_signal = weights.kd > 0 and not self.recipe.asks_teacher
         with_text = any((weights.ce, weights.kd, weights.hidden))
         from_cache = with_signal or (with_text and self.recipe.train.hypotheses.share > 0)
-        cached = self._cached(rows) if from_cache else []
+        matched = weights.features and self.recipe.matches_from_cache
+        entries = self._cached(rows) if from_cache or matched else []
+        cached = entries if from_cache else []
         which = [self._which(entry) for entry in cached] or ["reference"] * len(rows)
         texts = [row.text for row in rows]
         for i, entry in enumerate(cached):
@@ -109,7 +111,7 @@ class Examples:
         batch = self.processor.lay_out(features, instructions, texts)
         signal = self._signal(cached, which, texts) if with_signal else None
         known = columns_B = None
-        if weights.features and self.recipe.matches_from_cache:
+        if matched:
             known = self._features(rows, weights, features.mel_frames_B)
         if weights.beats:
             side = self.teacher_processor.config.beats_config["input_patch_size"]
@@ -178,9 +180,22 @@ class Examples:
         return out
 
     def _cached(self, rows: list[Row]) -> list[CachedRow]:
+        """What the teacher said of these rows.
+
+        Raises:
+            InputError: The sound of one is another than was cached.
+        """
         # Batches are made in threads, and the cache's reader is for one at a time.
         with self._lock:
-            return [self.cache[row.id] for row in rows]
+            entries = [self.cache[row.id] for row in rows]
+        for row, entry in zip(rows, entries, strict=True):
+            now = sound_of(row)
+            if entry.sound and now and entry.sound != now:
+                raise InputError(
+                    f"{row.path}: another sound than row {row.id} was cached of; put that one back, or cache into "
+                    "another cache.folder"
+                )
+        return entries
 
     def _which(self, entry: CachedRow) -> Target:
         """The text that a row is trained on, the same one throughout a run."""

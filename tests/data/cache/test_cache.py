@@ -452,7 +452,12 @@ def of_targets(table, **parts):
         (lambda table: table.drop_columns("id"), 64),
         (lambda table: table.drop_columns("prompt"), 64),
         (lambda table: table.drop_columns("hypothesis_targets"), 64),
-        (lambda table: table.set_column(8, "reference_targets", pa.array([1] * len(table))), 64),
+        (
+            lambda table: table.set_column(
+                table.column_names.index("reference_targets"), "reference_targets", pa.array([1] * len(table))
+            ),
+            64,
+        ),
         (lambda table: table, 1),
         (lambda table: table.slice(0, 0), 64),
         (lambda table: replaced(table, id=[None, "b"]), 64),
@@ -480,6 +485,20 @@ def test_a_whole_file_that_is_no_shard_is_named(tmp_path, change, group_rows):
 
     with pytest.raises(InputError, match=r"shard-00000-000000\.parquet: .*delete it"):
         read()
+
+
+def test_a_cache_of_before_sounds_were_known_is_read_and_goes_on(tmp_path):
+    fill(tmp_path, range(4))
+    (shard,) = tmp_path.glob("*.parquet")
+    table = pq.read_table(shard)
+    pq.write_table(table.drop_columns("sound").replace_schema_metadata(table.schema.metadata), shard)
+    with CacheWriter(tmp_path, IDENTITY, rank=0, world=1) as writer:
+        assert writer.done_ids() == {make_row(number).id for number in range(4)}
+        writer.add(replace(make_row(4), sound="ab"))
+    reader = CacheReader(tmp_path, IDENTITY)
+    assert [reader[make_row(number).id].sound for number in range(5)] == ["", "", "", "", "ab"]
+    for number in range(4):
+        assert_same(reader[make_row(number).id], make_row(number))
 
 
 @pytest.mark.parametrize("change", [{"teacher": 3}, {"audio": None}, {"targets": ["a"]}, {"more": "a"}])

@@ -137,6 +137,31 @@ def test_an_annotation_that_changed_since_is_refused(examples):
         made([0], LossWeights(kd=1))
 
 
+def test_a_sound_that_was_replaced_under_its_name_since_is_refused(
+    tiny_recipe, tiny_teacher, own_data, fill_tiny_cache, tmp_path
+):
+    kept = [f"cache.folder={tmp_path}/sounds", 'cache.features=["encoder", "audio_tokens"]', NO_CTC]
+    folder, _ = fill_tiny_cache(*kept)
+    recipe = read_recipe(tiny_recipe, kept)
+    made = Examples(recipe, tiny_teacher[1], read_rows(recipe, recipe.data.train), CacheReader(folder))
+    path = own_data / "sounds" / "train_0.wav"
+    (at,) = (number for number, row in enumerate(made.rows) if row.path == path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-3_000] + bytes(3_000))  # as long as before
+    for weights in (LossWeights(kd=1), LossWeights(encoder=1)):
+        with pytest.raises(InputError, match=rf"train_0\.wav: another sound than row {made.rows[at].id} was cached of"):
+            made([at], weights)
+    made([at - 1], LossWeights(kd=1))
+    made([at], LossWeights(ce=1))  # nothing of the teacher's is asked
+    path.unlink()
+    path.write_bytes(whole)  # a copy, at another time
+    made([at], LossWeights(kd=1))
+    earlier = Examples(recipe, tiny_teacher[1], made.rows, Rewritten(folder, sound=""))
+    path.write_bytes(whole[:-3_000] + bytes(3_000))
+    earlier([at], LossWeights(kd=1))  # of a cache of before, nothing is known
+    path.write_bytes(whole)
+
+
 def test_what_was_asked_of_a_cached_row_is_asked_of_the_student(tiny_recipe, tiny_teacher, own_data, fill_tiny_cache):
     file = own_data / "train.json"
     content = json.loads(file.read_text())
