@@ -19,7 +19,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.errors import InputError, run_cli
 from data.kinds import FORM, kind_of
-from data.rows.manifest import read_manifest
+from data.rows.manifest_reader import read_manifest
 from data.strict_json import loads
 from distill.recipe.test_sets import grouped, of_kind
 from distill.scoring.captions import PROTOCOLS, caption_metrics

@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.errors import InputError, run_cli
-from data.rows.manifest import read_manifest
+from data.rows.manifest_reader import read_manifest
 from data.rows.shard_writer import write_shards
 
 

@@ -8,7 +8,8 @@ import pyarrow.compute as pc
 
 from data.errors import InputError
 from data.rows.faults import LEAST_S, Fault, FaultPolicies, Lengths
-from data.rows.manifest import Manifest, read_manifest
+from data.rows.manifest import Manifest
+from data.rows.manifest_reader import read_manifest
 from data.rows.row import Mono
 from data.scan.report import read_report
 from data.sound.audio import MAX_SECONDS

@@ -9,7 +9,8 @@ from data.errors import InputError, one_line
 from data.paths import file_sha256
 from data.rows.annotation import checked_row, located, open_list
 from data.rows.faults import FAULTS, Thresholds
-from data.rows.manifest import Manifest, read_manifest
+from data.rows.manifest import Manifest
+from data.rows.manifest_reader import read_manifest
 from data.rows.row import Mono
 from data.scan.scanning import CLASSES, MALFORMED, Annotated, classify, copies, scan_sounds
 from data.sound.checks import SoundCheck

@@ -23,7 +23,7 @@ import soundfile
 from data.errors import run_cli
 from data.paths import REPOSITORY, written_whole
 from data.rows.annotation import annotation_writer
-from data.rows.manifest import read_manifest
+from data.rows.manifest_reader import read_manifest
 from data.rows.manifest_writer import write_manifest
 
 RATE = 16_000

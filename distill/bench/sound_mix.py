@@ -8,7 +8,7 @@ import soundfile
 
 from data.errors import InputError
 from data.paths import cache_dir
-from data.rows.manifest import read_manifest
+from data.rows.manifest_reader import read_manifest
 from data.sound.audio import SAMPLE_RATE
 
 MEDIAN_S, MEAN_S, MOST_S = 5.3, 11.2, 180.0

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from data.paths import resolve
 from data.prompts import require_prompts
 from data.ranks import launched_rank
-from data.rows.manifest import Manifest, read_manifest
+from data.rows.manifest import Manifest
+from data.rows.manifest_reader import read_manifest
 from data.rows.policy import read_training_rows
 from data.rows.row import Row
 from data.rows.shards import shard_manifest

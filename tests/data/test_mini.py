@@ -17,7 +17,7 @@ from data.mini import asterisk, mixtures, synthetic, tuxpaint
 from data.mini.clips import AAC, ASR, Clip, Splits, at_level, trimmed
 from data.mini.tuxpaint import Take
 from data.paths import REPOSITORY, cache_dir
-from data.rows.manifest import read_manifest
+from data.rows.manifest_reader import read_manifest
 from data.sound.audio import SAMPLE_RATE
 
 FETCHED = (cache_dir() / "packages" / "tuxpaint-stamps-default").is_dir()

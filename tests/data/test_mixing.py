@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from data.batches import LengthBatches
 from data.errors import InputError
 from data.mixing import MixSettings, drawn, row_weights
-from data.rows.manifest import read_manifest
+from data.rows.manifest_reader import read_manifest
 
 
 def mix(*parts):

@@ -6,7 +6,7 @@ import pytest
 from data.errors import InputError
 from data.paths import REPOSITORY
 from data.prompts import instruction, require_prompts
-from data.rows.manifest import read_manifest
+from data.rows.manifest_reader import read_manifest
 from distill.recipe.reading import read_recipe
 
 PROMPTS = {"asr": ("transcribe", "write it down", "what is said"), "empty": (), "QA": ("{}",), "time": ("when '{}'?",)}

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.rows.faults import FaultPolicies, Lengths, Thresholds
-from data.rows.manifest import SCHEMA, Manifest, read_manifest
+from data.rows.manifest import SCHEMA, Manifest
+from data.rows.manifest_reader import read_manifest
 from data.rows.manifest_writer import write_manifest
 from data.rows.policy import read_training_rows
 from data.scan.report import report_of

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.paths import REPOSITORY
-from data.rows.manifest import read_manifest
+from data.rows.manifest_reader import read_manifest
 from distill.scoring.hypothesis_file import hypotheses_for, read_hypotheses
 from distill.scoring.submission import COLUMNS, check_submission, write_submission
 from tests.fuzz.contract import ends_well, inputs

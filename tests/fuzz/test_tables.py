@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from data.corpora import annotation, table
 from data.corpora.prepare import prepare
-from data.rows.manifest import read_manifest
+from data.rows.manifest_reader import read_manifest
 from tests.fuzz.contract import ends_well, inputs
 from tests.fuzz.spoiling import spoilt_bytes, spoilt_json, spoilt_lines, spoilt_tree
 from tests.fuzz.test_rows import ROWS, require_sensible

@@ -11,7 +11,7 @@ from data.cache.reader import CacheReader
 from data.cache.targets import sparsify
 from data.cache.writer import CacheWriter
 from data.errors import InputError
-from data.rows.manifest import read_manifest
+from data.rows.manifest_reader import read_manifest
 from data.words import word_error_rate
 from distill.recipe.reading import read_recipe
 from teacher.cache import cache_identity

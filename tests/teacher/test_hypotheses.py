@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from data.rows.manifest import read_manifest
+from data.rows.manifest_reader import read_manifest
 from teacher.hypotheses import GenerationSettings, generate_texts, write_batch
 from teacher.processor import Clip
 from tests.conftest import sound

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from data.errors import InputError
 from data.paths import REPOSITORY
-from data.rows.manifest import read_manifest
+from data.rows.manifest_reader import read_manifest
 from data.sound.audio import load_clip
 from teacher.connector import Connector
 from teacher.processor import MAX_TEXT_TOKENS, Clip, SalmonnProcessor

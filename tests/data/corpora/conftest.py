@@ -9,7 +9,7 @@ import soundfile
 from data.corpora import CORPORA
 from data.corpora.prepare import prepare
 from data.paths import cache_dir
-from data.rows.manifest import read_manifest
+from data.rows.manifest_reader import read_manifest
 
 RATE = 16_000
 RECORDINGS = cache_dir() / "mini" / "test_asr.json"

@@ -6,7 +6,7 @@ import pytest
 from data.corpora import CORPORA
 from data.corpora.prepare import MISSING, TEXTLESS, TWICE, prepare
 from data.errors import InputError
-from data.rows.manifest import read_manifest
+from data.rows.manifest_reader import read_manifest
 from tests.data.corpora.conftest import shown, written
 
 

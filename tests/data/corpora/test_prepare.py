@@ -7,7 +7,7 @@ from data.corpora.lengths import UNREADABLE
 from data.corpora.prepare import MISSING, prepare
 from data.errors import InputError
 from data.paths import REPOSITORY
-from data.rows.manifest import read_manifest
+from data.rows.manifest_reader import read_manifest
 from tests.data.corpora.conftest import written
 
 

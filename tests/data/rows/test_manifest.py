@@ -15,7 +15,8 @@ from data.rows.annotation import write_annotation
 from data.rows.faults import Thresholds
 from data.rows.identity import RowsDigest
 from data.rows.json_stream import stream_list
-from data.rows.manifest import Manifest, fingerprint_of, joined, read_manifest, sounds_of
+from data.rows.manifest import Manifest, fingerprint_of, joined, sounds_of
+from data.rows.manifest_reader import read_manifest
 from data.rows.manifest_writer import write_manifest
 from data.rows.row import Row
 from data.scan.report import report_of
@@ -313,7 +314,7 @@ def test_a_length_that_is_not_the_sounds_is_refused_or_corrected(folder, times, 
 
 
 def test_of_many_rows_some_are_compared_and_the_others_when_they_are_heard(folder, monkeypatch):
-    monkeypatch.setattr("data.rows.manifest.SPOT_CHECKED", 3)
+    monkeypatch.setattr("data.rows.manifest_reader.SPOT_CHECKED", 3)
     rows = [{**A, "duration": 1.5} for _ in range(9)]
     rows[3]["duration"] = 15.0
     (wrong,) = read_manifest(annotation(folder, *rows))[3:4]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from data.batches import LengthBatches
 from data.errors import InputError
-from data.rows.manifest import read_manifest
+from data.rows.manifest_reader import read_manifest
 from data.rows.shard_writer import write_shards
 from data.rows.shards import layout_hash, read_member, shard_manifest, shards_of
 from data.sound.audio import load_clip

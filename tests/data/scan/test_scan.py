@@ -13,7 +13,7 @@ import soundfile
 
 from data.errors import InputError
 from data.rows.faults import FAULTS, Thresholds
-from data.rows.manifest import read_manifest
+from data.rows.manifest_reader import read_manifest
 from data.rows.manifest_writer import write_manifest
 from data.scan.report import read_report, report_of, summary
 from data.scan.scanning import CLASSES, MALFORMED, OK, scan_sounds

@@ -4,7 +4,7 @@ import pytest
 
 import distill.scoring.captions
 from data.errors import InputError
-from data.rows.manifest import read_manifest
+from data.rows.manifest_reader import read_manifest
 from distill.recipe.test_sets import grouped
 from distill.scoring.captions import caption_metrics, cider_d_split, score_captions
 from tests.distill.scoring.test_transcripts import PAIRS, load_metric

@@ -8,7 +8,7 @@ import soundfile
 import distill.scoring.writing
 from data.errors import InputError
 from data.hashing import hash_of
-from data.rows.manifest import read_manifest
+from data.rows.manifest_reader import read_manifest
 from data.sound.audio import load_clip
 from distill.recipe.reading import read_recipe
 from distill.scoring.hypothesis_writer import HypothesisWriter

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from data.rows.manifest import durations_of, read_manifest
+from data.rows.manifest import durations_of
+from data.rows.manifest_reader import read_manifest
 from distill.recipe.reading import read_recipe
 from distill.training.loader import StepLoader
 from tests.conftest import write_annotation_of

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from data.cache.reader import CacheReader
-from data.rows.manifest import read_manifest
+from data.rows.manifest_reader import read_manifest
 from data.rows.manifest_writer import write_manifest
 from data.rows.shard_writer import write_shards
 from distill.recipe.reading import read_recipe
