@@ -10,8 +10,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from data.errors import InputError
-from data.paths import resolve
 from data.settings import Settings
+from student.earlier import model_folder
 from student.neurons import keep_neurons, stack_of
 from teacher.config import SalmonnConfig
 from teacher.model import SalmonnForConditionalGeneration, merge_lora
@@ -20,10 +20,15 @@ from teacher.weights import copy_exactly, load_exactly, load_pretrained
 
 
 class StudentSettings(Settings):
-    """What the student keeps of the teacher, and what of it is trained."""
+    """What the student keeps of the teacher (or of `base`), and what of it is trained."""
 
-    encoder_layers: Annotated[int, Field(ge=1)] | tuple[int, ...] = Field(
-        description="encoder layers kept, counted from 0; or how many, see layer_choice"
+    base: str | None = Field(
+        None,
+        description="model folder of an earlier run, which is cut instead of the teacher: what is said here of the "
+        "teacher's shape is then its own, and layers count in it; it is still the teacher that is distilled from",
+    )
+    encoder_layers: Annotated[int, Field(ge=1)] | tuple[int, ...] | None = Field(
+        None, description="encoder layers kept, counted from 0; or how many, see layer_choice; null: all"
     )
     encoder_ffn: int | None = Field(
         None,
@@ -81,6 +86,8 @@ class StudentSettings(Settings):
             raise ValueError("layer_choice: where layers are a number, say which: 'even' or 'ranked'")
         if self.llm and self.llm_ffn:
             raise ValueError("llm_ffn: neurons of another LLM cannot be ranked; leave it out, or llm")
+        if self.llm and self.base:
+            raise ValueError("base: it has its own LLM, which is cut; leave llm out, or base")
         return self
 
 
@@ -114,7 +121,7 @@ def shrink(
     """Builds the student; the teacher's LoRA is folded into the copied LLM weights first.
 
     Args:
-        teacher: The trained teacher; left as it is.
+        teacher: The trained teacher, or the model that `settings.base` names; left as it is.
         settings: What is kept.
         seed: Of the initialisation of what cannot be copied.
         llm: The language model that `settings.llm` names (`student.llm.other_llm`); None: the teacher's own.
@@ -171,7 +178,8 @@ def shrink(
     values["margin_s"] = settings.margin_s
     values["reference_padding"] = False
     if settings.beats and not values["beats_config"]:
-        raise InputError("student.beats: the teacher has no BEATs to keep; set it to false")
+        whose = "student.base" if settings.base else "the teacher"
+        raise InputError(f"student.beats: {whose} has no BEATs to keep; set it to false")
     if not settings.beats:
         values["beats_config"] = None
     if "beats" in settings.part_lora and not settings.beats:
@@ -190,14 +198,12 @@ def shrink(
         connector = _for_speech_alone(connector, student.connector.ln_speech.weight.numel())
     _copy_where_shapes_allow(student.connector, connector)
     if settings.weights:
-        _start_from(student, resolve(settings.weights))
+        _start_from(student, model_folder("student.weights", settings.weights))
     return student
 
 
 def _start_from(student: SalmonnForConditionalGeneration, folder: Path) -> None:
     """Takes over the weights of an earlier run's model."""
-    if not (folder / "config.json").is_file():
-        raise InputError(f"student.weights: {folder} holds no model; name the model folder of a finished run")
     earlier = load_pretrained(SalmonnForConditionalGeneration, folder, student.dtype)
     if earlier.config.adapted != student.config.adapted:
         merge_lora(earlier)

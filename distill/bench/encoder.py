@@ -26,6 +26,7 @@ from data.sound.features import WINDOW_S, log_mel
 from distill.recipe.reading import recipe_of, recipe_parser
 from distill.recipe.recipe import Recipe
 from distill.report.table import markdown
+from student.earlier import base_config
 from student.shrink import layers_kept
 from teacher.build import default_dtype, missing_error, missing_parts
 from teacher.device import DTYPES, pick_device, prepare_process
@@ -44,7 +45,9 @@ def student_encoder(recipe: Recipe) -> SpeechEncoder:
     settings, teacher = recipe.student, recipe.teacher
     if settings is None:
         raise InputError("the recipe has no student section: its encoder always hears what the teacher's does")
-    if teacher.random_weights:
+    if settings.base:
+        config = base_config(settings.base).encoder_config
+    elif teacher.random_weights:
         if teacher.shapes is None:
             raise InputError("--random-weights: the recipe states no teacher.shapes, as configs/kd_1b.json does")
         config = WhisperConfig(**teacher.shapes.encoder)

@@ -10,18 +10,18 @@ from transformers import PreTrainedTokenizerBase
 
 from data.batches import batches_by_length
 from data.errors import InputError
-from data.paths import resolve
 from data.prompts import instruction
 from data.ranks import launched_rank
 from data.sound.audio import SAMPLE_RATE, load_clip
 from data.sound.features import HOP
 from distill.recipe.recipe import Recipe
 from distill.recipe.rows import read_rows
+from student.earlier import base_of, model_folder, require_vocabulary
 from student.llm import other_llm, own_tokenizer
 from student.neurons import neuron_norms, neurons_of, stack_of
 from student.ranking import block_distances, least_needed
 from student.shrink import StudentSettings, layers_kept, shrink
-from teacher.build import build_teacher, default_dtype, load_tokenizer
+from teacher.build import build_teacher, default_dtype
 from teacher.device import DTYPES
 from teacher.encoder import encoder_frames
 from teacher.model import Batch, SalmonnForConditionalGeneration
@@ -32,13 +32,19 @@ def student_of(
     recipe: Recipe, teacher: SalmonnForConditionalGeneration, processor: SalmonnProcessor
 ) -> SalmonnForConditionalGeneration:
     """The recipe's student as training starts from it, in the teacher's precision."""
-    settings = _with_layers_named(recipe, teacher, processor)
+    source, hears = teacher, processor
+    if recipe.student.base:
+        source = base_of(recipe.student.base, teacher, processor.tokenizer)
+        hears = SalmonnProcessor(processor.tokenizer, source.config)
+    settings = _with_layers_named(recipe, source, hears)
     tokenizer, rows = _tokenizer(recipe, processor), teacher.config.llm_config.vocab_size
     if own := tokenizer is not processor.tokenizer:
-        _require_vocabulary(settings, tokenizer)
+        if settings.weights:
+            folder = model_folder("student.weights", settings.weights)
+            require_vocabulary("student.weights", folder, tokenizer, "student.llm")
         rows = max(len(tokenizer), tokenizer.pad_token_id + 1)
     llm = other_llm(settings, tokenizer, rows, teacher.dtype, random_weights=recipe.teacher.random_weights)
-    student = shrink(teacher, settings, recipe.seed, llm, _neurons(recipe, teacher, processor))
+    student = shrink(source, settings, recipe.seed, llm, _neurons(recipe, source, hears))
     if own:
         student.config.pad_token_id, student.config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
     return student
@@ -55,15 +61,6 @@ def _tokenizer(recipe: Recipe, processor: SalmonnProcessor) -> PreTrainedTokeniz
     universal = recipe.train.kd.vocabulary == "universal"
     untrained = recipe.teacher.random_weights
     return own_tokenizer(recipe.student, processor.tokenizer, universal=universal, random_weights=untrained)
-
-
-def _require_vocabulary(settings: StudentSettings, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuses to start from a student of another vocabulary, which may be of the same size."""
-    start = resolve(settings.weights) if settings.weights else None
-    if not start or not (start / "config.json").is_file():
-        return
-    if load_tokenizer(str(start)).get_vocab() != tokenizer.get_vocab():
-        raise InputError(f"student.weights: {start} has another vocabulary than student.llm; name a student of its own")
 
 
 def untrained_student(recipe: Recipe) -> tuple[SalmonnForConditionalGeneration, SalmonnProcessor]:

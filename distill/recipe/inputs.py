@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from data.paths import resolve
 from distill.recipe.recipe import Recipe
+from student.earlier import base_config
 from student.llm import missing_llm
 from teacher.build import missing_error, missing_parts
 
@@ -33,3 +34,5 @@ def require_inputs(recipe: Recipe, annotations: Iterable[str], *, teacher: bool 
         missing.append(f"data: {shown}\n    {how}")
     if missing:
         raise missing_error(missing)
+    if student and recipe.student and recipe.student.base:
+        base_config(recipe.student.base)

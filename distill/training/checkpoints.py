@@ -35,10 +35,11 @@ def run_identity(recipe: Recipe, rows: Sequence[Row], world: int, cache: CacheId
 
     Frozen weights are not in a checkpoint, so the teacher is part of it.
     """
-    start, llm = (recipe.student.weights, recipe.student.llm) if recipe.student else (None, None)
+    of = recipe.student
+    starts, llm = ([of.weights, of.base], of.llm) if of else ([], None)
     if recipe.teacher.random_weights:
         llm = None
-    parts = [folder_hash(resolve(start)) if start else "", folder_hash(locate(llm)) if llm else ""]
+    parts = [folder_hash(resolve(start)) for start in starts if start] + ([folder_hash(locate(llm))] if llm else [])
     if llm and recipe.train.kd.vocabulary == "universal":
         parts.append(hash_of([file_sha256(path) for path in sorted(locate(llm).glob("tokenizer*"))]))
     # Shards of another layout would be batched otherwise.
