@@ -58,12 +58,13 @@ def main() -> None:
 def _sets(large: bool) -> dict[str, list[Clip]]:
     """The clips of each annotation file."""
     found = corpora().values()
-    test = [clip for splits in found for clip in splits.test]
     valid = [clip for splits in found for clip in splits.valid]
     train = [clip for splits in found for clip in splits.train]
-    sets = {}
+    sets: dict[str, list[Clip]] = {}
+    for splits in found:
+        for name, clips in splits.tests.items():
+            sets.setdefault(f"test_{name}", []).extend(clips)
     for task, ending in ((ASR, "asr"), (AAC, "aac")):
-        sets[f"test_{ending}"] = [clip for clip in test if clip.task == task]
         sets[f"valid_{ending}"] = [clip for clip in valid if clip.task == task]
     sets["train_small"] = train
     if large:

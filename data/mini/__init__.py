@@ -9,9 +9,10 @@ from data.mini.clips import AAC, ASR, Clip, Splits
 def corpora() -> dict[str, Splits]:
     """All corpora by name, with what is said in held-out speech taken out of the training clips."""
     # Imported here: the modules need decoders that a reader of annotations does not.
-    from data.mini import asterisk, mixtures, synthetic, tuxpaint
+    from data.mini import asterisk, mixtures, pico, queen, sky, sphinx, synthetic, tuxpaint
 
-    found = {module.NAME: module.splits() for module in (asterisk, tuxpaint, synthetic, mixtures)}
+    modules = (asterisk, sky, sphinx, pico, queen, tuxpaint, synthetic, mixtures)
+    found = {module.NAME: module.splits() for module in modules}
     valid = {clip.text for splits in found.values() for clip in splits.valid if clip.task == ASR}
     test = {clip.text for splits in found.values() for clip in splits.test if clip.task == ASR}
     for splits in found.values():

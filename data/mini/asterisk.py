@@ -95,7 +95,7 @@ def splits() -> Splits:
     test, valid, train = prompt_splits()
     spoken: list[Clip] = [Prompt(prompt.name, prompt.text, speed) for prompt in train for speed in _SPEEDS]
     chains = list(_chains(train, _CHAINS + _EXTRA_CHAINS))
-    return Splits(list(test), list(valid), spoken + chains[:_CHAINS], chains[_CHAINS:])
+    return Splits({"asr": list(test)}, list(valid), spoken + chains[:_CHAINS], chains[_CHAINS:])
 
 
 @cache

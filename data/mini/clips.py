@@ -29,16 +29,21 @@ class Splits:
     """The clips of a corpus, or of several.
 
     Attributes:
-        test: Held out.
+        tests: Held out, by what the test set is called: `asr` becomes `test_asr.json`.
         valid: Held out.
         train: For the short recipe, and for the long one.
         extra: Training clips of the long recipe only.
     """
 
-    test: list[Clip] = field(default_factory=list)
+    tests: dict[str, list[Clip]] = field(default_factory=dict)
     valid: list[Clip] = field(default_factory=list)
     train: list[Clip] = field(default_factory=list)
     extra: list[Clip] = field(default_factory=list)
+
+    @property
+    def test(self) -> list[Clip]:
+        """All test clips."""
+        return [clip for clips in self.tests.values() for clip in clips]
 
 
 def silence(seconds: float) -> np.ndarray:

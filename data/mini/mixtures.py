@@ -7,14 +7,13 @@ from itertools import combinations
 
 import numpy as np
 
-from data.mini import tuxpaint
 from data.mini.clips import AAC, Clip, Splits, at_level, silence
-from data.mini.tuxpaint import Take
+from data.mini.takes import Take, takes
 from data.sound.audio import SAMPLE_RATE, resample
 
 NAME = "mixtures"
 # Clips by how many are alone, in sequence, and at once.
-_TRAIN, _EXTRA, _VALID, _TEST = (200, 200, 200), (600, 900, 900), (14, 13, 13), (40, 40, 40)
+_TRAIN, _EXTRA, _VALID, _TEST = (200, 200, 200), (600, 900, 900), (10, 10, 10), (30, 45, 45)
 _WORDINGS = {
     "alone": ("{a}", "the sound of {a}", "{a} is heard"),
     "then": ("{a} then {b}", "{a} followed by {b}", "first {a} and then {b}"),
@@ -69,29 +68,25 @@ class Scene:
 
 
 def splits() -> Splits:
-    """Scenes for each split, from takes of that split only; a pair of labels is in one split only."""
-    takes = tuxpaint.takes()
-    pairs = _pairs(takes)
-    train = list(_scenes("train", takes["train"], pairs["train"], _TRAIN))
-    extra = list(_scenes("extra", takes["train"], pairs["train"], _EXTRA))
-    valid = list(_scenes("valid", takes["valid"], pairs["valid"], _VALID))
-    test = list(_scenes("test", takes["test"], pairs["test"], _TEST))
-    return Splits(test, valid, train, extra)
+    """Scenes for each split, from recordings of that split only; a pair of labels is in one split only."""
+    found = takes()
+    pairs = _pairs(found)
+    train = list(_scenes("train", found["train"], pairs["train"], _TRAIN))
+    extra = list(_scenes("extra", found["train"], pairs["train"], _EXTRA))
+    valid = list(_scenes("valid", found["valid"], pairs["valid"], _VALID))
+    test = list(_scenes("test", found["test"], pairs["test"], _TEST))
+    return Splits({"aac": test}, valid, train, extra)
 
 
-def _pairs(takes: dict[str, list[Take]]) -> dict[str, list[tuple[str, str]]]:
-    """Unordered pairs of labels: so many of the test labels' for test and valid, all others for training."""
-    rng = random.Random("pairs")
-    chosen: dict[str, list[tuple[str, str]]] = {}
+def _pairs(found: dict[str, Sequence[Take]]) -> dict[str, list[tuple[str, str]]]:
+    """Unordered pairs of labels: the test labels' for the test, the valid ones' for validation, others for training."""
+    pairs: dict[str, list[tuple[str, str]]] = {}
     used: set[tuple[str, str]] = set()
-    for split, (_, then, over) in (("test", _TEST), ("valid", _VALID)):
-        labels = sorted({take.label for take in takes[split]})
-        free = [pair for pair in combinations(labels, 2) if pair not in used]
-        chosen[split] = rng.sample(free, then + over)
-        used.update(chosen[split])
-    labels = sorted({take.label for take in takes["train"]})
-    chosen["train"] = [pair for pair in combinations(labels, 2) if pair not in used]
-    return chosen
+    for split in ("test", "valid", "train"):
+        labels = sorted({take.label for take in found[split]})
+        pairs[split] = [pair for pair in combinations(labels, 2) if pair not in used]
+        used.update(pairs[split])
+    return pairs
 
 
 def _scenes(

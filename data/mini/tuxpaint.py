@@ -40,9 +40,6 @@ _LABELS = {
     "heron_greatblue_flying": "a heron",
     "mallet_metal": "a metal mallet",
 }
-_QUIET = 1e-3
-_MIN_SECONDS, _MIN_STRETCH, _MAX_TAKE = 0.3, 0.6, 3.6
-_FAINT = 0.2  # a take fainter than this part of its recording's loudness does not show the sound
 
 
 @dataclass(frozen=True)
@@ -67,24 +64,6 @@ class Word:
         return resample(trimmed(resample(samples[:, 0], rate)), self.speed * SAMPLE_RATE)
 
 
-@dataclass(frozen=True)
-class Take:
-    """A stretch of a labelled recording, in samples at 16 kHz after trimming."""
-
-    label: str
-    file: str
-    start: int
-    end: int
-
-    def samples(self) -> np.ndarray:
-        """The sound, with 5 ms fades against clicks."""
-        samples = _recording(self.file)[self.start : self.end].copy()
-        fade = np.linspace(0, 1, SAMPLE_RATE // 200, dtype=np.float32)
-        samples[: len(fade)] *= fade
-        samples[-len(fade) :] *= fade[::-1]
-        return samples
-
-
 def splits() -> Splits:
     """Spoken words: for training only, as the test set of speech is the prompts'."""
     folder = _stamps()
@@ -107,54 +86,25 @@ def splits() -> Splits:
 
 
 @cache
-def takes() -> dict[str, list[Take]]:
-    """Stretches of recordings for "train", "valid" and "test", none overlapping with another."""
+def labelled() -> dict[str, str]:
+    """The label of each recording of a sound, by its file."""
     folder = _stamps()
-    found: dict[str, list[Take]] = {"train": [], "valid": [], "test": []}
+    found = {}
     for sound in sorted(folder.rglob("*.ogg")):
         file = sound.relative_to(folder).as_posix()
-        if sound.stem.count("_desc") or _NOT_SOUNDS.search(file):
-            continue
-        label = _LABELS.get(sound.stem) or normalise(_first_line(sound.with_suffix(".txt")))
-        samples = _recording(file)
-        if label and len(samples) >= _MIN_SECONDS * SAMPLE_RATE and _rms(samples) > _QUIET:
-            for split, start, end in _stretches(samples):
-                for take in _takes(label, file, start, end):
-                    if _rms(samples[take.start : take.end]) > _FAINT * _rms(samples):
-                        found[split].append(take)
+        if not (sound.stem.count("_desc") or _NOT_SOUNDS.search(file)):
+            label = _LABELS.get(sound.stem) or normalise(_first_line(sound.with_suffix(".txt")))
+            if label:
+                found[file] = label
     return found
 
 
-def _stretches(samples: np.ndarray) -> list[tuple[str, int, int]]:
-    """Cuts a recording by its energy, so that each stretch has its part of the sound; short ones are for training."""
-    energy = np.cumsum(samples.astype(np.float64) ** 2)
-    seconds = len(samples) / SAMPLE_RATE
-    plans = [(("train", 0.45), ("valid", 0.65), ("test", 1.0))] if seconds >= 3 * _MIN_STRETCH else []
-    for plan in [*plans, (("train", 0.55), ("test", 1.0))]:
-        ends = [int(np.searchsorted(energy, part * energy[-1])) for _, part in plan[:-1]] + [len(samples)]
-        starts = [0, *ends[:-1]]
-        lengths = [(end - start) / SAMPLE_RATE for start, end in zip(starts, ends, strict=True)]
-        if min(lengths) >= _MIN_STRETCH:
-            return [(split, start, end) for (split, _), start, end in zip(plan, starts, ends, strict=True)]
-    return [("train", 0, len(samples))]
-
-
-def _takes(label: str, file: str, start: int, end: int) -> list[Take]:
-    """A stretch in equal takes, none longer than 3.6 s."""
-    count = int(np.ceil((end - start) / (_MAX_TAKE * SAMPLE_RATE)))
-    edges = np.linspace(start, end, count + 1).astype(int).tolist()
-    return [Take(label, file, edges[i], edges[i + 1]) for i in range(count)]
-
-
 @cache
-def _recording(file: str) -> np.ndarray:
+def recording(file: str) -> np.ndarray:
+    """A sound: float32, 16 kHz, trimmed."""
     samples, rate = soundfile.read(_stamps() / file, dtype="float32", always_2d=True)
     samples = resample(samples[:, 0], rate)
     return trimmed(samples - samples.mean())
-
-
-def _rms(samples: np.ndarray) -> float:
-    return float(np.sqrt((samples**2).mean()))
 
 
 def _first_line(path: Path) -> str:

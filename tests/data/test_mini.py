@@ -13,9 +13,10 @@ import soundfile
 pytest.importorskip("av", reason="av is not installed (bash scripts/setup.sh)")
 
 from data import mini
-from data.mini import asterisk, mixtures, synthetic, tuxpaint
+from data.mini import asterisk, mixtures, pico, queen, sentences, sky, sphinx, synthetic, takes, tuxpaint
+from data.mini.changes import Changed
 from data.mini.clips import AAC, ASR, Clip, Splits, at_level, trimmed
-from data.mini.tuxpaint import Take
+from data.mini.takes import Take
 from data.paths import REPOSITORY, cache_dir
 from data.rows.manifest_reader import read_manifest
 from data.sound.audio import SAMPLE_RATE
@@ -48,17 +49,17 @@ def test_trimmed_and_level():
     assert np.abs(at_level(sound, 10.0)).max() == pytest.approx(0.95)
 
 
-@pytest.mark.parametrize("seconds", [0.4, 1.3, 1.9, 5.0, 10.0])
-def test_stretches_do_not_overlap_and_cover_the_recording(seconds):
-    samples = np.random.default_rng(0).standard_normal(round(seconds * SAMPLE_RATE)).astype(np.float32)
-    stretches = tuxpaint._stretches(samples)
-    assert [start for _, start, _ in stretches] == [0, *(end for _, _, end in stretches[:-1])]
-    assert stretches[-1][2] == len(samples)
-    assert [split for split, _, _ in stretches] == (
-        ["train", "valid", "test"] if seconds > 4 else ["train", "test"]
-    ) or (len(stretches) < 3 and stretches[0][0] == "train")
-    takes = [take for split, start, end in stretches for take in tuxpaint._takes("x", "x.ogg", start, end)]
-    assert all(take.end - take.start <= 3.6 * SAMPLE_RATE + 1 for take in takes)
+def test_takes_cover_a_recording_and_are_short(monkeypatch):
+    sound = np.random.default_rng(0).standard_normal(8 * SAMPLE_RATE).astype(np.float32)
+    sound[: 2 * SAMPLE_RATE] *= 0.01  # too faint to tell anything, but for its loud end
+    monkeypatch.setitem(takes._READERS, "noise", lambda file: sound)
+    first, second, third = takes.cut("noise", "noise", "x.ogg")
+    assert (first.end, second.end, third.end) == (second.start, third.start, len(sound))
+    assert len(third.samples()) == third.end - third.start < 3.6 * SAMPLE_RATE
+    sound[: 3 * SAMPLE_RATE] = 0
+    assert list(takes.cut("noise", "noise", "x.ogg")) == [second, third]
+    sound *= 0
+    assert not list(takes.cut("noise", "noise", "x.ogg"))
 
 
 def test_texts_nearly_the_same_are_held_out_together():
@@ -69,22 +70,24 @@ def test_texts_nearly_the_same_are_held_out_together():
 
 def test_plain_sentences_only():
     fortune = 'A cloud does not know why it moves.  "It just does," in 1984!\nWhy should IBM care?  No.\n\t\t-- A. Nony'
-    assert list(synthetic._plain(fortune)) == ["A cloud does not know why it moves."]
+    assert list(sentences.plain(fortune)) == ["A cloud does not know why it moves."]
 
 
 def test_captions_name_the_sounds_in_their_order():
-    dog, bell = Take("a dog", "dog.ogg", 0, 1), Take("a bell", "bell.ogg", 0, 1)
+    dog, bell = Take("a dog", "x", "dog.ogg", 0, 1), Take("a bell", "x", "bell.ogg", 0, 1)
     scene = mixtures.Scene("x", (dog, bell), "then", 1, 0, 0.1, 0, 0.1, 1.0)
     assert scene.references == ("a dog then a bell", "a dog followed by a bell", "first a dog and then a bell")
     assert scene.text == "a dog followed by a bell"
 
 
 def test_held_out_texts_leave_training(monkeypatch):
-    splits = Splits([Tone("t", "one")], [Tone("v", "two")], [Tone("a", "one"), Tone("b", "three")], [Tone("c", "two")])
+    splits = Splits(
+        {"asr": [Tone("t", "one")]}, [Tone("v", "two")], [Tone("a", "one"), Tone("b", "three")], [Tone("c", "two")]
+    )
     caption = Tone("d", "one", task=AAC)
     for module, planned in ((asterisk, splits), (tuxpaint, Splits(train=[Tone("e", "two"), caption]))):
         monkeypatch.setattr(module, "splits", lambda planned=planned: planned)
-    for module in (synthetic, mixtures):
+    for module in (sky, sphinx, pico, queen, synthetic, mixtures):
         monkeypatch.setattr(module, "splits", Splits)
     found = mini.corpora()
     assert [clip.id for splits in found.values() for clip in splits.train + splits.extra] == ["b", "d"]
@@ -106,10 +109,36 @@ def gathered(found, *splits) -> list[Clip]:
 def test_held_out_speech_shares_no_text(found):
     train = {clip.text for clip in gathered(found, "train", "extra") if clip.task == ASR}
     valid = {clip.text for clip in gathered(found, "valid") if clip.task == ASR}
-    test = [clip for clip in gathered(found, "test") if clip.task == ASR]
-    assert len(test) >= 130
-    assert {clip.corpus for clip in test} == {"asterisk"}  # real speech only
-    assert not train & valid and not (train | valid) & {clip.text for clip in test}
+    test = {clip.text for clip in gathered(found, "test") if clip.task == ASR}
+    assert len(train) > 3000 and len(valid) > 90 and len(test) > 800
+    assert not train & valid and not (train | valid) & test
+
+
+@needs_packages
+def test_test_sets_are_of_people_and_voices_that_nothing_else_has(found):
+    sets: dict[str, list[Clip]] = {}
+    for planned in found.values():
+        for name, clips in planned.tests.items():
+            sets.setdefault(name, []).extend(clips)
+    corpora = {name: {clip.corpus for clip in clips} for name, clips in sets.items()}
+    assert corpora["asr_speakers"] == {"sky", "librivox", "cards"} and len(sets["asr_speakers"]) == 410
+    assert corpora["asr_voice"] == {"pico_en_us", "pico_en_gb"} and len(sets["asr_voice"]) == 300
+    assert len({clip.text for clip in sets["asr_voice"]}) == 300
+    assert corpora["asr"] == {"asterisk"} and len(sets["asr"]) >= 130
+    others = {clip.corpus for clip in gathered(found, "train", "extra", "valid")}
+    assert not others & (corpora["asr_speakers"] | corpora["asr_voice"])
+
+
+@needs_packages
+def test_subtitles_and_sounds_of_the_games():
+    assert sky._subtitle(0, 15) == "You nicked me KNACKWURST!"
+    assert sky._subtitle(4, 1115) == "...but one takes little NOTICE of mere MAINTENANCE men."
+    assert len(sky._codes()) == 123
+    sound = np.frombuffer(sky._sound(0, 15), np.uint8)
+    assert len(sound) > 16000 and abs(sound.mean() - 128) < 4
+    lines = {line.file: line.text for line in queen._lines()}
+    assert lines["020009P1.SB"] == "ha ha ha" and "6600A9P1.SB" not in lines  # a gulp
+    assert lines["020008P2.SB"] == "now get out of my sight while you still can"
 
 
 @needs_packages
@@ -121,18 +150,21 @@ def test_held_out_prompts_are_in_no_chain_and_no_voice(found):
 
 
 @needs_packages
-def test_held_out_sounds_share_no_take_and_no_pair(found):
-    spans, pairs = {}, {}
+def test_held_out_sounds_are_of_other_recordings_of_known_kinds(found):
+    files, pairs, labels = {}, {}, {}
     for split in ("train", "valid", "test"):
         names = ("train", "extra") if split == "train" else (split,)
-        scenes = [clip for clip in gathered(found, *names) if isinstance(clip, mixtures.Scene)]
-        spans[split] = {take for scene in scenes for take in scene.takes}
+        clips = gathered(found, *names)
+        scenes = [clip for clip in clips if isinstance(clip, mixtures.Scene)]
+        noises = [clip.noise for clip in clips if isinstance(clip, Changed) and clip.noise]
+        heard = {take for scene in scenes for take in scene.takes}
+        files[split] = {(take.source, take.file) for take in [*heard, *noises]}
+        labels[split] = {take.label for take in heard}
         pairs[split] = {frozenset(take.label for take in scene.takes) for scene in scenes if len(scene.takes) == 2}
         assert all(len(pair) == 2 for pair in pairs[split])
-    for one, other in combinations(spans, 2):
-        assert not pairs[one] & pairs[other]
-        for a in spans[one]:
-            assert not [b for b in spans[other] if a.file == b.file and a.start < b.end and b.start < a.end]
+    for one, other in combinations(files, 2):
+        assert not pairs[one] & pairs[other] and not files[one] & files[other]
+    assert labels["test"] | labels["valid"] < labels["train"] and len(labels["test"]) == 10
 
 
 @needs_packages
@@ -183,7 +215,7 @@ def script(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "prepare_mini", raising=False)
     module = importlib.import_module("prepare_mini")
     planned = Splits(
-        [Tone("t", "one"), Tone("u", "a dog", AAC, references=("a dog", "the dog"))],
+        {"asr": [Tone("t", "one")], "aac": [Tone("u", "a dog", AAC, references=("a dog", "the dog"))]},
         [Tone("v", "two")],
         [Tone("a", "three"), Tone("loud", "four", level=3.0), Tone("silent", "five", level=0.0)],
         [Tone("e", "six")],
