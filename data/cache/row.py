@@ -28,6 +28,9 @@ class CachedRow:
     """Whether the teacher ended it; False where it was cut at the cap."""
     hypothesis_wer: float | None = None
     """Against the reference; None where there is no reference."""
+    targets: Mapping[Target, SparseTargets] = field(default_factory=dict)
+    features: Mapping[Feature, np.ndarray] = field(default_factory=dict)
+    """float16 [T, D]: what the teacher's encoder and connector made of the clip, where that is cached."""
     sound: str = ""
     """Fingerprint of the clip's file (`data.sound.headers`); empty where it was not known, as in shards before it.
 
@@ -35,9 +38,6 @@ class CachedRow:
     by row when a clip is heard beside its targets: nobody reads a million files before that, a clip that was mended is
     cached beside the others, and what was replaced is refused alone.
     """
-    targets: Mapping[Target, SparseTargets] = field(default_factory=dict)
-    features: Mapping[Feature, np.ndarray] = field(default_factory=dict)
-    """float16 [T, D]: what the teacher's encoder and connector made of the clip, where that is cached."""
 
     def __post_init__(self):
         for name, known in (("targets", TARGETS), ("features", FEATURES)):

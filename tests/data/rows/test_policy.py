@@ -109,6 +109,32 @@ def test_missing_files_and_unreadable_headers(corpus, capsys):
         read(corpus, missing_file="drop", unreadable="stop")
 
 
+def test_rows_that_state_other_lengths(corpus, tmp_path, monkeypatch, capsys):
+    wrong = {"path": "0.wav", "text": "x", "task": "asr"}
+    more(
+        corpus,
+        wrong | {"id": "stated", "duration": 9.0},
+        wrong | {"id": "beyond", "start": 9.0},
+        wrong | {"id": "end", "end": 9.0},
+    )
+    with pytest.raises(InputError, match=r'row 18: "duration" is 9 s, but there are 1.50 s'):
+        read(corpus)
+    assert len(read(corpus, wrong_length="drop")) == 15
+    assert "3 wrong_length (stated, end, beyond)" in capsys.readouterr().out
+    (tmp_path / "scan.json").write_text(
+        json.dumps(report_of(corpus, None, Thresholds(), decode=False, quiet=True).as_json())
+    )
+    monkeypatch.setattr("data.rows.manifest_reader.SPOT_CHECKED", 0)  # as in a file of many rows
+    assert len(read(corpus, wrong_length="drop")) == 17
+    assert len(read(corpus, wrong_length="drop", scan=tmp_path / "scan.json")) == 15
+    written(corpus, [row for row in json.loads(corpus.read_text())["annotation"] if row.get("id") != "beyond"])
+    (tmp_path / "scan.json").write_text(
+        json.dumps(report_of(corpus, None, Thresholds(), decode=False, quiet=True).as_json())
+    )
+    with pytest.raises(InputError, match=r"2 rows are wrong_length: stated, end; .*data\.faults\.wrong_length"):
+        read(corpus, scan=tmp_path / "scan.json")
+
+
 def test_a_folder_without_any_of_its_files_is_told_in_a_line(corpus):
     for path in corpus.parent.glob("*.*"):
         if path != corpus:
