@@ -16,7 +16,7 @@ from rich.text import Text
 from data.errors import InputError
 from data.paths import written_whole
 from distill.report.blocks import html_page, markdown_page
-from distill.report.leaderboard import cells, columns, entries, notes, rank_sums, ratios
+from distill.report.leaderboard import cells, columns, entries, notes, rank_sums, ratios, scores
 from distill.report.measured import comparable
 from distill.report.page import sections
 from distill.report.runs import Run, read_runs
@@ -82,16 +82,20 @@ def _each_once(runs: Sequence[Run]) -> list[Run]:
 
 
 def print_table(runs: Sequence[Run], console: Console | None = None) -> None:
-    """Prints the leaderboard on the screen."""
+    """Prints the leaderboard on the screen; scores above their costs where there are more than two test sets."""
     lines = entries(runs)
-    shown = columns(lines)
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # narrow enough for 80 columns
-    for label in ("", *(column.label for column in shown), "rank"):
-        table.add_column(label.replace(", ", "\n"), justify="right" if label else "left", overflow="fold")
-    for line, rank in zip(lines, rank_sums(lines), strict=True):
-        table.add_row(*(Text(cell.replace(" (", "\n(")) for cell in cells(line, shown, rank)))
     console = console or Console()
-    console.print(table)
+    shown, count = columns(lines), len(scores(lines))
+    for part in [shown] if count <= 2 else [shown[:count], shown[count:]]:
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # narrow enough for 80 columns
+        labels = ["", *(column.label for column in part), *(["rank"] if part[-1] is shown[-1] else [])]
+        for label in labels:
+            label = label.replace(", ", " ").replace(" ", "\n")
+            table.add_column(label, justify="right" if label else "left", overflow="fold")
+        for line, rank in zip(lines, rank_sums(lines), strict=True):
+            texts = cells(line, part, rank)[: len(labels)]
+            table.add_row(*(Text(text.replace(" (", "\n(")) for text in texts))
+        console.print(table)
     for note in notes(lines):
         console.print(Text(f"note: {note}"), style="yellow")
 

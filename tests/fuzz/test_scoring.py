@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.kinds import set_of
 from data.paths import REPOSITORY
 from data.rows.manifest_reader import read_manifest
 from distill.scoring.hypothesis_file import hypotheses_for, read_hypotheses
@@ -18,6 +19,7 @@ from tests.fuzz.spoiling import as_json, spoilt_bytes, spoilt_json, spoilt_lines
 
 ROWS = [{"path": f"{n}.wav", "text": f"text {n}", "task": "asr", "id": f"c{n}"} for n in range(3)]
 LINES = [{"id": row["id"], "kind": "asr", "hypothesis": f"{row['text']}!", "logp": -0.1} for row in ROWS]
+LINES += [LINES[0] | {"set": "asr_voice"}]
 PAIRS = {"refs": ["press one", "a cow"], "hyps": ["press won", "a cow then"]}
 
 
@@ -51,7 +53,7 @@ def test_hypotheses(folder, content):
 
     def read():
         lines = read_hypotheses(path)
-        assert len({(line.get("kind"), line["id"]) for line in lines}) == len(lines)
+        assert len({(set_of(line), line["id"]) for line in lines}) == len(lines)
         texts = hypotheses_for(path, rows, "asr")
         assert len(texts) == len(rows)
         "".join(texts).encode()

@@ -220,7 +220,11 @@ def test_metrics_are_printed_as_json_alone_and_bad_choices_named(command, tiny_r
     (file,) = json.loads(out)["submissions"]
     status, out, _ = command("scripts/validate_submission.py", file)
     assert status == 0 and "3 rows" in out
-    for options, message in ((["--task", "ser"], "give asr or aac"), (["--limit", 0], "1 or more")):
+    for options, message in (
+        (["--task", "ser"], "give asr or aac"),
+        (["--task", "asr_voice"], "the recipe has no test set asr_voice; it has asr"),
+        (["--limit", 0], "1 or more"),
+    ):
         status, _, err = command(*arguments, *options)
         assert status == 2 and message in err
 

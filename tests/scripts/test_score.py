@@ -85,6 +85,28 @@ def test_hypotheses_are_matched_to_a_test_set_by_their_ids(by_id, own_data):
         assert status == 2 and message in err and err.count("\n") == 1
 
 
+def test_of_several_sets_the_one_that_is_named_is_scored(command, own_data):
+    texts = [row["text"] for row in json.loads((own_data / "test_asr.json").read_text())["annotation"]]
+    lines = [{"id": f"test_asr_{i}", "kind": "asr", "hypothesis": text} for i, text in enumerate(texts)]
+    lines += [line | {"set": "asr_voice", "hypothesis": ""} for line in lines]
+    file = own_data / "hypotheses.jsonl"
+
+    def score(task, lines):
+        file.write_text("\n".join(map(json.dumps, lines)))
+        files = ("--hypotheses", file, "--annotation", own_data / "test_asr.json")
+        return command("scripts/score.py", "--task", task, "--json", *files)
+
+    assert [json.loads(score(task, lines)[1])["wer"] for task in ("asr", "asr_voice")] == [0, 1]
+    for task, some, message in (
+        ("asr", lines[4:], "no texts of the set asr; give --task one that it has: asr_voice"),
+        ("asr_speakers", lines, "no texts of the set asr_speakers; give --task one that it has: asr, asr_voice"),
+        ("ser", lines, "--task ser: give asr or aac, or one of them with a name"),
+        ("asr", [lines[0] | {"set": 3}], "line 1: must be"),
+    ):
+        status, _, err = score(task, some)
+        assert status == 2 and message in err and err.count("\n") == 1
+
+
 def test_several_rows_of_one_clip_are_its_references(by_id, own_data):
     file = own_data / "test_aac.json"
     rows = json.loads(file.read_text())["annotation"]

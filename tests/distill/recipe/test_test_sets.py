@@ -8,7 +8,7 @@ import soundfile
 from data.errors import InputError
 from data.sound.audio import load_clip
 from distill.recipe.reading import read_recipe
-from distill.recipe.test_sets import Selection, grouped, of_kind
+from distill.recipe.test_sets import Selection, grouped, of_kind, speech_file, speech_rows
 from tests.conftest import REPOSITORY, sound
 
 
@@ -39,6 +39,48 @@ def test_a_set_is_scored_on_the_rows_of_its_task(tiny_recipe, own_data, split):
     write(own_data / "test_asr.json", gender)
     with pytest.raises(InputError, match=r"test sets have no rows for asr \(their tasks: gender_recognition\)"):
         Selection(names=("asr",)).rows(recipe)
+
+
+@pytest.fixture
+def named(tiny_recipe, own_data):
+    """The tiny recipe with sets of speech of two names, around a set of sounds."""
+    write(own_data / "test_voice.json", {}, {"path": "sounds/test_asr_1.wav"})
+    write(own_data / "test_asr.json", {})
+    files = {name: f"{own_data}/test_{name.removeprefix('asr_')}.json" for name in ("asr_voice", "aac", "asr")}
+    return read_recipe(tiny_recipe, [f"data.test={json.dumps(files)}"])
+
+
+def test_a_kind_stands_for_its_sets_and_a_name_for_one_in_the_recipe_s_order(named):
+    def selected(*names, **how):
+        return {name: len(rows) for name, rows in Selection(*([names] if names else []), **how).rows(named).items()}
+
+    assert list(selected()) == ["asr_voice", "aac", "asr"]
+    assert list(selected("asr")) == ["asr_voice", "asr"]
+    assert list(selected("aac", "asr_voice")) == ["asr_voice", "aac"]
+    assert selected(limit=1) == {"asr_voice": 1, "aac": 1, "asr": 1}
+    assert Selection(("aac",)).files(named) == [named.data.test["aac"]]
+    assert list(selected(split="valid")) == ["asr"]
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "message"),
+    [
+        ("asr_speakers", "test", "the recipe has no test set asr_speakers; it has asr_voice, aac, asr"),
+        ("asr_voice", "valid", "the recipe has no valid set asr_voice; it has asr, aac"),
+    ],
+)
+def test_a_set_that_the_recipe_has_not_is_refused(named, name, split, message):
+    with pytest.raises(InputError, match=message):
+        Selection((name,), split=split).rows(named)
+
+
+def test_speech_is_taken_of_the_first_set(named, tiny_recipe, own_data):
+    assert speech_file(named) == f"{own_data}/test_voice.json"
+    assert [row.id for row in speech_rows(named)] == ["test_voice_0", "test_voice_1"]
+    sounds = read_recipe(tiny_recipe, [f'data.test={{"aac": "{own_data}/test_aac.json"}}'])
+    assert speech_file(sounds) is None
+    with pytest.raises(InputError, match=r"the recipe has no test set of speech; name one in data\.test"):
+        speech_rows(sounds)
 
 
 @pytest.mark.parametrize("split", ["test", "valid"])

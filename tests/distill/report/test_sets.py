@@ -2,12 +2,14 @@
 
 import copy
 import json
+from io import StringIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
-from distill.report import write_report
+from distill.report import print_table, write_report
 from distill.report.leaderboard import columns, entries, rank_sums
 from distill.report.runs import Run, read_run
 from distill.report.sets import sets_in, sets_of, titled
@@ -54,6 +56,15 @@ def test_every_set_has_a_column_with_its_ratio_in_the_recipe_s_order(several, pi
     assert ratio["asr_speakers"]["wer"] == ratio["asr_voice"]["wer"] == 2.0
     for name in ("report.png", "durations.png"):
         assert (several / name).stat().st_size > 1000
+
+
+def test_several_sets_fit_on_a_narrow_screen(several):
+    console = Console(file=StringIO(), width=80)
+    print_table([read_run(several)], console)
+    screen = console.file.getvalue()
+    for text in ("speakers", "voice", "80.0", "(2.00 x)", "4.00", "1,024.0", "200.0", "rank"):
+        assert text in screen
+    assert screen.count("student") == 2 and "…" not in screen and max(map(len, screen.splitlines())) <= 80
 
 
 def test_parts_lengths_examples_and_worst_clips_go_by_set(several):

@@ -225,6 +225,41 @@ def test_a_limit_a_kind_or_a_split_does_not_cost_what_there_is(tiny_recipe, reci
         evaluate(both, "teacher", selection=Selection(names=("aac",), split="valid"))
 
 
+@pytest.fixture
+def several(tiny_recipe, measured, own_data):
+    """The tiny recipe with a part of its speech as a set of its own before the whole: the ids are the same."""
+    rows = json.loads((own_data / "test_asr.json").read_text())["annotation"][1:3]
+    (own_data / "voice.json").write_text(json.dumps({"annotation": rows}))
+    files = {"asr_voice": f"{own_data}/voice.json", "asr": f"{own_data}/test_asr.json"}
+    return read_recipe(tiny_recipe, [f"data.test={json.dumps(files)}"])
+
+
+def test_sets_of_a_kind_are_written_scored_and_kept_apart(several, recipe, generated):
+    old = evaluate(recipe, "teacher")
+    assert old["asr"]["kind"] == "asr" and {line.get("set") for line in lines(recipe)} == {None}
+    generated.clear()
+    metrics = evaluate(several, "teacher", selection=Selection(("asr_voice",)))
+    assert sorted(generated) == ["test_asr_1", "test_asr_2"]  # what is there of another set stays
+    assert [key for key in metrics if key.startswith("asr")] == ["asr_voice", "asr"]
+    assert metrics["asr"] == old["asr"] and metrics["asr_voice"]["clips"] == 2
+    assert [entry.get("set", entry["kind"]) for entry in metrics["examples"]] == ["asr_voice"] * 2 + ["asr"] * 4
+    generated.clear()
+    assert evaluate(several, "teacher")["asr_voice"] == metrics["asr_voice"] and generated == []
+    written = {(line["kind"], line.get("set"), line["id"]): line["hypothesis"] for line in lines(several)}
+    assert len(written) == 6 and written["asr", "asr_voice", "test_asr_1"] == written["asr", None, "test_asr_1"]
+    for entry in (by_set := {name: metrics[name] for name in ("asr_voice", "asr")}).values():
+        assert entry["kind"] == "asr" and entry["capped_wer"] <= 1
+    assert by_set["asr_voice"]["data"] != by_set["asr"]["data"]
+    # A set that is no longer the recipe's is no longer told of.
+    assert "asr_voice" not in evaluate(recipe, "teacher")
+
+
+def test_each_set_has_a_submission_of_its_own(several):
+    paths = submit(several, "teacher", None, Selection(answers=False))
+    assert [path.name for path in paths] == ["submission_asr_voice.csv", "submission_asr.csv"]
+    assert [len(path.read_text().splitlines()) for path in paths] == [3, 5]
+
+
 def test_another_text_of_a_row_is_written_for_anew_with_its_batch(recipe, generated, own_data):
     evaluate(recipe, "teacher")
     file = own_data / "test_asr.json"
