@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from teacher.connector import within
+from teacher.low_rank import LowRank
 from teacher.model import Batch, SalmonnForConditionalGeneration
 
 _FEED_FORWARD = {
@@ -83,7 +84,9 @@ def keep_neurons(layers: Iterable[nn.Module], part: str, kept: Iterable[Tensor])
         _select(reading, 1, numbers)
 
 
-def _select(linear: nn.Linear, dim: int, numbers: Tensor) -> None:
+def _select(linear: nn.Linear | LowRank, dim: int, numbers: Tensor) -> None:
+    if isinstance(linear, LowRank):
+        linear = linear.up if dim == 0 else linear.down
     numbers = numbers.to(linear.weight.device)
     linear.weight = nn.Parameter(linear.weight.detach().index_select(dim, numbers))
     if dim == 0:

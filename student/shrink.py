@@ -1,6 +1,7 @@
 """A smaller SALMONN made from a bigger one: layers left out, a slimmer connector, the rest copied."""
 
 import copy
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,9 +13,11 @@ from transformers import PreTrainedModel
 from data.errors import InputError
 from data.settings import Settings
 from student.earlier import model_folder
+from student.low_rank import lower_rank
 from student.neurons import keep_neurons, stack_of
 from teacher.config import SalmonnConfig
-from teacher.model import SalmonnForConditionalGeneration, merge_lora
+from teacher.low_rank import ranks_of
+from teacher.model import Batch, SalmonnForConditionalGeneration, merge_lora
 from teacher.settings import LoraSettings, QFormerSettings
 from teacher.weights import copy_exactly, load_exactly, load_pretrained
 
@@ -35,6 +38,12 @@ class StudentSettings(Settings):
         ge=1,
         description="width of the encoder's feed-forward layers: the neurons stay whose activations have the greatest "
         "norm on some training clips; null: as the teacher",
+    )
+    encoder_rank: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="two factors in the place of each linear layer of the encoder: the share of the variance of its "
+        "outputs on some training clips that stays at least (such as 0.99), or the rank; a layer of which they would "
+        "not be smaller stays whole; null: all do",
     )
     llm: str | None = Field(
         None,
@@ -117,6 +126,7 @@ def shrink(
     seed: int = 0,
     llm: PreTrainedModel | None = None,
     neurons: dict[str, list[torch.Tensor]] | None = None,
+    heard: Iterable[tuple[Batch, torch.Tensor]] | None = None,
 ) -> SalmonnForConditionalGeneration:
     """Builds the student; the teacher's LoRA is folded into the copied LLM weights first.
 
@@ -127,6 +137,7 @@ def shrink(
         llm: The language model that `settings.llm` names (`student.llm.other_llm`); None: the teacher's own.
         neurons: By part ("encoder", "llm") and layer of the teacher's, the feed-forward neurons that stay, in rising
             order (`student.neurons.neuron_norms` ranks them); of a part that is not there: all.
+        heard: Clips on which `encoder_rank` finds what each layer needs (see `student.low_rank.lower_rank`).
 
     Raises:
         InputError: A layer list does not fit the teacher.
@@ -155,6 +166,8 @@ def shrink(
     for part, kept in neurons.items():
         keep_neurons(stack_of(source, part), part, kept)
     source.encoder.layers = nn.ModuleList(source.encoder.layers[i] for i in encoder_layers)
+    if settings.encoder_rank:
+        lower_rank(source.encoder.eval(), settings.encoder_rank, heard)
     decoder = source.llm.get_decoder()
     decoder.layers = nn.ModuleList(decoder.layers[i] for i in llm_layers)
     for index, layer in enumerate(decoder.layers):
@@ -165,6 +178,7 @@ def shrink(
     values["encoder_config"]["encoder_layers"] = len(encoder_layers)
     if "encoder" in neurons:
         values["encoder_config"]["encoder_ffn_dim"] = len(neurons["encoder"][0])
+    values["encoder_ranks"] = ranks_of(source.encoder)
     values["llm_config"] = source.llm.config.to_dict()
     values["llm_config"]["num_hidden_layers"] = len(llm_layers)
     if "llm" in neurons:

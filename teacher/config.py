@@ -8,6 +8,7 @@ class SalmonnConfig(PretrainedConfig):
 
     Args:
         encoder_config: The Whisper encoder's shape (a `WhisperConfig` or its dictionary).
+        encoder_ranks: Ranks of those of the encoder's linear layers that are of low rank, by name.
         beats_config: The BEATs encoder's shape (see `BeatsSettings`), or None where there is none.
         llm_config: The language model's shape (any decoder-only transformers configuration).
         qformer: Q-Former sizes: `layers`, `width`, `heads`, `feed_forward`.
@@ -31,6 +32,7 @@ class SalmonnConfig(PretrainedConfig):
         encoder_config: WhisperConfig | dict | None = None,
         llm_config: PretrainedConfig | dict | None = None,
         beats_config: dict | None = None,
+        encoder_ranks: dict[str, int] | None = None,
         qformer: dict | None = None,
         window_frames: int = 17,
         window_stride: int = 17,
@@ -50,6 +52,7 @@ class SalmonnConfig(PretrainedConfig):
         self.encoder_config = encoder_config or WhisperConfig()
         self.llm_config = llm_config or AutoConfig.for_model("llama")
         self.beats_config = beats_config
+        self.encoder_ranks = encoder_ranks or {}
         self.qformer = qformer or {"layers": 2, "width": 768, "heads": 12, "feed_forward": 3072}
         self.window_frames = window_frames
         self.window_stride = window_stride

@@ -3,10 +3,15 @@
 Letters: B clips, M mel bins, T frames of 20 ms, D width.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 from torch import Tensor, nn
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
+
+from teacher.low_rank import lower_ranks
 
 
 def encoder_frames(mel_frames: Tensor | int) -> Tensor | int:
@@ -21,12 +26,15 @@ class SpeechEncoder(nn.Module):
     and padding is masked after the first convolution and in attention, so a clip's states do not depend on the batch.
     """
 
-    def __init__(self, config: WhisperConfig, *, masked: bool = True) -> None:
+    def __init__(
+        self, config: WhisperConfig, *, masked: bool = True, ranks: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
         """Makes an untrained encoder.
 
         Args:
             config: Its shape.
             masked: Whether what follows a clip is masked; Whisper itself hears the silence up to 30 s.
+            ranks: Of the linear layers that are of low rank, by name.
         """
         super().__init__()
         self.masked = masked
@@ -38,6 +46,7 @@ class SpeechEncoder(nn.Module):
         self.embed_positions = nn.Embedding(config.max_source_positions, width)
         self.layers = nn.ModuleList([WhisperEncoderLayer(config) for _ in range(config.encoder_layers)])
         self.layer_norm = nn.LayerNorm(width)
+        lower_ranks(self, ranks)
 
     def forward(self, mel_BMT: Tensor, mel_frames_B: Tensor) -> Tensor:
         """Encodes log-mel spectrograms.

@@ -18,6 +18,7 @@ from teacher.beats import BeatsEncoder, BeatsSettings
 from teacher.config import SalmonnConfig
 from teacher.connector import AudioStates, Connector
 from teacher.encoder import SpeechEncoder, encoder_frames
+from teacher.low_rank import on_factors
 
 
 @dataclass
@@ -59,7 +60,8 @@ class SalmonnForConditionalGeneration(PreTrainedModel):
         """
         super().__init__(config)
         # In 30 s of which the clip is a part Whisper hears the silence too, as it was trained.
-        self.encoder = SpeechEncoder(config.encoder_config, masked=config.margin_s is not None)
+        masked = config.margin_s is not None
+        self.encoder = SpeechEncoder(config.encoder_config, masked=masked, ranks=config.encoder_ranks)
         beats = BeatsSettings(**config.beats_config) if config.beats_config else None
         self.beats = BeatsEncoder(beats) if beats else None
         self.llm = llm or AutoModelForCausalLM.from_config(config.llm_config, trust_remote_code=False)
@@ -78,7 +80,7 @@ class SalmonnForConditionalGeneration(PreTrainedModel):
         for part, lora in config.adapted.items():
             # After post_init, which initialises every linear layer of the LLM: an update has to start at zero.
             try:
-                inject_adapter_in_model(LoraConfig(**lora), getattr(self, part))
+                inject_adapter_in_model(LoraConfig(**on_factors(lora, getattr(self, part))), getattr(self, part))
             except ValueError as error:
                 reason = str(error).splitlines()[0]
                 raise InputError(f"LoRA of the {part}: {reason}; name linear layers that it has") from error

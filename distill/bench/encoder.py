@@ -27,6 +27,7 @@ from distill.recipe.reading import recipe_of, recipe_parser
 from distill.recipe.recipe import Recipe
 from distill.report.table import markdown
 from student.earlier import base_config
+from student.low_rank import lower_rank
 from student.shrink import layers_kept
 from teacher.build import default_dtype, missing_error, missing_parts
 from teacher.device import DTYPES, pick_device, prepare_process
@@ -45,8 +46,10 @@ def student_encoder(recipe: Recipe) -> SpeechEncoder:
     settings, teacher = recipe.student, recipe.teacher
     if settings is None:
         raise InputError("the recipe has no student section: its encoder always hears what the teacher's does")
+    ranks = {}
     if settings.base:
-        config = base_config(settings.base).encoder_config
+        base = base_config(settings.base)
+        config, ranks = base.encoder_config, base.encoder_ranks
     elif teacher.random_weights:
         if teacher.shapes is None:
             raise InputError("--random-weights: the recipe states no teacher.shapes, as configs/kd_1b.json does")
@@ -55,10 +58,14 @@ def student_encoder(recipe: Recipe) -> SpeechEncoder:
         if missing := [part for part in missing_parts(teacher) if part.startswith("encoder:")]:
             raise missing_error(missing)
         config = WhisperConfig.from_pretrained(locate(teacher.encoder), trust_remote_code=False)
-    config.encoder_layers = len(layers_kept(settings.encoder_layers, config.encoder_layers, "encoder_layers"))
+    kept = layers_kept(settings.encoder_layers, config.encoder_layers, "encoder_layers")
     config.encoder_ffn_dim = settings.encoder_ffn or config.encoder_ffn_dim
     with default_dtype(DTYPES[teacher.dtype]):
-        return SpeechEncoder(config).eval()
+        encoder = SpeechEncoder(config, ranks=ranks)
+    encoder.layers = torch.nn.ModuleList(encoder.layers[number] for number in kept)
+    if settings.encoder_rank:
+        lower_rank(encoder, settings.encoder_rank, None)
+    return encoder.eval()
 
 
 @torch.no_grad()

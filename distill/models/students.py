@@ -44,7 +44,8 @@ def student_of(
             require_vocabulary("student.weights", folder, tokenizer, "student.llm")
         rows = max(len(tokenizer), tokenizer.pad_token_id + 1)
     llm = other_llm(settings, tokenizer, rows, teacher.dtype, random_weights=recipe.teacher.random_weights)
-    student = shrink(source, settings, recipe.seed, llm, _neurons(recipe, source, hears))
+    heard = None if source.device.type == "meta" else _calibration(recipe, hears)
+    student = shrink(source, settings, recipe.seed, llm, _neurons(recipe, source, hears), heard)
     if own:
         student.config.pad_token_id, student.config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
     return student
