@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from functools import partial
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from data.errors import InputError
@@ -33,14 +34,16 @@ def neurons_of(model: SalmonnForConditionalGeneration, part: str) -> int:
 
 
 @torch.no_grad()
-def neuron_norms(
+def neuron_importance(
     model: SalmonnForConditionalGeneration, batches: Iterable[tuple[Batch, Tensor]], parts: Collection[str]
 ) -> dict[str, Tensor]:
-    """The Euclidean norm of each activation of the feed-forward layers, over all positions.
+    """How much each neuron of the feed-forward layers does: the Euclidean norm of its activation over all positions.
 
     (Activation-based importance of neurons: Muralidharan et al. 2024, "Compact Language Models via Pruning and
     Knowledge Distillation", section 2.2; here the activation is that behind the nonlinearity: in the LLM's gated
-    layers the product of gate and up.)
+    layers the product of gate and up.) In the LLM it is multiplied by the norm of what the neuron writes, its column
+    of the last linear, and all positions count, the prompt's too: its first one, on which the later ones' attention
+    rests, has by far the largest activations.
 
     Args:
         model: In evaluation mode.
@@ -72,7 +75,10 @@ def neuron_norms(
                 model.hidden(batch)
             else:
                 model.encoder(batch.features.mel_BMT, batch.features.mel_frames_B)
-    return {part: of.sqrt() for part, of in squares.items()}
+    norms = {part: of.sqrt() for part, of in squares.items()}
+    if "llm" in parts:
+        norms["llm"] *= torch.stack([_weight(linear).double().norm(dim=0).cpu() for linear in reading["llm"]])
+    return norms
 
 
 def keep_neurons(layers: Iterable[nn.Module], part: str, kept: Iterable[Tensor]) -> None:
@@ -95,6 +101,13 @@ def _select(linear: nn.Linear | LowRank, dim: int, numbers: Tensor) -> None:
             linear.bias = nn.Parameter(linear.bias.detach()[numbers])
     else:
         linear.in_features = len(numbers)
+
+
+def _weight(linear: nn.Module) -> Tensor:
+    """A linear's weight (out, in), with the updates of its adapters."""
+    if not isinstance(linear, LoraLayer):
+        return linear.weight
+    return linear.get_base_layer().weight + sum(map(linear.get_delta_weight, linear.active_adapters))
 
 
 def _attended(attention_mask_BT: Tensor, _: int) -> Tensor:

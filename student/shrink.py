@@ -61,8 +61,9 @@ class StudentSettings(Settings):
     llm_ffn: int | None = Field(
         None,
         ge=1,
-        description="width of the LLM's feed-forward layers: the neurons stay whose activations have the greatest norm "
-        "on some training clips, over prompt, audio tokens and text; null: as the teacher",
+        description="width of the LLM's feed-forward layers: the neurons stay that do most on some training clips, by "
+        "the norm of their activations, over prompt, audio tokens and text, times that of their weights in the last "
+        "linear; null: as the teacher",
     )
     layer_choice: Literal["even", "ranked"] | None = Field(
         None,
@@ -136,7 +137,7 @@ def shrink(
         seed: Of the initialisation of what cannot be copied.
         llm: The language model that `settings.llm` names (`student.llm.other_llm`); None: the teacher's own.
         neurons: By part ("encoder", "llm") and layer of the teacher's, the feed-forward neurons that stay, in rising
-            order (`student.neurons.neuron_norms` ranks them); of a part that is not there: all.
+            order (`student.neurons.neuron_importance` ranks them); of a part that is not there: all.
         heard: Clips on which `encoder_rank` finds what each layer needs (see `student.low_rank.lower_rank`).
 
     Raises:

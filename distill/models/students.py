@@ -18,7 +18,7 @@ from distill.recipe.recipe import Recipe
 from distill.recipe.rows import read_rows
 from student.earlier import base_of, model_folder, require_vocabulary
 from student.llm import other_llm, own_tokenizer
-from student.neurons import neuron_norms, neurons_of, stack_of
+from student.neurons import neuron_importance, neurons_of, stack_of
 from student.ranking import block_distances, least_needed
 from student.shrink import StudentSettings, layers_kept, shrink
 from teacher.build import build_teacher, default_dtype
@@ -120,8 +120,8 @@ def _neurons(
         widths[part] = width
     if teacher.device.type == "meta":
         return {part: [torch.arange(width) for _ in stack_of(teacher, part)] for part, width in widths.items()}
-    norms = neuron_norms(teacher.eval(), _calibration(recipe, processor), widths.keys()) if widths else {}
-    return {part: [kept.sort().values for kept in of.topk(widths[part]).indices] for part, of in norms.items()}
+    found = neuron_importance(teacher.eval(), _calibration(recipe, processor), widths.keys()) if widths else {}
+    return {part: [kept.sort().values for kept in of.topk(widths[part]).indices] for part, of in found.items()}
 
 
 def _calibration(recipe: Recipe, processor: SalmonnProcessor) -> Iterator[tuple[Batch, Tensor]]:

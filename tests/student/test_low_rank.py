@@ -10,7 +10,7 @@ from distill.models.sizes import operations
 from distill.models.students import processor_of, student_of, untrained_student
 from distill.recipe.reading import read_recipe
 from student.low_rank import lower_rank
-from student.neurons import neuron_norms
+from student.neurons import neuron_importance
 from student.shrink import set_trainable, shrink
 from teacher.low_rank import LowRank, ranks_of
 from teacher.model import SalmonnForConditionalGeneration, merge_lora
@@ -134,7 +134,7 @@ def test_its_factors_may_have_lora(tiny_recipe, tiny_teacher, heard, tmp_path):
             isinstance(again.encoder.layers[0].fc2, LowRank) and type(again.encoder.layers[0].fc2.up) is torch.nn.Linear
         )
         torch.testing.assert_close(states(again, heard), adapted, atol=1e-4, rtol=1e-4)
-    norms = neuron_norms(again, heard, {"encoder"})["encoder"]
+    norms = neuron_importance(again, heard, {"encoder"})["encoder"]
     assert norms.shape == (2, 64) and bool((norms > 0).all())
 
 

@@ -1,4 +1,5 @@
 import copy
+import json
 
 import pytest
 import torch
@@ -7,8 +8,9 @@ from torch import nn
 from data.errors import InputError
 from distill.models.students import student_of
 from distill.recipe.reading import read_recipe
-from student.neurons import neuron_norms, stack_of
+from student.neurons import neuron_importance, stack_of
 from student.shrink import shrink
+from teacher.build import build_teacher
 from teacher.model import SalmonnForConditionalGeneration, merge_lora
 from teacher.processor import Clip
 
@@ -19,7 +21,7 @@ def batch(tiny_teacher, waves):
 
 
 def encoder_norms(model, batches):
-    return neuron_norms(model, batches, {"encoder"})["encoder"]
+    return neuron_importance(model, batches, {"encoder"})["encoder"]
 
 
 @torch.no_grad()
@@ -52,10 +54,15 @@ def test_the_neurons_of_greatest_norm_stay(tiny_recipe, tiny_teacher, waves):
 
 
 @torch.no_grad()
-def test_the_llms_neurons_are_ranked_over_all_that_it_reads(tiny_teacher, batch):
-    model, _ = tiny_teacher
+def test_the_llms_neurons_are_ranked_over_all_that_it_reads(tiny_recipe, batch):
+    lora = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": ["down_proj", "v_proj"]}
+    changes = ["teacher.weights=null", f"teacher.lora={json.dumps(lora)}"]
+    model, _ = build_teacher(read_recipe(tiny_recipe, changes).teacher)
+    for name, parameter in model.named_parameters():
+        if ".lora_B." in name:
+            parameter.normal_(std=0.5)
     frames_B = torch.tensor([20, 90, 41])
-    found = neuron_norms(model, [(batch, frames_B)] * 2, {"encoder", "llm"})
+    found = neuron_importance(model, [(batch, frames_B)] * 2, {"encoder", "llm"})
     assert torch.equal(found["encoder"], encoder_norms(model, [(batch, frames_B)] * 2))
     merged = copy.deepcopy(model)
     merge_lora(merged)
@@ -65,7 +72,8 @@ def test_the_llms_neurons_are_ranked_over_all_that_it_reads(tiny_teacher, batch)
     real_ND = states[0][batch.attention_mask_BT.bool()]
     active_NF = nn.functional.silu(first.mlp.gate_proj(real_ND)) * first.mlp.up_proj(real_ND)
     assert found["llm"].shape == (4, 96) and len(real_ND) < states[0].shape[0] * states[0].shape[1]
-    torch.testing.assert_close(found["llm"][0].float(), 2**0.5 * active_NF.norm(dim=0), atol=1e-4, rtol=1e-4)
+    expected = 2**0.5 * active_NF.norm(dim=0) * first.mlp.down_proj.weight.norm(dim=0)
+    torch.testing.assert_close(found["llm"][0].float(), expected, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
