@@ -230,6 +230,33 @@ def test_hidden_states_are_matched_at_the_supervised_positions(models, waves):
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
+def test_a_layer_learns_to_do_what_a_block_did(tiny_teacher, waves):
+    """The student's layer 1 is the teacher's 1, the first of the block 1 and 2, and is to give what 2 gives."""
+    teacher, processor = tiny_teacher
+    student = shrink(teacher, STUDENT.model_copy(update={"llm_layers": (0, 1, 3)}))
+    batch, layers = batch_of(processor, waves), student.llm.get_decoder().layers
+    objective = objective_of(teacher, student, {"hidden"}, hidden="mse", hidden_layers=((1, 2),))
+
+    def loss():
+        return objective(Example(batch), LossWeights(hidden=1), {"tokens": len(waves)})[0]
+
+    rest = {name: value.clone() for name, value in student.state_dict().items() if ".layers.1." not in name}
+    student.requires_grad_(False)
+    layers[1].requires_grad_(True)
+    optimizer, before = torch.optim.Adam(layers[1].parameters(), lr=3e-3), loss().item()
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+    assert 0 < loss().item() < 0.2 * before
+    assert all(torch.equal(value, student.state_dict()[name]) for name, value in rest.items())
+    student.requires_grad_(True)
+    loss().backward()
+    # What comes after the block has no part in it.
+    reached = {number for number, layer in enumerate(layers) for p in layer.parameters() if p.grad is not None}
+    assert reached == {0, 1}
+
+
 def test_hidden_states_of_another_width_have_a_projection_for_each_pair(models):
     teacher, _, student = models
     student.config.llm_config.hidden_size = 24
