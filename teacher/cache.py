@@ -59,11 +59,11 @@ class CacheSettings(Settings):
     hypotheses: bool | None = Field(
         None,
         description="also keeps the teacher's own text of each row (beam search takes most of the time); null: where a "
-        "target or train.hypotheses.share asks for it",
+        "target, train.hypotheses.share, a stage's targets or data.faults.no_text asks for it",
     )
     max_seconds: float = Field(60.0, gt=0, description="padded audio seconds of a batch")
     max_failed: float = Field(
-        0.01, ge=0, le=1, description="share of rows, unreadable or without a text, at which the run stops"
+        0.01, ge=0, le=1, description="share of rows, unreadable or without any text, at which the run stops"
     )
 
     @model_validator(mode="after")
@@ -115,7 +115,8 @@ def fill_cache(
 ) -> None:
     """Caches this rank's share of the rows that are not cached yet.
 
-    Each clip is decoded and encoded once: its audio tokens serve the hypothesis and every teacher-forced text. Batches
+    Each clip is decoded and encoded once: its audio tokens serve the hypothesis and every teacher-forced text. Of a row
+    without a text there are the hypothesis and what the teacher says on that, where texts are written. Batches
     are made of all rows, whatever is done already and however many ranks share them: so a row's numbers, down to the
     rounding of the batch that it is computed in, do not depend on interruptions or ranks (on one kind of device, with
     as many threads).
@@ -147,7 +148,7 @@ def fill_cache(
                 if row.id in done and not waves:
                     break
                 try:
-                    if "reference" in cache.targets and not row.text.strip():
+                    if not (cache.writes_texts or row.text.strip()):
                         raise InputError(f"row {row.id} has no text to be distilled on; write one, or drop it")
                     waves[row.id] = load_clip(row)
                 except InputError as error:
@@ -221,18 +222,28 @@ def _cache_batch(
     wordings = [instruction(prompts, row.task, row.id, row.question) for row in rows]
     features = processor.features(waves).to(model.device)
 
-    def lay_out(texts: list[str | None]) -> Batch:
-        return processor.lay_out(features, wordings, texts).to(model.device)
-
     states = model.encode(features)
     audio_NH = model.connector(states)
     written = [(None, None, None)] * len(rows)
     if cache.writes_texts:
         lengths = [len(wave) / SAMPLE_RATE for wave in waves]
-        written = generate_texts(model, processor, lay_out([None] * len(rows)), audio_NH, lengths, generation)
-    texts = {"reference": [row.text for row in rows], "hypothesis": [text for text, *_ in written]}
+        batch = processor.lay_out(features, wordings, [None] * len(rows)).to(model.device)
+        written = generate_texts(model, processor, batch, audio_NH, lengths, generation)
+    references = [row.text if row.text.strip() else None for row in rows]
+    texts = {"reference": references, "hypothesis": [text for text, *_ in written]}
+    audio = audio_NH.split(model.connector.windows(states.frames_B).tolist())
     seeds = [seed_of(row.id) for row in rows]  # a row's draws are its own, whatever its batch
-    targets = {kind: _targets(model, lay_out(texts[kind]), audio_NH, cache, seeds) for kind in cache.targets}
+
+    def forced(texts: list[str | None]) -> dict[int, SparseTargets]:
+        """Targets on the texts that there are, by the row's place in the batch."""
+        there = [i for i, text in enumerate(texts) if text is not None]
+        if not there:
+            return {}
+        of = [[values[i] for i in there] for values in (wordings, texts, audio, seeds)]
+        batch = processor.lay_out(features.of(there), *of[:2]).to(model.device)
+        return dict(zip(there, _targets(model, batch, torch.cat(of[2]), cache, of[3]), strict=True))
+
+    targets = {kind: forced(texts[kind]) for kind in cache.targets}
     kept = _features(model, features, states, audio_NH, cache.features)
     return [
         CachedRow(
@@ -240,12 +251,12 @@ def _cache_batch(
             task=row.task,
             prompt=wording,
             sound=sound_of(row),
-            reference=row.text,
+            reference=references[i],
             hypothesis=text,
             hypothesis_logp=logp,
             hypothesis_ended=ended,
             hypothesis_wer=word_error_rate(row.text, text) if row.task == "asr" and text is not None else None,
-            targets={kind: targets[kind][i] for kind in cache.targets},
+            targets={kind: of[i] for kind, of in targets.items() if i in of},
             features={name: parts[i] for name, parts in kept.items()},
         )
         for i, (row, wording, (text, logp, ended)) in enumerate(zip(rows, wordings, written, strict=True))

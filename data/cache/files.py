@@ -142,6 +142,12 @@ def ids_of(path: Path, identity: CacheIdentity) -> tuple[list[str], bool]:
         return ids, _WITH_FEATURES in about
 
 
+def texts_of(path: Path) -> list[CachedRow]:
+    """The rows of a shard without their targets and features: nothing but their texts is read."""
+    with open_shard(path) as shard:
+        return [CachedRow(**row) for row in shard.read(columns=list(_TEXTS), use_threads=False).to_pylist()]
+
+
 def _are_written(groups: list[int]) -> bool:
     """Whether these rows a group are those of a shard: full ones, and the rest."""
     return all(rows == GROUP_ROWS for rows in groups[:-1]) and 0 < sum(groups[-1:]) <= GROUP_ROWS

@@ -21,6 +21,7 @@ from data.cache.files import (
     read_failed,
     row_of,
     shards_of,
+    texts_of,
 )
 from data.cache.row import CachedRow, CacheIdentity
 from data.cache.targets import Feature
@@ -127,6 +128,13 @@ class CacheReader:
                 for group in range(shard.num_row_groups):
                     batch = batch_of(shard, group)
                     yield from (row_of(batch, position) for position in range(len(batch)))
+
+    def texts(self) -> Iterator[CachedRow]:
+        """All rows without their targets and features: what was asked and written, which is read alone."""
+        for path in self._shards:
+            with named(path):
+                rows = texts_of(path)
+            yield from rows
 
     def failed(self) -> dict[str, str]:
         """Reason by id, of the rows that could not be decoded and still are not there."""

@@ -90,7 +90,9 @@ class FaultPolicies(Settings):
     nan: Literal["stop", "drop"] = Field("drop", description="samples that are no numbers")
     duplicate_audio: Literal["stop", "drop", "keep"] = Field("keep", description="the sound of an earlier file again")
     duplicate_id: Literal["stop", "drop"] = Field("stop", description="drop: the first row of the id stays")
-    no_text: Literal["stop", "drop", "keep"] = Field("drop", description="keep: to be cached with the teacher's texts")
+    no_text: Literal["stop", "drop", "teacher"] = Field(
+        "drop", description="teacher: cached with the teacher's text, and trained on that (train.hypotheses)"
+    )
     long_text: Literal["stop", "drop", "crop"] = Field("crop", description="crop: cut to 300 tokens")
     max_dropped: float = Field(
         0.2, ge=0, le=1, description="share of a file's rows that may be dropped; more stop the run"

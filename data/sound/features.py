@@ -40,6 +40,10 @@ class Features:
         """The same features on another device."""
         return Features(*[None if x is None else x.to(device, non_blocking=True) for x in vars(self).values()])
 
+    def of(self, clips: list[int]) -> "Features":
+        """The features of some clips."""
+        return Features(*[None if x is None else x[clips] for x in vars(self).values()])
+
 
 @cache
 def _filters(mel_bins: int) -> Tensor:

@@ -74,6 +74,11 @@ class LossWeights(Settings):
     )
 
     @property
+    def texts(self) -> bool:
+        """Whether one of them asks for a text."""
+        return any((self.ce, self.kd, self.ctc, self.hidden))
+
+    @property
     def features(self) -> set[str]:
         """The teacher's features that are matched."""
         return {name for name in MATCHED if getattr(self, name)}

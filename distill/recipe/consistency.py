@@ -31,8 +31,11 @@ def _require_stage(recipe: Recipe, stage: StageSettings) -> None:
             f"stage '{stage.name}' has a kd weight; that takes a cache and a student section "
             "(or, without a cache, train.teacher 'memory')"
         )
-    if stage.used.ctc and recipe.train.hypotheses.share:
-        raise ValueError(f"stage '{stage.name}' has a ctc weight, which goes with train.hypotheses.share 0")
+    if stage.used.ctc and "hypothesis" in recipe.trained_on(stage):
+        raise ValueError(
+            f"stage '{stage.name}' has a ctc weight, which goes with the annotation's texts: set its targets to "
+            "[\"reference\"], or train.hypotheses.share 0 and no data.faults.no_text 'teacher'"
+        )
     if recipe.train.keep_encoded and (stage.lr.encoder or stage.lr.beats or stage.matched):
         raise ValueError(f"train.keep_encoded: stage '{stage.name}' trains the encoder or matches its features")
     if stage.lr.beats and not (recipe.student.beats if recipe.student else recipe.teacher.beats):
@@ -61,20 +64,35 @@ def _require_cache(recipe: Recipe) -> None:
         raise ValueError("cache.features: set teacher.margin_s or teacher.reference_padding, which say what is kept")
     if recipe.cache and "beats" in recipe.cache.features and not recipe.teacher.beats:
         raise ValueError("cache.features: the teacher has no BEATs whose states could be kept")
-    if recipe.train.hypotheses.share and not (recipe.cache and recipe.student):
-        raise ValueError("train.hypotheses.share: the teacher's texts take a cache and a student section")
-    if recipe.train.hypotheses.share and not recipe.cache.writes_texts:
-        raise ValueError("train.hypotheses.share: cache.hypotheses false leaves the teacher's texts out; change one")
+    _require_texts(recipe)
     if recipe.distils and not recipe.asks_teacher:
         if recipe.cache.method == "sampled" and (recipe.train.kd.temperature, recipe.train.kd.divergence) != (
             1,
             "forward_kl",
         ):
             raise ValueError("cache.method 'sampled': draws stand for forward_kl at temperature 1, not for others")
-        trained_on = ["reference", "hypothesis"] if recipe.train.hypotheses.share else ["reference"]
-        for text in trained_on:
+        trained_on = {text for stage in recipe.train.stages if stage.used.kd for text in recipe.trained_on(stage)}
+        for text in sorted(trained_on):
             if text not in recipe.cache.targets:
                 raise ValueError(f"cache.targets lacks '{text}', which a kd weight distils on here")
+
+
+def _require_texts(recipe: Recipe) -> None:
+    """Where the teacher's texts are trained on, they are cached."""
+    alone = next((stage for stage in recipe.train.stages if recipe.trained_on(stage) == {"hypothesis"}), None)
+    asked = {
+        "train.hypotheses.share": recipe.train.hypotheses.share,
+        "data.faults.no_text 'teacher'": recipe.data.faults.no_text == "teacher",
+        f"stage '{alone and alone.name}' with targets 'hypothesis'": alone,
+    }
+    for key in (key for key, asks in asked.items() if asks):
+        if not (recipe.cache and recipe.student):
+            raise ValueError(f"{key}: the teacher's texts take a cache and a student section")
+        if not recipe.cache.writes_texts:
+            raise ValueError(f"{key}: cache.hypotheses false leaves the teacher's texts out; change one")
+    least, most = recipe.train.hypotheses.characters_per_second
+    if least > most:
+        raise ValueError(f"train.hypotheses.characters_per_second: the least, {least:g}, is above the most, {most:g}")
 
 
 def _require_teacher(recipe: Recipe) -> None:

@@ -46,7 +46,8 @@ def read_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         InputError: See `read_settings`; or its sections contradict each other.
     """
     recipe = read_settings(Recipe, resolve(path), overrides)
-    if recipe.cache and recipe.cache.hypotheses is None and recipe.train.hypotheses.share:
+    asks_texts = recipe.trains_on_hypotheses or recipe.data.faults.no_text == "teacher"
+    if recipe.cache and recipe.cache.hypotheses is None and asks_texts:
         recipe = recipe.model_copy(update={"cache": recipe.cache.model_copy(update={"hypotheses": True})})
     try:
         require_consistent(recipe)

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, NonNegativeFloat, field_validator
 
+from data.cache.targets import Target
 from data.kinds import FORM, kind_of
 from data.mixing import Mix
 from data.paths import resolve
@@ -57,12 +58,30 @@ class DataSettings(Settings):
 class HypothesisSettings(Settings):
     """Sequence-level distillation (Kim and Rush 2016): rows trained on what the teacher wrote of the clip.
 
-    A row whose hypothesis is not good enough, is empty, or was cut at the cap keeps the annotation's text.
+    A row whose hypothesis is not good enough, is empty, or was cut at the cap keeps the annotation's text, or is left
+    out where it has none. Without a reference a hypothesis is judged as pseudo-labels are (Kahn et al. 2020): by how
+    sure the teacher is, by its length, and by whether it goes in circles.
     """
 
-    share: float = Field(0.0, ge=0, le=1, description="share of the rows that get the teacher's cached hypothesis")
+    share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the rows with a text that get the teacher's cached hypothesis instead",
+    )
     max_wer: float = Field(0.1, ge=0, description="where it has a WER (asr): the highest")
     min_logp: float = Field(-0.5, le=0, description="where it has none: the lowest mean log-probability of its tokens")
+    characters_per_second: tuple[NonNegativeFloat, NonNegativeFloat] = Field(
+        (0.5, 30.0),
+        description="where it has none, of asr: least and most characters a second of sound (kd_mini's transcripts "
+        "have 1.0 to 23.4)",
+    )
+    max_compression: float = Field(
+        2.4,
+        ge=0,
+        description="where it has none: most bytes a byte of what zlib makes of it, as in Whisper (Radford et al. "
+        "2022); what repeats itself has more",
+    )
 
 
 class OnPolicySettings(LengthCap):
@@ -166,11 +185,29 @@ class Recipe(Settings):
         """Whether these distributions come from a teacher in memory."""
         return self.distils and self.train.teacher == "memory"
 
+    def trained_on(self, stage: StageSettings) -> set[Target]:
+        """The texts that rows of a stage may be trained on."""
+        if not stage.used.texts:
+            return set()
+        from_teacher = self.train.hypotheses.share or self.data.faults.no_text == "teacher"
+        both = "reference" in stage.targets
+        return {name for name in stage.targets if name == "reference" or from_teacher or not both}
+
+    @property
+    def trains_on_hypotheses(self) -> bool:
+        """Whether a stage trains on the teacher's cached texts."""
+        return any("hypothesis" in self.trained_on(stage) for stage in self.train.stages)
+
+    @property
+    def trains_on_hypotheses_alone(self) -> bool:
+        """Whether a stage trains on nothing but the teacher's cached texts."""
+        return any(self.trained_on(stage) == {"hypothesis"} for stage in self.train.stages)
+
     @property
     def trains_from_cache(self) -> bool:
         """Whether training reads the teacher's cache: its distributions, texts or features."""
         from_cache = self.distils and not self.asks_teacher
-        return bool(from_cache or self.train.hypotheses.share or self.matches_from_cache)
+        return from_cache or self.trains_on_hypotheses or self.matches_from_cache
 
     @property
     def matched(self) -> set[str]:

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from data.cache.targets import TARGETS, Target
 from data.mixing import Mix
 from data.settings import Settings
 from distill.losses.settings import LossWeights
@@ -49,6 +50,12 @@ class StageSettings(Settings):
     initial_lr: float = Field(0.0, ge=0, le=1, description="where the warm-up starts, as a share of the peak")
     final_lr: float = Field(0.05, ge=0, le=1, description="end of the cosine, as a share of the peak")
     tasks: tuple[str, ...] = Field((), description="tasks trained on; empty: all")
+    targets: tuple[Target, ...] = Field(
+        TARGETS,
+        min_length=1,
+        description="texts trained on: the annotation's, the teacher's (all that are good enough), or both, by "
+        "train.hypotheses.share; rows without such a text are not in the stage",
+    )
     mix: Mix | None = Field(None, description="in place of data.mix in this stage; null: data.mix")
 
     @model_validator(mode="after")

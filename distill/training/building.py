@@ -62,6 +62,8 @@ def build_examples(
     rows: Manifest,
     cache: CacheReader | None = None,
     teacher_processor: SalmonnProcessor | None = None,
+    *,
+    quiet: bool = True,
 ) -> Examples:
     """What makes the run's examples; its `teacher_processor` is None where the student's batch serves the teacher too.
 
@@ -71,9 +73,10 @@ def build_examples(
         rows: Training rows.
         cache: The teacher's cache, where a stage trains on what it holds.
         teacher_processor: The teacher's, where a stage trains on anything of the teacher's.
+        quiet: Do not print how many of the teacher's texts are trained on.
     """
     alignment = Alignment(processor, teacher_processor) if recipe.train.kd.vocabulary == "universal" else None
     asked = recipe.teacher_in_memory or "beats" in recipe.matched
     if not asked or processor.hears_like(teacher_processor.config):
         teacher_processor = None
-    return Examples(recipe, processor, rows, cache, teacher_processor, alignment)
+    return Examples(recipe, processor, rows, cache, teacher_processor, alignment, quiet=quiet)

@@ -1,5 +1,6 @@
 """From rows to examples: waves, prompts and texts, the cached teacher's word, encoder states kept in memory."""
 
+from collections.abc import Sequence
 from threading import Lock
 
 import numpy as np
@@ -8,9 +9,8 @@ from torch import Tensor
 
 from data.cache.reader import CacheReader
 from data.cache.row import CachedRow
-from data.cache.targets import Target
+from data.cache.targets import TARGETS, Target
 from data.errors import InputError
-from data.hashing import drawn
 from data.progress import Progress
 from data.prompts import instruction
 from data.rows.manifest import Manifest
@@ -25,6 +25,7 @@ from distill.losses.signals import SparseSignal
 from distill.losses.universal import SpanSignal
 from distill.recipe.recipe import Recipe
 from distill.training.objective import Example
+from distill.training.texts import HYPOTHESIS, NONE, TrainingTexts
 from teacher.connector import AudioStates, windows_of
 from teacher.encoder import encoder_frames
 from teacher.model import SalmonnForConditionalGeneration
@@ -41,6 +42,7 @@ class Examples:
         cache: The teacher's cache, where distillation uses it.
         teacher_processor: The teacher's, where it is in memory and hears the clips otherwise.
         alignment: Of the student's tokens and the teacher's, where their vocabularies are of different kinds.
+        quiet: Do not print how many of the teacher's texts are trained on.
     """
 
     def __init__(
@@ -51,9 +53,12 @@ class Examples:
         cache: CacheReader | None = None,
         teacher_processor: SalmonnProcessor | None = None,
         alignment: Alignment | None = None,
+        *,
+        quiet: bool = True,
     ) -> None:
         self.teacher_processor, self.alignment = teacher_processor, alignment
         self.recipe, self.processor, self.rows, self.cache = recipe, processor, rows, cache
+        self.texts = TrainingTexts(recipe, rows, cache, quiet=quiet)
         self._lock = Lock()
         self._kept: list[AudioStates] | None = None
         self._unread: set[str] = set()
@@ -72,21 +77,21 @@ class Examples:
             progress.add(len(indices), seconds[indices].sum())
         self._kept = [kept[i] for i in range(len(self.rows))]
 
-    def __call__(self, indices: list[int], weights: LossWeights) -> Example:
-        """The example of these rows, with what the stage's weights need of the teacher."""
+    def __call__(self, indices: list[int], weights: LossWeights, targets: Sequence[Target] = TARGETS) -> Example:
+        """The example of these rows, with what the stage's weights need of the teacher, on its choice of texts."""
         teacher_batch = None
+        chosen_N = self.texts.chosen(targets)
         if self._kept is None:
-            rows, waves = self._heard(indices)
-        else:
-            rows = [self.rows[i] for i in indices]
-        # A stage that matches features alone asks for no text.
+            # A stage that matches features alone asks for no text.
+            indices, waves = self._heard(indices, chosen_N != NONE if weights.texts else None)
+        rows = [self.rows[i] for i in indices]
         with_signal = weights.kd > 0 and not self.recipe.asks_teacher
-        with_text = any((weights.ce, weights.kd, weights.hidden))
-        from_cache = with_signal or (with_text and self.recipe.train.hypotheses.share > 0)
+        from_teacher = chosen_N[indices] == HYPOTHESIS
+        from_cache = with_signal or (weights.texts and from_teacher.any())
         matched = weights.features and self.recipe.matches_from_cache
         entries = self._cached(rows) if from_cache or matched else []
         cached = entries if from_cache else []
-        which = [self._which(entry) for entry in cached] or ["reference"] * len(rows)
+        which = ["hypothesis" if cached and wrote else "reference" for wrote in from_teacher]
         texts = [row.text for row in rows]
         for i, entry in enumerate(cached):
             if which[i] == "hypothesis":
@@ -120,20 +125,22 @@ class Examples:
         ids = tuple(row.id for row in rows)
         return Example(batch, signal, states, teacher_batch, known, columns_B, ids, tuple(instructions))
 
-    def _heard(self, indices: list[int]) -> tuple[list[Row], list[np.ndarray]]:
+    def _heard(self, indices: list[int], with_text: np.ndarray | None) -> tuple[list[int], list[np.ndarray]]:
         """Of these rows those whose clips can be read, and the clips.
 
-        Where none of them can, the next row of the task stands in: a micro-batch of nothing has no loss.
+        Where none of them can, the next row of the task stands in: a micro-batch of nothing has no loss. It has a text
+        where one is asked for (a mask of the rows that do).
         """
-        heard = [(row, wave) for row in (self.rows[i] for i in indices) if (wave := self._load(row)) is not None]
+        heard = [(i, wave) for i in indices if (wave := self._load(self.rows[i])) is not None]
         at, task = indices[-1], self.rows[indices[-1]].task
         while not heard:
             at = (at + 1) % len(self.rows)
             row = self.rows[at]
-            if row.task == task and (wave := self._load(row)) is not None:
-                heard.append((row, wave))
-        rows, waves = zip(*heard, strict=True)
-        return list(rows), list(waves)
+            fits = row.task == task and (with_text is None or with_text[at])
+            if fits and (wave := self._load(row)) is not None:
+                heard.append((at, wave))
+        numbers, waves = zip(*heard, strict=True)
+        return list(numbers), list(waves)
 
     def _load(self, row: Row) -> np.ndarray | None:
         """A row's clip; None for one that cannot be read and is left out, which is told.
@@ -196,17 +203,6 @@ class Examples:
                     "another cache.folder"
                 )
         return entries
-
-    def _which(self, entry: CachedRow) -> Target:
-        """The text that a row is trained on, the same one throughout a run."""
-        wanted = self.recipe.train.hypotheses
-        if drawn([self.recipe.seed, entry.id]) >= wanted.share or not entry.hypothesis or not entry.hypothesis_ended:
-            return "reference"
-        if entry.hypothesis_wer is not None:
-            good = entry.hypothesis_wer <= wanted.max_wer
-        else:
-            good = entry.hypothesis_logp >= wanted.min_logp
-        return "hypothesis" if good else "reference"
 
     def _signal(self, cached: list[CachedRow], which: list[Target], texts: list[str]) -> SparseSignal | SpanSignal:
         targets = []

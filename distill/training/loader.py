@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from data.batches import LengthBatches
+from data.errors import InputError
 from data.hashing import seed_of
 from data.mixing import Mix, row_weights
 from data.rows.shards import shards_of
@@ -12,13 +13,14 @@ from distill.recipe.recipe import Recipe
 from distill.recipe.stages import StageSettings
 from distill.training.examples import Examples
 from distill.training.objective import Example
+from distill.training.texts import NONE, REFERENCE
 
 
 class StepLoader:
     """What this rank trains on at each step: a pure function of the step, so that nothing is lost on a restart.
 
-    A stage goes on through the rows where the last one of the same budgets, tasks and mix has ended; one that is the
-    first of its kind sees them in an order of its own.
+    A stage goes on through the rows where the last one of the same budgets, tasks, rows and mix has ended; one that is
+    the first of its kind sees them in an order of its own.
 
     Args:
         recipe: The run.
@@ -28,7 +30,7 @@ class StepLoader:
         accumulation: Micro-batches of one rank in one optimizer step.
 
     Raises:
-        InputError: A stage has fewer batches than one step needs.
+        InputError: A stage has fewer batches than one step needs, or no row with a text that it trains on.
     """
 
     def __init__(self, recipe: Recipe, examples: Examples, *, rank: int, world: int, accumulation: int) -> None:
@@ -40,9 +42,15 @@ class StepLoader:
         taken: dict[tuple, int] = {}
         for number, stage in enumerate(recipe.train.stages):
             mix = recipe.data.mix if stage.mix is None else stage.mix
-            kind = stage.max_seconds, stage.max_text_tokens, frozenset(stage.tasks), mix
+            texts = np.full(len(examples.rows), REFERENCE, np.uint8)
+            if stage.used.texts:
+                texts = examples.texts.chosen(stage.targets)
+            # As far as they tell which rows there are, and how long their texts are.
+            seen = texts if stage.max_text_tokens else texts != NONE
+            kind = stage.max_seconds, stage.max_text_tokens, frozenset(stage.tasks), mix, seen.tobytes()
             if kind not in orders:
-                orders[kind] = self._order(stage, mix, seed_of([recipe.seed, number]) if number else recipe.seed)
+                seed = seed_of([recipe.seed, number]) if number else recipe.seed
+                orders[kind] = self._order(stage, mix, texts, seed)
             batches, chosen = orders[kind]
             self._stages.append((batches, chosen, taken.get(kind, 0)))
             taken[kind] = taken.get(kind, 0) + stage.steps
@@ -62,17 +70,22 @@ class StepLoader:
                 self._coming[ahead] = self._ask(ahead)
         return made
 
-    def _order(self, stage: StageSettings, mix: Mix, seed: int) -> tuple[LengthBatches, np.ndarray]:
+    def _order(self, stage: StageSettings, mix: Mix, texts: np.ndarray, seed: int) -> tuple[LengthBatches, np.ndarray]:
         """The batches of a stage's rows, and the numbers of these rows among all."""
         data, processor, every = self.recipe.data, self.examples.processor, self.examples.rows
         chosen = every.among("task", stage.tasks) if stage.tasks else np.ones(len(every), bool)
+        if chosen.any() and not (chosen := chosen & (texts != NONE)).any():
+            raise InputError(
+                f"stage '{stage.name}': no row has a text that it trains on (targets: {', '.join(stage.targets)}); "
+                "change its targets, or the thresholds of train.hypotheses"
+            )
         rows, weights = every.where(chosen), row_weights(every, mix)
         batches = LengthBatches(
             processor.seconds(rows),
             max_seconds=stage.max_seconds,
             seed=seed,
             **self._split,
-            text_tokens=list(processor.text_lengths(rows.values("text"))) if stage.max_text_tokens else (),
+            text_tokens=self.examples.texts.lengths(processor, texts)[chosen] if stage.max_text_tokens else (),
             max_text_tokens=stage.max_text_tokens,
             weights=None if weights is None else weights[chosen],
             shards=shards_of(rows) if data.source == "shards" else None,
@@ -83,6 +96,6 @@ class StepLoader:
     def _ask(self, step: int) -> list[Future[Example]]:
         index, within = self.recipe.locate(step)
         batches, chosen, taken = self._stages[index]
-        weights = self.recipe.train.stages[index].weights_at(within)
-        rows = batches.step(taken + within)
-        return [self._pool.submit(self.examples, chosen[of].tolist(), weights) for of in rows]
+        stage = self.recipe.train.stages[index]
+        rows, weights = batches.step(taken + within), stage.weights_at(within)
+        return [self._pool.submit(self.examples, chosen[of].tolist(), weights, stage.targets) for of in rows]

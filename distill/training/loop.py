@@ -66,14 +66,14 @@ class Trainer:
         self.recipe, self.processor = recipe, processor
         join_ranks(recipe.train.timeout_s)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        rows, self.valid = training_rows(recipe, cache, quiet=self.rank > 0), validation_rows(recipe)
+        rows, self.valid = training_rows(recipe, cache), validation_rows(recipe)
         self.engine = start_engine(
             recipe, build_objective(recipe, student, processor, rows, teacher, teacher_processor)
         )
         self.identity = run_identity(recipe, rows, self.world, None if cache is None else cache.identity)
         if teacher is not None:
             teacher.place(recipe, self.engine.device)
-        self.examples = build_examples(recipe, processor, rows, cache, teacher_processor)
+        self.examples = build_examples(recipe, processor, rows, cache, teacher_processor, quiet=self.rank > 0)
         if recipe.train.keep_encoded:
             self.examples.keep_encoded(student, max_seconds=120, quiet=self.rank > 0)
         accumulation = self.engine.gradient_accumulation_steps()

@@ -9,23 +9,17 @@ from distill.recipe.recipe import Recipe
 from distill.recipe.rows import read_rows
 
 
-def training_rows(recipe: Recipe, cache: CacheReader | None = None, *, quiet: bool = False) -> Manifest:
-    """The recipe's training rows that have a text, and that the teacher could read where its cache is trained on.
+def training_rows(recipe: Recipe, cache: CacheReader | None = None) -> Manifest:
+    """The recipe's training rows, of which the teacher could read all where its cache is trained on.
 
     Args:
         recipe: The run.
         cache: The teacher's, where a stage trains on what it holds.
-        quiet: Do not print how many rows have no text.
 
     Raises:
         InputError: The cache is not filled yet, so that it is no cache to train from.
     """
     rows = read_rows(recipe, recipe.data.train)
-    if not (with_text := rows.with_text).all():
-        if not quiet:
-            first = rows.where(~with_text)[0].id
-            print(f"{(~with_text).sum()} rows without a text are left out, the first of them {first}", flush=True)
-        rows = rows.where(with_text)
     return rows if cache is None else _cached(rows, cache, recipe.cache.folder)
 
 

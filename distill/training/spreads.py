@@ -6,12 +6,14 @@ import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
 
 from data.batches import batches_by_length
+from data.cache.targets import TARGETS
 from data.progress import Progress
 from distill.losses.distances import Spread
 from distill.losses.settings import LAST, LossWeights
 from distill.recipe.recipe import Recipe
 from distill.training.examples import Examples
 from distill.training.objective import Objective
+from distill.training.texts import NONE
 
 
 def measured_spreads(recipe: Recipe, engine: DeepSpeedEngine, examples: Examples) -> dict[str, list[float]]:
@@ -31,7 +33,10 @@ def measured_spreads(recipe: Recipe, engine: DeepSpeedEngine, examples: Examples
         return {}
     objective: Objective = engine.module
     weights = LossWeights(**dict.fromkeys(names, 1.0))
-    chosen = np.random.default_rng(recipe.seed).permutation(len(examples.rows))[: recipe.train.match.spread_clips]
+    rows = np.arange(len(examples.rows))
+    if weights.texts:
+        rows = np.flatnonzero(examples.texts.chosen(TARGETS) != NONE)
+    chosen = rows[np.random.default_rng(recipe.seed).permutation(len(rows))[: recipe.train.match.spread_clips]]
     spreads = {name: [Spread() for _ in objective.matching.layers.get(name, [(LAST,)])[0]] for name in names}
     progress = Progress("spread of the teacher's features", len(chosen), quiet=dist.get_rank() > 0)
     # As much at a time as the stages that match features take.

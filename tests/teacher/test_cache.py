@@ -14,7 +14,7 @@ from data.errors import InputError
 from data.rows.manifest_reader import read_manifest
 from data.words import word_error_rate
 from distill.recipe.reading import read_recipe
-from teacher.cache import cache_identity
+from teacher.cache import cache_identity, fill_cache
 from teacher.processor import Clip
 
 
@@ -170,13 +170,63 @@ def test_a_clip_on_which_the_teacher_fails_is_listed_alone(fill_tiny_cache, tiny
     assert len(CacheReader(folder)) == 12 - len(failed) > 0
 
 
-def test_rows_without_a_text_are_listed(fill_tiny_cache, own_data):
+def without_texts(own_data, *numbers):
+    """Takes the texts of some training rows: every other one has an empty one, the rest none at all."""
     file = own_data / "train.json"
     content = json.loads(file.read_text())
-    content["annotation"][3]["text"] = "  "
+    for at, number in enumerate(numbers):
+        content["annotation"][number]["text"] = "  "
+        if at % 2:
+            del content["annotation"][number]["text"]
     file.write_text(json.dumps(content))
-    folder, _ = fill_tiny_cache("cache.max_failed=0.2", "data.faults.no_text=keep")
-    assert CacheReader(folder).failed() == {
+
+
+@pytest.mark.parametrize("untexted", [[0, 3, 4, 7, 8, 11], [*range(12)]])
+def test_of_a_row_without_a_text_the_teachers_is_cached_alone(fill_tiny_cache, own_data, tmp_path, untexted):
+    folder, with_texts = fill_tiny_cache()
+    before = CacheReader(folder, with_texts)
+    without_texts(own_data, *untexted)
+    changes = ("data.faults.no_text=teacher", "train.stages.1.losses.ctc=0")
+    folder, identity = fill_tiny_cache(*changes, f"cache.folder={tmp_path}/without")
+    found = CacheReader(folder, identity)
+    assert len(found) == 12 and not found.failed() and identity.differences(with_texts) == ["audio"]
+    for number, row_id in enumerate(f"train_{number}" for number in range(12)):
+        row, other = found[row_id], before[row_id]
+        assert row.hypothesis == other.hypothesis and row.prompt == other.prompt
+        assert row.hypothesis_logp == pytest.approx(other.hypothesis_logp, abs=1e-5)
+        if number not in untexted:
+            assert set(row.targets) == {"reference", "hypothesis"} and row.reference == other.reference
+            np.testing.assert_allclose(row.targets["reference"].tail, other.targets["reference"].tail, atol=1e-3)
+        else:
+            assert set(row.targets) == {"hypothesis"} and row.reference is row.hypothesis_wer is None
+        kept = row.targets["hypothesis"].tail
+        np.testing.assert_allclose(kept, other.targets["hypothesis"].tail, atol=1e-3)
+
+
+def test_a_cache_of_rows_without_texts_is_the_same_on_any_ranks_and_after_an_interruption(
+    fill_tiny_cache, own_data, tmp_path
+):
+    without_texts(own_data, 0, 3, 4, 7, 8, 11)
+    changes = ("data.faults.no_text=teacher", "train.stages.1.losses.ctc=0")
+    folder, identity = fill_tiny_cache(*changes)
+    whole = CacheReader(folder, identity).content_sha256()
+    for rank in (1, 0):
+        apart, _ = fill_tiny_cache(*changes, f"cache.folder={tmp_path}/ranks", rank=rank, world=2)
+    assert CacheReader(apart, identity).content_sha256() == whole
+    next(iter(sorted(apart.glob("shard-00001-*")))).unlink()
+    fill_tiny_cache(*changes, f"cache.folder={tmp_path}/ranks")
+    assert CacheReader(apart, identity).content_sha256() == whole
+
+
+def test_where_no_texts_are_written_rows_without_one_are_listed(tiny_recipe, tiny_teacher, own_data):
+    without_texts(own_data, 3)
+    changes = ['cache.targets=["reference"]', "train.stages.1.losses.ctc=0", "cache.max_failed=0.2"]
+    recipe, (model, processor) = read_recipe(tiny_recipe, changes), tiny_teacher
+    rows = read_manifest(own_data / "train.json", texts=False)
+    settings = (recipe.cache, recipe.generation)
+    identity = cache_identity(recipe.teacher, *settings, recipe.data.prompts, rows, processor)
+    fill_cache(model, processor, rows, recipe.data.prompts, *settings, identity)
+    assert CacheReader(recipe.cache.folder).failed() == {
         "train_3": "row train_3 has no text to be distilled on; write one, or drop it"
     }
 

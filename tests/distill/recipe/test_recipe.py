@@ -33,7 +33,10 @@ def test_the_repositorys_recipes_are_valid_and_named_after_their_files(path):
             "train.keep_encoded: a teacher in memory hears the clips",
         ),
         ('cache.targets=["hypothesis"]', "cache.targets lacks 'reference', which a kd weight distils on"),
-        ("train.hypotheses.share=0.5", "stage 'distil' has a ctc weight, which goes with train.hypotheses.share 0"),
+        (
+            "train.hypotheses.share=0.5",
+            "stage 'distil' has a ctc weight, which goes with the annotation.s texts: set its targets",
+        ),
         ("train.kd.temperature=2; cache.method=sampled", "draws stand for forward_kl at temperature 1"),
         ("train.kd.divergence=js; cache.method=sampled", "draws stand for forward_kl at temperature 1"),
         ('teacher.margin_s=null; cache.features=["encoder"]', r"cache\.features: set teacher\.margin_s"),
@@ -69,6 +72,30 @@ def test_the_teachers_texts_take_their_cache(tiny_recipe):
     assert not read_recipe(tiny_recipe, without_kd).trains_from_cache
     with pytest.raises(InputError, match="the teacher's texts take a cache and a student section"):
         read_recipe(tiny_recipe, [share, *without_kd])
+
+
+def test_stages_and_rows_that_take_the_teachers_texts_have_them_cached(tiny_recipe):
+    no_ctc = "train.stages.1.losses.ctc=0"
+    alone, untexted = 'train.stages.1.targets=["hypothesis"]', "data.faults.no_text=teacher"
+    only = 'cache.targets=["hypothesis"]'
+    asked = read_recipe(tiny_recipe, [alone, no_ctc, only])
+    assert asked.trains_on_hypotheses_alone and asked.cache.writes_texts
+    by_ce = 'train.stages.1.losses={"ce": 1}'
+    for change, name in ((alone, "stage 'distil' with targets 'hypothesis'"), (untexted, "data.faults.no_text")):
+        recipe = read_recipe(tiny_recipe, [change, by_ce, 'cache.targets=["reference"]'])
+        assert recipe.cache.hypotheses and recipe.trains_on_hypotheses and recipe.trains_from_cache
+        with pytest.raises(InputError, match=f"{name}.*cache.hypotheses false leaves the teacher's texts out"):
+            read_recipe(tiny_recipe, [change, by_ce, 'cache.targets=["reference"]', "cache.hypotheses=false"])
+        with pytest.raises(InputError, match=f"{name}.*: the teacher's texts take a cache and a student section"):
+            read_recipe(tiny_recipe, [change, by_ce, "cache=null"])
+        with pytest.raises(InputError, match=r"cache\.targets lacks 'hypothesis'"):
+            read_recipe(tiny_recipe, [change, no_ctc, 'cache.targets=["reference"]'])
+        with pytest.raises(InputError, match=r"which goes with the annotation's texts"):
+            read_recipe(tiny_recipe, [change])
+    gold = read_recipe(tiny_recipe, [untexted, 'train.stages.1.targets=["reference"]', 'cache.targets=["reference"]'])
+    assert not gold.trains_on_hypotheses and gold.cache.writes_texts  # its rows are in the first stage
+    with pytest.raises(InputError, match="characters_per_second: the least, 3, is above the most, 2"):
+        read_recipe(tiny_recipe, ["train.hypotheses.characters_per_second=[3, 2]"])
 
 
 def test_a_teacher_in_memory_takes_no_cache(tiny_recipe):

@@ -4,12 +4,16 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from data.rows.manifest import durations_of
+from data.cache.row import CachedRow
+from data.errors import InputError
+from data.rows.manifest import Manifest, durations_of
 from data.rows.manifest_reader import read_manifest
 from distill.recipe.reading import read_recipe
 from distill.training.loader import StepLoader
+from distill.training.texts import TrainingTexts
 from tests.conftest import write_annotation_of
 
 ROWS = 240
@@ -28,14 +32,20 @@ def rows(tmp_path_factory):
     return read_manifest(folder / "many.json")
 
 
+def written(rows):
+    """What a teacher wrote for all rows but every fifth, which it began anew until its cap."""
+    for number, row in enumerate(rows):
+        yield CachedRow(row.id, row.task, "", None, "a longer text than that", -0.1, number % 5 > 0)
+
+
 class _Numbers:
     """Makes examples that are their rows' numbers."""
 
-    def __init__(self, rows):
-        self.rows = rows
+    def __init__(self, recipe, rows):
+        self.rows, self.texts = rows, TrainingTexts(recipe, rows, SimpleNamespace(texts=lambda: written(rows)))
         self.processor = SimpleNamespace(seconds=durations_of, text_lengths=lambda texts: map(len, texts))
 
-    def __call__(self, indices, weights):
+    def __call__(self, indices, weights, targets):
         return indices
 
 
@@ -43,12 +53,12 @@ class _Numbers:
 def load(tiny_recipe, rows):
     """A function that gives the batches (lists of row numbers) of each step of a run with some stages, all ranks'."""
 
-    def load(*stages, data=(), world=1, accumulation=1, order=None):
+    def load(*stages, data=(), world=1, accumulation=1, order=None, rows=rows):
         made = {"losses": {"ce": 1}, "lr": {"llm": 1e-3}, "max_seconds": 6}
         made = [made | {"name": str(i)} | stage for i, stage in enumerate(stages)]
         recipe = read_recipe(tiny_recipe, [f"train.stages={json.dumps(made)}", *data])
         split = {"world": world, "accumulation": accumulation}
-        loaders = [StepLoader(recipe, _Numbers(rows), rank=rank, **split) for rank in range(world)]
+        loaders = [StepLoader(recipe, _Numbers(recipe, rows), rank=rank, **split) for rank in range(world)]
         numbers = order or range(recipe.total_steps)
         return [[batch for loader in loaders for batch in loader.load(step)] for step in numbers]
 
@@ -101,3 +111,47 @@ def test_a_step_follows_from_its_number_alone_and_ranks_share_it(load):
     assert load(*stages, accumulation=2, order=backwards) == forwards[::-1]
     together = load(*stages, world=2)
     assert [sorted(batches) for batches in together] == [sorted(batches) for batches in forwards]
+
+
+@pytest.fixture(scope="module")
+def half(rows):
+    """The rows, of which those of odd numbers have no text."""
+    texts = ["" if number % 2 else "hi" for number in range(ROWS)]
+    at = rows.table.schema.get_field_index("text")
+    return Manifest(rows.table.set_column(at, rows.table.schema.field(at), pa.array(texts)), rows.root)
+
+
+def seen(found):
+    return {row for batches in found for batch in batches for row in batch}
+
+
+def test_rows_are_in_the_stages_that_train_on_a_text_of_theirs(load, half):
+    untexted = ["data.faults.no_text=teacher", "train.hypotheses.characters_per_second=[0, 1000]"]
+    encoder = {"losses": {"encoder": 1}, "lr": {"encoder": 1e-3}}
+    odd, fifth = set(range(1, ROWS, 2)), set(range(0, ROWS, 5))
+    for stage, wanted in (
+        (encoder, set(range(ROWS))),
+        ({}, set(range(ROWS)) - (odd & fifth)),
+        ({"targets": ["reference"]}, set(range(ROWS)) - odd),
+        ({"targets": ["hypothesis"]}, set(range(ROWS)) - fifth),
+    ):
+        assert seen(load({"steps": 200, **stage}, data=untexted, rows=half)) == wanted
+    assert seen(load({"steps": 200, "tasks": ["asr"], "targets": ["reference"]}, rows=half, data=untexted)) == set(
+        range(0, ROWS, 2)  # which alone are speech
+    )
+    with pytest.raises(InputError, match=r"stage '0': no row has a text that it trains on \(targets: hypothesis\)"):
+        load({"steps": 1, "targets": ["hypothesis"]}, data=["train.hypotheses.min_logp=0"], rows=half)
+
+
+def test_the_budget_of_text_is_that_of_the_texts_trained_on(load, half):
+    untexted = ["data.faults.no_text=teacher", "train.hypotheses.characters_per_second=[0, 1000]"]
+    most = {"steps": 20, "max_seconds": 60, "max_text_tokens": 92}
+    for batches in load({**most, "targets": ["hypothesis"]}, data=untexted, rows=half):
+        assert all(len(batch) <= 4 for batch in batches)  # of 23 characters
+    assert max(len(batch) for batches in load(most, data=untexted) for batch in batches) > 10  # of 2
+
+
+def test_stages_of_the_same_rows_go_on_through_them_whatever_their_texts_are(load):
+    stages = [{"steps": 4}, {"steps": 4, "targets": ["reference"]}, {"steps": 4, "losses": {"encoder": 1}}]
+    stages[2]["lr"] = {"encoder": 1e-3}
+    assert load(*stages) == load({"steps": 12})

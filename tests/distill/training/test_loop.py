@@ -21,6 +21,7 @@ from data.rows.manifest_writer import write_manifest
 from data.rows.shard_writer import write_shards
 from distill.recipe.reading import read_recipe
 from distill.recipe.stages import StageSettings
+from distill.training.examples import Examples
 from distill.training.loop import Trainer
 from distill.training.optimizer import learning_rate, parameter_groups
 from distill.training.run_log import RunLog
@@ -148,18 +149,19 @@ def test_rows_without_a_text_are_left_out(train, own_data):
     steps, out = train("texts", *without_teacher)
     assert all(step["tokens"] <= 50 for step in steps)
     assert "train.json: 1 of 12 rows dropped: 1 no_text (train_3)" in out
-    kept, out = train("kept", *without_teacher, "data.faults.no_text=keep")
-    assert "1 rows without a text are left out, the first of them train_3" in out
-    assert losses(kept) == losses(steps)
     assert all(np.isfinite(losses(steps)))
 
 
-def test_the_teachers_texts_are_trained_on(train, monkeypatch):
-    # The untrained teacher's texts are all cut at the cap; they count as whole here.
-    whole = CacheReader.__getitem__
+def whole_texts(monkeypatch):
+    """Takes the untrained teacher's texts, which are all cut at the cap, for whole ones."""
+    texts = CacheReader.texts
     monkeypatch.setattr(
-        CacheReader, "__getitem__", lambda cache, row_id: replace(whole(cache, row_id), hypothesis_ended=True)
+        CacheReader, "texts", lambda cache: (replace(entry, hypothesis_ended=True) for entry in texts(cache))
     )
+
+
+def test_the_teachers_texts_are_trained_on(train, monkeypatch):
+    whole_texts(monkeypatch)
     plain, _ = train("plain", "train.stages.1.losses.ctc=0")
     texts = ["train.hypotheses.share=1", "train.hypotheses.max_wer=100", "train.hypotheses.min_logp=-1000"]
     written, _ = train("written", "train.stages.1.losses.ctc=0", *texts)
@@ -167,6 +169,81 @@ def test_the_teachers_texts_are_trained_on(train, monkeypatch):
     assert losses(written)[2] != losses(plain)[2]
     alone, _ = train("alone", 'train.stages.1.losses={"ce": 1}', *texts)
     assert [step["tokens"] for step in alone[2:]] == [step["tokens"] for step in written[2:]]
+
+
+@pytest.fixture
+def half_untexted(own_data):
+    """Takes the texts of every other training row."""
+    file = own_data / "train.json"
+    content = json.loads(file.read_text())
+    for entry in content["annotation"][::2]:
+        del entry["text"]
+    file.write_text(json.dumps(content))
+
+
+LENIENT = ["train.hypotheses.min_logp=-1000", "train.hypotheses.characters_per_second=[0, 1000]"]
+
+
+def test_rows_without_a_text_are_trained_on_what_the_teacher_wrote(
+    train, half_untexted, fill_tiny_cache, monkeypatch, tmp_path
+):
+    """Half of the rows have no text; the last stage, at a low rate, is on the annotation's alone."""
+    whole_texts(monkeypatch)
+    finish = {"name": "finish", "steps": 2, "losses": {"ce": 1}, "lr": {"llm": 1e-5}, "targets": ["reference"]}
+    stages = [{"name": "distil", "steps": 4, "losses": {"ce": 0.5, "kd": 0.5}, "lr": {"llm": 1e-3}}, finish]
+    stages = [stage | {"max_seconds": 60, "warmup_steps": 1} for stage in stages]
+    own = ["data.faults.no_text=teacher", f"cache.folder={tmp_path}/both", f"train.stages={json.dumps(stages)}"]
+    fill_tiny_cache(*own)
+    trained_on, call = [], Examples.__call__
+
+    def note(self, *given):
+        example = call(self, *given)
+        texts = [self.processor.decode(ids[None, ids != -100])[0] for ids in example.batch.labels_BT]
+        trained_on.append(dict(zip(example.ids, texts, strict=True)))
+        return example
+
+    monkeypatch.setattr(Examples, "__call__", note)
+    steps, out = train("both", *own, *LENIENT)
+    assert "teacher's texts: 6 of 6 rows without a text are trained on them" in out
+    assert all(np.isfinite(losses(steps)))
+    cache = CacheReader(tmp_path / "both")
+    whole, annotated = {}, {}
+    for row_id in cache.ids():
+        whole[row_id] = cache[row_id].reference or cache[row_id].hypothesis
+        if cache[row_id].reference:
+            annotated[row_id] = cache[row_id].reference
+    assert len(annotated) == 6 and trained_on == [whole] * 4 + [annotated] * 2
+    # Other thresholds over the same cache.
+    _, out = train("strict", *own, LENIENT[1])
+    assert "teacher's texts: 0 of 6 rows without a text are trained on them; 6 are left out (6 min_logp)" in out
+    assert trained_on[6:] == [annotated] * 6
+    alone = {"name": "alone", "steps": 1, "losses": {"kd": 1}, "lr": {"llm": 1e-3}, "targets": ["hypothesis"]}
+    only = [*own[:2], f"train.stages={json.dumps([alone])}"]
+    train("only", *only, *LENIENT, "train.hypotheses.max_wer=1000")
+    assert trained_on[12:] == [{row_id: cache[row_id].hypothesis for row_id in cache.ids()}]
+
+
+def test_a_run_over_rows_without_texts_goes_on_bit_for_bit(
+    train, half_untexted, fill_tiny_cache, monkeypatch, tmp_path
+):
+    whole_texts(monkeypatch)
+    own = ["data.faults.no_text=teacher", "train.stages.1.losses.ctc=0", f"cache.folder={tmp_path}/both", *LENIENT]
+    fill_tiny_cache(*own)
+    whole, _ = train("whole", *own)
+    step = RunLog.step
+
+    def stopped(self, record, left_s):
+        step(self, record, left_s)
+        if record["step"] == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "step", stopped)
+        assert len(train("stopped", *own, ends=130)[0]) == 4
+    finished, _ = train("stopped", *own)
+    assert losses(finished) == losses(whole) and len(finished) == 6
+    weights = [load_file(tmp_path / "runs" / name / "model" / "model.safetensors") for name in ("whole", "stopped")]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
 def test_a_run_leaves_its_recipe_steps_validation_checkpoints_and_model(train, tiny_recipe, tmp_path):

@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 import soundfile
@@ -8,21 +6,6 @@ from data.cache.reader import CacheReader
 from data.errors import InputError
 from distill.recipe.reading import read_recipe
 from distill.training.rows import training_rows, validation_rows
-
-
-def test_rows_without_a_text_are_left_out_and_told_once(tiny_recipe, own_data, capsys):
-    file = own_data / "train.json"
-    content = json.loads(file.read_text())
-    for number in (3, 5):
-        content["annotation"][number]["text"] = " "
-    file.write_text(json.dumps(content))
-    recipe = read_recipe(tiny_recipe, ["data.faults.no_text=keep"])
-    wanted = [f"train_{number}" for number in range(12) if number not in (3, 5)]
-    capsys.readouterr()
-    assert [row.id for row in training_rows(recipe)] == wanted
-    assert "2 rows without a text are left out, the first of them train_3" in capsys.readouterr().out
-    assert [row.id for row in training_rows(recipe, quiet=True)] == wanted
-    assert "without a text" not in capsys.readouterr().out
 
 
 def test_of_a_cache_the_rows_that_it_has(tiny_recipe, own_data, fill_tiny_cache):
