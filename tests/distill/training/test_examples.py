@@ -20,7 +20,7 @@ NO_CTC = "train.stages.1.losses.ctc=0"
 
 
 class Rewritten(CacheReader):
-    """A cache whose rows say something else of the teacher's text."""
+    """A cache whose rows say something else."""
 
     def __init__(self, folder, **changes):
         super().__init__(folder)
@@ -29,6 +29,9 @@ class Rewritten(CacheReader):
     def texts(self):
         for entry in super().texts():
             yield replace(entry, **self.changes)
+
+    def __getitem__(self, row_id):
+        return replace(super().__getitem__(row_id), **self.changes)
 
 
 @pytest.fixture
