@@ -111,7 +111,8 @@ def _frame_bytes(head: bytes) -> int:
 def mp4_is_one(sound: Probe) -> bool:
     """Whether an m4a is one file, and not several joined, of which FFmpeg hears one alone."""
     at, begun = 0, 0
-    while len(head := sound.read(at, 16)) >= 8:
+    while at + 8 <= sound.size:
+        head = sound.read(at, 16)
         begun += head[4:8] == b"ftyp"
         length = int.from_bytes(head[:4], "big")
         length = int.from_bytes(head[8:], "big") if length == 1 else length

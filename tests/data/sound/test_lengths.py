@@ -11,6 +11,7 @@ import soundfile
 from data.errors import InputError
 from data.sound.decode import SoundBytes, blocks, sound_info
 from data.sound.flac import flac_parts
+from data.sound.lengths import mp4_is_one
 from data.sound.source import Probe
 
 RATE = 16_000
@@ -369,6 +370,11 @@ def test_m4as_joined_are_refused(options):
     for act in (sound_info, heard):
         with pytest.raises(InputError, match="files of m4a joined to one; write them apart"):
             act(SoundBytes(given * 2, "joined"))
+
+
+def test_a_box_longer_than_any_file_is_none():
+    given = encoded(LONG[: 44_100 * 2], 44_100, "mp4", "aac")
+    assert mp4_is_one(Probe(SoundBytes(given + struct.pack(">I4sQ", 1, b"free", (1 << 64) - 1), "")))
 
 
 def test_a_stretch_is_sought_and_not_decoded_from_the_beginning(monkeypatch):
