@@ -12,7 +12,8 @@ import av
 import numpy as np
 
 from data.fetch import check_contents, debian_package
-from data.mini.clips import ASR, Clip, Splits, silence
+from data.mini.changes import changed
+from data.mini.clips import ASR, Splits, silence
 from data.sound.audio import SAMPLE_RATE, resample
 from data.text import normalise
 
@@ -21,10 +22,9 @@ CONTENTS = "fd73419e9104c31f1a11aaf59465bcd9c5dae6c24aedbb42a308524783e21960"
 TEXTS = "ed06a52383a51c07e0a789b2cc201c002571259d70fd6a007db2831d0d5d1fb4"
 _MAX_SECONDS = 20.0
 _BYTES_PER_SECOND = 8000  # G.722 at 64 kbit/s
-_SPEEDS = (0.9, 1.0, 1.1)
 _TEST_CLIPS, _VALID_CLIPS = 132, 40
 _SAME_WORDS = 0.75  # texts that share this part of their words are held out together
-_CHAINS, _EXTRA_CHAINS, _CHAIN_SECONDS = 600, 1500, 12.0
+_CHAINS, _EXTRA_CHAINS, _CHAIN_SECONDS = 150, 300, 12.0
 # What is said where the written text does not tell.
 _SAID = {"spy-h323": "H three twenty three", "demo-moreinfo": "", "letters/ascii39": "tick"}
 _MISSPELT = {
@@ -89,13 +89,14 @@ class Chain:
 
 
 def splits() -> Splits:
-    """Held-out prompts, the other prompts at three speeds, and chains of those."""
+    """Held-out prompts; the others, each once; chains of those; and for the long recipe each once more, changed."""
     check_contents("asterisk-core-sounds-en-g722", _sounds(), _sounds().rglob("*.g722"), CONTENTS)
     check_contents("asterisk-core-sounds-en", _texts().parent, [_texts()], TEXTS)
     test, valid, train = prompt_splits()
-    spoken: list[Clip] = [Prompt(prompt.name, prompt.text, speed) for prompt in train for speed in _SPEEDS]
+    rng = random.Random("asterisk changes")
+    again = [changed(prompt, rng) for prompt in train]
     chains = list(_chains(train, _CHAINS + _EXTRA_CHAINS))
-    return Splits({"asr": list(test)}, list(valid), spoken + chains[:_CHAINS], chains[_CHAINS:])
+    return Splits({"asr": list(test)}, list(valid), [*train, *chains[:_CHAINS]], [*chains[_CHAINS:], *again])
 
 
 @cache

@@ -13,7 +13,7 @@ from data.sound.audio import SAMPLE_RATE, resample
 
 NAME = "mixtures"
 # Clips by how many are alone, in sequence, and at once.
-_TRAIN, _EXTRA, _VALID, _TEST = (200, 200, 200), (600, 900, 900), (10, 10, 10), (30, 45, 45)
+_TRAIN, _EXTRA, _VALID, _TEST = (170, 170, 170), (600, 900, 900), (10, 10, 10), (30, 45, 45)
 _WORDINGS = {
     "alone": ("{a}", "the sound of {a}", "{a} is heard"),
     "then": ("{a} then {b}", "{a} followed by {b}", "first {a} and then {b}"),

@@ -24,7 +24,7 @@ from data.text import normalise
 
 NAME = "queen"
 CONTENTS = "6e882fd59958e4ea8b800121802adaa5cb61362ab906f1484576033c62c73a71"
-_TRAIN, _VALID = 1100, 60
+_TRAIN, _VALID = 1000, 60
 _WORDS = range(1, 30)
 _ENTRY, _HEADER, _LEVEL = 21, 20, 96  # bytes: of the table, before a conversation, of one node of its tree
 _TURN = re.compile(r"\*(?:XY\d\d\(\d+,\d+\)|..)")

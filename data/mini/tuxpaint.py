@@ -9,13 +9,12 @@ import numpy as np
 import soundfile
 
 from data.fetch import check_contents, debian_package
-from data.mini.clips import ASR, Clip, Splits, trimmed
-from data.sound.audio import SAMPLE_RATE, resample
+from data.mini.clips import ASR, Splits, trimmed
+from data.sound.audio import resample
 from data.text import normalise
 
 NAME = "tuxpaint"
 CONTENTS = "bad0750e499c1d6065ff19a1a2cae54079dfe33b0135e585b9ed008d3d325a5e"
-_SPEEDS = (0.9, 1.0, 1.1)
 _LETTERS = "symbols/alphabets/english/filled/lowercase/{}_filled_en_GB.ogg"
 _DIGITS = {"symbols/math/{}.ogg": "", "symbols/math/{}_en_GB.ogg": ""}
 # Pictures whose sound is speech or something else than what the label names.
@@ -48,7 +47,6 @@ class Word:
 
     file: str
     text: str
-    speed: float = 1.0
     task: str = ASR
     corpus: str = "tuxpaint_words"
     references: tuple[str, ...] = ()
@@ -56,12 +54,12 @@ class Word:
     @property
     def id(self) -> str:
         """Unique among all clips."""
-        return f"{self.corpus}-{Path(self.file).stem}-{round(self.speed * 100)}"
+        return f"{self.corpus}-{Path(self.file).stem}"
 
     def render(self) -> np.ndarray:
-        """The recording, trimmed, at its speed."""
+        """The recording, trimmed."""
         samples, rate = soundfile.read(_stamps() / self.file, dtype="float32", always_2d=True)
-        return resample(trimmed(resample(samples[:, 0], rate)), self.speed * SAMPLE_RATE)
+        return trimmed(resample(samples[:, 0], rate))
 
 
 def splits() -> Splits:
@@ -81,8 +79,7 @@ def splits() -> Splits:
     for digit in range(10):
         for pattern in _DIGITS:
             texts[pattern.format(digit)] = normalise(str(digit))
-    words: list[Clip] = [Word(file, text, speed) for file, text in texts.items() for speed in _SPEEDS]
-    return Splits(train=[word for word in words if (folder / word.file).is_file()])
+    return Splits(train=[Word(file, text) for file, text in texts.items() if (folder / file).is_file()])
 
 
 @cache

@@ -3,7 +3,8 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import soundfile
 
 pytest.importorskip("av", reason="av is not installed (bash scripts/setup.sh)")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (bash scripts/setup.sh)")
 
 from data import mini
 from data.mini import asterisk, mixtures, pico, queen, sentences, sky, sphinx, synthetic, takes, tuxpaint
@@ -145,7 +147,7 @@ def test_subtitles_and_sounds_of_the_games():
 def test_held_out_prompts_are_in_no_chain_and_no_voice(found):
     held_out = {clip.name for clip in gathered(found, "test", "valid") if isinstance(clip, asterisk.Prompt)}
     chains = [clip for clip in gathered(found, "train", "extra") if isinstance(clip, asterisk.Chain)]
-    assert len(chains) == 2100
+    assert len(chains) == 450
     assert not held_out & {prompt.name for chain in chains for prompt in chain.prompts}
 
 
@@ -177,8 +179,8 @@ def test_ids_are_unique_and_texts_as_trained(found):
 
 @needs_packages
 def test_every_corpus_renders(found):
-    first = {clip.corpus: clip for clip in gathered(found, "train")}
-    voices = {(clip.engine, clip.voice): clip for clip in found["synthetic"].train}
+    first = {clip.corpus: clip for clip in gathered(found, "train", "valid", "test")}
+    voices = {clip.voice: clip for clip in found["synthetic"].train if isinstance(clip, synthetic.Spoken)}
     assert len(voices) > 12
     for clip in [*first.values(), *voices.values()]:
         samples = clip.render()
@@ -202,6 +204,34 @@ def test_the_plan_is_the_same_in_another_process(found):
         for seed in ("1", "2")
     }
     assert len(digests) == 1
+
+
+@needs_packages
+def test_each_sentence_has_one_voice_and_real_speech_is_heard_twice_at_most(found):
+    clips = gathered(found, "train", "extra")
+    spoken = [getattr(clip, "clip", clip) for clip in clips]
+    sentences_said = [clip.text for clip in spoken if isinstance(clip, synthetic.Spoken)]
+    assert len(set(sentences_said)) == len(sentences_said) > 20000
+    recordings = Counter(clip.file for clip in spoken if isinstance(clip, queen.Line))
+    prompts = Counter(clip.name for clip in spoken if isinstance(clip, asterisk.Prompt))
+    assert len(recordings) > 3000 and max(recordings.values()) == max(prompts.values()) == 2
+    changes = [clip for clip in clips if isinstance(clip, Changed)]
+    assert 0.3 < len(changes) / len(clips) < 0.6
+
+
+def test_changes_are_as_planned():
+    tone = Tone("t", "one")
+    plain = Changed(tone, "x", 1.0, 0.0, 0.0, float("inf"), None, False, 0.05, 1)
+    np.testing.assert_allclose(plain.render(), np.full(SAMPLE_RATE, 0.05), atol=1e-6)
+    assert (plain.id, plain.text, plain.corpus) == ("t-x", "one", "tones")
+    assert len(replace(plain, speed=1.1).render()) == pytest.approx(SAMPLE_RATE / 1.1, abs=2)
+    hiss = replace(plain, snr_db=20.0).render()
+    assert 20 * np.log10(hiss.mean() / hiss.std()) == pytest.approx(20, abs=0.5)
+    echo = replace(plain, rt60_s=0.3, wet_db=-6.0).render()
+    assert np.abs(echo - plain.render()).max() > 1e-3 and len(echo) == SAMPLE_RATE
+    assert np.abs(replace(plain, telephone=True).render()).max() < 0.05  # a constant is below the band
+    for one in (plain, replace(plain, snr_db=20.0), replace(plain, rt60_s=0.3, wet_db=-6.0)):
+        np.testing.assert_array_equal(one.render(), one.render())
 
 
 # The script, on a few clips.
