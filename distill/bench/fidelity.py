@@ -67,7 +67,7 @@ def exact_gradient(teacher_NV: Tensor, student_NV: Tensor) -> Tensor:
 
 
 def tail_gradient(targets: SparseTargets, student_NV: Tensor) -> Tensor:
-    """From sparse targets as they are trained on: q - p on their ids, a tail spread as the student spreads it.
+    """From sparse targets with the tail bucket: q - p on their ids, a tail spread as the student spreads it.
 
     Drawn ids (p their share of the draws) have no tail: elsewhere it is q.
     """
@@ -88,7 +88,7 @@ def renormalised_gradient(targets: SparseTargets, student_NV: Tensor) -> Tensor:
 
 
 def even_gradient(targets: SparseTargets, student_NV: Tensor) -> Tensor:
-    """From kept ids, and the tail's mass spread evenly over the others: q - p, and q - tail / others."""
+    """As forward KL is trained on: q - p on kept ids, and the tail's mass evenly over the others: q - tail / others."""
     signal, q_NV = SparseSignal.collate([targets]), student_NV.double().softmax(1)
     kept_NK = signal.logp_NK > -torch.inf
     others_N = (q_NV.shape[1] - kept_NK.sum(1)).clamp(min=1)

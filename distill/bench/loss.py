@@ -37,7 +37,7 @@ def ours(hidden_ND: Tensor, head_VD: Tensor, labels_N: Tensor, teacher_NV: Tenso
     """Cross-entropy and forward KL from the k most probable ids, head included."""
     targets = SparseTargets.from_logits(teacher_NV, labels_N, top_p=1.0, top_k=kept)
     signal = SparseSignal.collate([targets]).to(hidden_ND.device)
-    return lambda: fused_loss(hidden_ND, head_VD, labels_N, signal, ce_weight=0.5, kd_weight=0.5).loss
+    return lambda: fused_loss(hidden_ND, head_VD, labels_N, signal, ce_weight=0.5, kd_weight=0.5, tail="even").loss
 
 
 def universal(

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch.autograd.function import once_differentiable
 
-from distill.losses.divergences import Divergence, DivergenceName, divergence_named, logit_gradient
+from distill.losses.divergences import Divergence, DivergenceName, divergence_named, forward_kl, logit_gradient
 from distill.losses.signals import DenseSignal, HeadSignal, SparseSignal, TeacherSignal
 from distill.losses.union import likeliest, overlap, union_signal
 from distill.losses.universal import SpanSignal, span_loss
@@ -89,8 +89,8 @@ def fused_loss(
         divergence: see `divergence_named`.
         beta: the teacher's share in the mixture of "js".
         alpha: the share of what the expectation is over in the mixture of the skew ones.
-        tail: what a sparse signal says of ids that are not kept: their sum alone, or each an even part of it. That is
-            then a distribution over the whole vocabulary, and treated as a dense signal.
+        tail: what a sparse signal says of ids that are not kept: each an even part of their sum, which makes it a
+            distribution over the whole vocabulary, treated as a dense signal; or that sum alone ("bucket").
         temperature: T; the distillation is multiplied by T^2, so that its gradient keeps its size (Hinton et al. 2015).
         kd_weight_N: weight of each position's distillation beside the others'; None: all 1. Not for spans.
         top: of a dense signal, so many likeliest ids of each model are compared (`LossParts.overlap`); None: none.
@@ -288,6 +288,8 @@ def _block_loss(
             return replace(block, overlap_N=overlap(there_NK))
         case DenseSignal():
             return _dense_block(logits_NV, labels_N, signal, settings)
+        case SparseSignal() if settings.even and settings.divergence is forward_kl and settings.temperature == 1:
+            return _even_block(logits_NV, labels_N, signal, settings)
         case SparseSignal() if settings.even:
             return _dense_block(logits_NV, labels_N, _spread(signal, logits_NV), settings)
         case SparseSignal():
@@ -322,6 +324,38 @@ def _dense_block(logits_NV: torch.Tensor, labels_N: torch.Tensor, signal: DenseS
     grad_NV.add_(logq_NV.exp_(), alpha=settings.ce_weight)
     _subtract_label(grad_NV, labels_N, settings.ce_weight)
     return _Block(ce_N, kd_N, top1_N, grad_NV)
+
+
+def _even_block(logits_NV: torch.Tensor, labels_N: torch.Tensor, signal: SparseSignal, settings: _Settings) -> _Block:
+    """Cross-entropy and the forward KL from the distribution that `_spread` makes, which is not made here.
+
+    Of the ids that are not kept, each of probability e, the divergence takes their number and the sum of their logits
+    alone: sum p (log p - log q) over the kept ids, and tail log e - e sum (log q) over the others. Its gradient is
+    q - p, as that of the cross-entropy is q - 1[label].
+    """
+    real_NK = signal.logp_NK > -torch.inf
+    p_NK = signal.logp_NK.to(logits_NV.dtype).exp()  # 0 at padding
+    others_N1 = logits_NV.shape[1] - real_NK.sum(1, keepdim=True)
+    tail_N1 = signal.tail_N.to(logits_NV.dtype)[:, None].where(others_N1 > 0, 0)
+    even_N1 = tail_N1 / others_N1.clamp(min=1)
+
+    best_N1, top1_N1 = logits_NV.max(1, keepdim=True)
+    weights_NV = logits_NV.sub_(best_N1)
+    kept_NK = weights_NV.gather(1, signal.ids_NK).masked_fill_(~real_NK, 0)
+    rest_N1 = weights_NV.sum(1, keepdim=True) - kept_NK.sum(1, keepdim=True)
+    label_N1 = weights_NV.gather(1, labels_N[:, None])
+    sum_N1 = weights_NV.exp_().sum(1, keepdim=True)
+    lse_N1 = sum_N1.log()
+
+    known_N1 = torch.xlogy(p_NK, p_NK).sum(1, keepdim=True) + torch.xlogy(tail_N1, even_N1)
+    said_N1 = (p_NK * kept_NK).sum(1, keepdim=True) + even_N1 * rest_N1
+    kd_N1 = known_N1 - said_N1 + (p_NK.sum(1, keepdim=True) + tail_N1) * lse_N1
+
+    grad_NV = weights_NV.mul_((settings.ce_weight + settings.kd_weight) / sum_N1).sub_(settings.kd_weight * even_N1)
+    more_NK = (even_N1 - p_NK).masked_fill_(~real_NK, 0)
+    grad_NV.scatter_add_(1, signal.ids_NK, more_NK.mul_(settings.kd_weight))
+    _subtract_label(grad_NV, labels_N, settings.ce_weight)
+    return _Block((lse_N1 - label_N1).squeeze(1), kd_N1.squeeze(1), top1_N1.squeeze(1), grad_NV)
 
 
 def _spread(signal: SparseSignal, like_NV: torch.Tensor) -> DenseSignal:

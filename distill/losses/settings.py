@@ -1,8 +1,8 @@
 """Settings of the losses: their weights, the divergence from the teacher, and how features are matched."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data.settings import Settings
 from distill.losses.distances import Distance
@@ -45,12 +45,23 @@ class KdSettings(Settings):
     divergence: DivergenceName = Field("forward_kl", description="which divergence")
     beta: float = Field(0.5, gt=0, lt=1, description="js: the teacher's share in the mixture")
     alpha: float = Field(0.1, gt=0, lt=1, description="skew ones: the share of what the expectation is over")
-    tail: Literal["bucket", "even"] = Field(
-        "bucket", description="cached ids that were not kept: known by their sum alone, or each by an even part of it"
+    tail: Literal["even", "bucket"] | None = Field(
+        None,
+        description="cached ids that were not kept: each known by an even part of their sum, or by that sum alone "
+        "(bucket); null: even with forward_kl at temperature 1, whose gradient is then nearer to that from the whole "
+        "distribution (results/published/cache_fidelity.md), else bucket (results/README.md)",
     )
     temperature: float = Field(
         1.0, gt=0, description="softens both distributions; the loss is multiplied by its square"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tail_that_is_nearer(cls, tree: Any) -> Any:
+        if isinstance(tree, dict) and tree.get("tail") is None:
+            usual = tree.get("divergence", "forward_kl") == "forward_kl" and tree.get("temperature", 1) == 1
+            return tree | {"tail": "even" if usual else "bucket"}
+        return tree
 
 
 class LossWeights(Settings):

@@ -111,7 +111,7 @@ def _require_universal_possible(recipe: Recipe) -> None:
     key, kd = "train.kd.vocabulary 'universal'", recipe.train.kd
     if recipe.student is None or recipe.student.llm is None:
         raise ValueError(f"{key}: the student has the teacher's LLM, and so its vocabulary; leave the key out")
-    if (kd.divergence, kd.tail, kd.temperature) != ("forward_kl", "bucket", 1):
+    if (kd.divergence, kd.tail, kd.temperature) != ("forward_kl", "even", 1):
         raise ValueError(f"{key}: has a distance of its own; leave out train.kd.divergence, tail and temperature")
     if recipe.asks_teacher:
         raise ValueError(f"{key}: the teacher's distributions come from its cache; set train.teacher to 'cache'")

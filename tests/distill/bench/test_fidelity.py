@@ -26,6 +26,15 @@ def test_the_tail_gradient_is_the_losss(logits, top_p, top_k):
     assert_the_losss(cut(teacher_NV, top_p, top_k), student_NV)
 
 
+@pytest.mark.parametrize("top_k", [1, 4, 30])
+def test_the_even_gradient_is_the_losss(logits, top_k):
+    teacher_NV, student_NV = logits
+    targets, free_NV = cut(teacher_NV, 1.0, top_k), student_NV.clone().requires_grad_()
+    labels, settings = torch.zeros(N, dtype=torch.long), {"ce_weight": 0.0, "kd_weight": 1.0, "tail": "even"}
+    fused_loss(free_NV, torch.eye(V), labels, SparseSignal.collate([targets]), **settings).loss.backward()
+    torch.testing.assert_close(even_gradient(targets, student_NV).float(), free_NV.grad, atol=5e-4, rtol=1e-3)
+
+
 def assert_the_losss(targets, student_NV):
     free_NV = student_NV.clone().requires_grad_()
     signal = SparseSignal.collate([targets])

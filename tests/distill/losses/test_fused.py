@@ -114,9 +114,10 @@ def test_all_kept_equals_dense(T, divergence, beta):
     assert (sparse.agreement, sparse.correct) == (dense.agreement, dense.correct)
 
 
+@pytest.mark.parametrize("T", [1.0, 2.0])
 @pytest.mark.parametrize("divergence", ["forward_kl", "js"])
 @pytest.mark.parametrize("counts", [1, 6, V, [1, 4, 0, V, 9, V - 1, 2]])
-def test_an_even_tail_stands_for_the_whole_vocabulary(counts, divergence):
+def test_an_even_tail_stands_for_the_whole_vocabulary(counts, divergence, T):
     hidden_ND, head_VD, labels_N, teacher_NV = problem()
     signal = cut(teacher_NV, counts)
     p_NV = torch.zeros_like(teacher_NV)
@@ -124,7 +125,7 @@ def test_an_even_tail_stands_for_the_whole_vocabulary(counts, divergence):
         kept = ids_K[logp_K > -math.inf]
         p_V += tail / max(V - len(kept), 1)
         p_V[kept] = logp_K[logp_K > -math.inf].exp()
-    settings = dict(ce_weight=0.5, kd_weight=0.5, divergence=divergence, temperature=2.0, chunk_rows=3)
+    settings = dict(ce_weight=0.5, kd_weight=0.5, divergence=divergence, temperature=T, chunk_rows=3)
     even = fused_loss(hidden_ND, head_VD, labels_N, signal, tail="even", **settings)
     dense = fused_loss(hidden_ND, head_VD, labels_N, DenseSignal(p_NV.log()), **settings)
     torch.testing.assert_close((even.loss, even.kd), (dense.loss, dense.kd))

@@ -98,6 +98,21 @@ def test_stages_and_rows_that_take_the_teachers_texts_have_them_cached(tiny_reci
         read_recipe(tiny_recipe, ["train.hypotheses.characters_per_second=[3, 2]"])
 
 
+@pytest.mark.parametrize(
+    ("changes", "tail"),
+    [
+        ([], "even"),
+        (["train.kd.temperature=2"], "bucket"),
+        (["train.kd.divergence=reverse_kl"], "bucket"),
+        (["train.kd.tail=bucket"], "bucket"),
+        (["train.kd.tail=even", "train.kd.temperature=2"], "even"),
+        (["train.kd.tail=null", "train.kd.divergence=js"], "bucket"),
+    ],
+)
+def test_the_tail_is_what_is_nearer_to_the_whole_distribution(tiny_recipe, changes, tail):
+    assert read_recipe(tiny_recipe, changes).train.kd.tail == tail
+
+
 def test_a_teacher_in_memory_takes_no_cache(tiny_recipe):
     recipe = read_recipe(tiny_recipe, ["train.teacher=memory", "cache=null"])
     assert recipe.asks_teacher and recipe.teacher_in_memory and not recipe.trains_from_cache
