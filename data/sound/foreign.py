@@ -15,6 +15,8 @@ from data.sound.source import Part, Probe, Sound, Window, joined_unlike, rewound
 _MARGIN_S = 1.0
 """What is decoded before a stretch: a frame of mp3 or AAC sounds as it does only behind those before it."""
 _PART_S = 30
+_ADDED = 5
+"""Frames of AAC by which a length may differ from those that there are: encoders add some, which are not heard."""
 _MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 
 
@@ -134,7 +136,9 @@ def _stated(sound: Sound, container) -> int | None:
             counted = mp3_counted(probe)
         return counted and counted[0]
     stream = container.streams.audio[0]
-    if container.format.name == _MP4 and (stream.duration or container.duration):
-        seconds = stream.duration * stream.time_base if stream.duration else container.duration / 1e6
-        return round(seconds * stream.rate)
+    if container.format.name == _MP4:
+        for length, unit in ((stream.duration, stream.time_base), (container.duration, 1e-6)):
+            if length and length > 0:  # a damaged header may state less than nothing
+                samples, there = round(length * unit * stream.rate), stream.frames * stream.codec_context.frame_size
+                return samples if not there or abs(there - samples) <= _ADDED * there // stream.frames else None
     return None

@@ -372,6 +372,13 @@ def test_m4as_joined_are_refused(options):
             act(SoundBytes(given * 2, "joined"))
 
 
+def test_an_m4a_whose_header_says_nothing_of_its_length_is_counted():
+    given = bytearray(encoded(LONG[: 44_100 * 2], 44_100, "mp4", "aac"))
+    whole = len(both(bytes(given)))
+    given[given.index(b"mdhd") + 4] = 1  # numbers of another width: a length of 0, or less
+    assert len(both(bytes(given))) == pytest.approx(whole, abs=2048)
+
+
 def test_a_box_longer_than_any_file_is_none():
     given = encoded(LONG[: 44_100 * 2], 44_100, "mp4", "aac")
     assert mp4_is_one(Probe(SoundBytes(given + struct.pack(">I4sQ", 1, b"free", (1 << 64) - 1), "")))
