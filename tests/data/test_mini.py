@@ -15,7 +15,7 @@ pytest.importorskip("av", reason="av is not installed (bash scripts/setup.sh)")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (bash scripts/setup.sh)")
 
 from data import mini
-from data.mini import asterisk, mixtures, pico, queen, sentences, sky, sphinx, synthetic, takes, tuxpaint
+from data.mini import asterisk, mixtures, pico, piper, queen, sentences, sky, sphinx, synthetic, takes, tuxpaint
 from data.mini.changes import Changed
 from data.mini.clips import AAC, ASR, Clip, Splits, at_level, trimmed
 from data.mini.takes import Take
@@ -217,6 +217,17 @@ def test_each_sentence_has_one_voice_and_real_speech_is_heard_twice_at_most(foun
     assert len(recordings) > 3000 and max(recordings.values()) == max(prompts.values()) == 2
     changes = [clip for clip in clips if isinstance(clip, Changed)]
     assert 0.3 < len(changes) / len(clips) < 0.6
+
+
+@needs_packages
+def test_the_neural_voice_gets_sounds_and_punctuation_and_says_a_seed_always_alike():
+    assert piper._phonemes("Well, can't he see it?", "en-us") == "wˈɛl, kˈænt hiː sˈiː ɪt?"
+    samples, rate = piper.say("Well, can't he see it?", 1.0, 1.0, 7)
+    assert rate == 22050 and 0.8 < len(samples) / rate < 3
+    np.testing.assert_array_equal(samples, piper.say("Well, can't he see it?", 1.0, 1.0, 7)[0])
+    assert len(samples) < len(piper.say("Well, can't he see it?", 0.6, 1.0, 7)[0])
+    other = piper.say("Well, can't he see it?", 1.0, 1.0, 8)[0]
+    assert len(other) != len(samples) or not np.array_equal(other, samples)
 
 
 def test_changes_are_as_planned():
