@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -143,9 +143,21 @@ def ids_of(path: Path, identity: CacheIdentity) -> tuple[list[str], bool]:
 
 
 def texts_of(path: Path) -> list[CachedRow]:
-    """The rows of a shard without their targets and features: nothing but their texts is read."""
+    """The rows of a shard without their targets and features: nothing but their texts is read.
+
+    Raises:
+        ValueError: One is none that `write_table` writes.
+    """
     with open_shard(path) as shard:
-        return [CachedRow(**row) for row in shard.read(columns=list(_TEXTS), use_threads=False).to_pylist()]
+        rows = shard.read(columns=list(_TEXTS), use_threads=False).to_pylist()
+    return [CachedRow(**_asked(texts)) for texts in rows]
+
+
+def _asked(texts: dict[str, Any]) -> dict[str, Any]:
+    """The texts of a row, of which task and prompt are always there; its sound's fingerprint not in earlier shards."""
+    if texts["task"] is None or texts["prompt"] is None:
+        raise ValueError(f"row {texts['id']} was not asked")
+    return texts | {"sound": texts.get("sound") or ""}
 
 
 def _are_written(groups: list[int]) -> bool:
@@ -170,10 +182,8 @@ def row_of(batch: pa.RecordBatch, position: int) -> CachedRow:
     Raises:
         ValueError: It is none that `write_table` writes.
     """
-    texts = {name: batch.column(name)[position].as_py() for name in _TEXTS if name in batch.schema.names}
-    texts["sound"] = texts.get("sound") or ""
-    if texts["task"] is None or texts["prompt"] is None:
-        raise ValueError(f"row {texts['id']} was not asked")
+    names = [name for name in _TEXTS if name in batch.schema.names]
+    texts = _asked({name: batch.column(name)[position].as_py() for name in names})
     targets = {}
     for name, column in _COLUMN.items():
         struct = batch.column(column)

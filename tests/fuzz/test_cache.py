@@ -16,6 +16,8 @@ from data.cache.reader import CacheReader
 from data.cache.row import CachedRow, CacheIdentity
 from data.cache.targets import SparseTargets
 from data.cache.writer import CacheWriter
+from distill.recipe.recipe import HypothesisSettings
+from distill.training.texts import fault_of_hypothesis
 from tests.fuzz.contract import ends_well, inputs
 from tests.fuzz.spoiling import spoilt_bytes, spoilt_json, spoilt_lines
 
@@ -70,6 +72,8 @@ def require_read(folder: Path) -> None:
             assert ((targets.tail >= 0) & (targets.tail <= 1)).all()
         for feature in cache.features(row_id).values():
             assert feature.dtype == np.float16 and feature.ndim == 2
+    for row in cache.texts():
+        fault_of_hypothesis(row, 1.0, bool(row.reference), HypothesisSettings())
     stats = cache.stats()
     assert stats.rows == len(cache) and 0 <= stats.kept_mass_mean <= 1
     json.dumps([asdict(stats), cache.failed()]).encode()

@@ -432,6 +432,17 @@ def test_a_damaged_page_is_named(tmp_path):
         CacheReader(tmp_path).content_sha256()
 
 
+def test_texts_are_read_without_what_lies_beside_them(tmp_path):
+    cache = fill(tmp_path, range(8))
+    found = list(cache.texts())
+    assert [row.sha256() for row in found] == [replace(make_row(n), targets={}).sha256() for n in range(8)]
+    shard = tmp_path / "shard-00000-000001.parquet"
+    table = pq.read_table(shard)
+    pq.write_table(replaced(table, prompt=["a", None, "b", "c"]), shard, row_group_size=64)
+    with pytest.raises(InputError, match=r"shard-00000-000001\.parquet: .*row clip-005 was not asked"):
+        list(CacheReader(tmp_path).texts())
+
+
 def replaced(table, **columns):
     for name, values in columns.items():
         table = table.set_column(
