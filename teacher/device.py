@@ -4,6 +4,7 @@ import ctypes
 import os
 import socket
 import sys
+from pathlib import Path
 
 import torch
 from deepspeed.accelerator import get_accelerator
@@ -11,6 +12,8 @@ from transformers.utils.logging import disable_progress_bar
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+"""As Linux names them: x86's, and ARM's."""
 _DEFAULT_PORT = "29500"
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -29,6 +32,20 @@ def pick_device(local_rank: int = -1) -> torch.device:
     # Libraries that place weights themselves (bitsandbytes) take the current device.
     get_accelerator().set_device(local_rank)
     return torch.device(name, local_rank)
+
+
+def cpu_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this machine's CPU computes in bf16; where it does not say so, it is taken not to.
+
+    PyTorch computes in it anyway, by way of fp32: on AVX-512 without bf16 a linear layer of the mini teacher's encoder
+    takes 2.1 times as long as in fp32, a convolution 2.6 times, and on AVX2 alone 4.3 and 27 times.
+    """
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return False
+    flags = (line.partition(":")[2].split() for line in lines if line.lower().startswith(("flags", "features")))
+    return not _BF16_FLAGS.isdisjoint(next(flags, ()))
 
 
 def prepare_process() -> None:

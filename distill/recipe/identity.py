@@ -5,7 +5,7 @@ import json
 from distill.recipe.recipe import Recipe
 
 NOT_OF_A_RUN = (
-    *("description", "runs", "results", "data.valid", "data.test", "cache", "generation", "evaluation"),
+    *("description", "runs", "results", "bf16_on_cpu", "data.valid", "data.test", "cache", "generation", "evaluation"),
     "data.faults",  # rows are compared as they are
     *("train.save_every", "train.keep_checkpoints", "train.best_by", "train.export", "train.prefetch"),
     *("train.validate_every", "train.validate_clips", "train.validate_shown", "train.timeout_s"),

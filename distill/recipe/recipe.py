@@ -154,6 +154,11 @@ class Recipe(Settings):
     results: str = Field("results", description="folder that holds results; relative paths start at the repository")
     seed: int = Field(0, description="seed of data order, dropout and initialisation")
     data: DataSettings
+    bf16_on_cpu: Literal["native", "always"] = Field(
+        "native",
+        description="where a CPU takes teacher.dtype bf16 and deepspeed.bf16: native: if it computes in it, and fp32 "
+        "if not, which is faster and takes twice the memory; always",
+    )
     teacher: ModelSettings
     student: StudentSettings | None = None
     cache: CacheSettings | None = None
