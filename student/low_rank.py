@@ -19,12 +19,7 @@ from teacher.model import Batch
 
 
 @torch.no_grad()
-def lower_rank(
-    encoder: SpeechEncoder,
-    wanted: float,
-    heard: Iterable[tuple[Batch, Tensor]] | None,
-    key: str = "student.encoder_rank",
-) -> None:
+def lower_rank(encoder: SpeechEncoder, wanted: float, heard: Iterable[tuple[Batch, Tensor]] | None) -> None:
     """Puts two factors in the place of each linear layer of which they are smaller, in place.
 
     With the mean output m and the R principal directions V of the outputs around it, a layer's output y becomes
@@ -35,30 +30,30 @@ def lower_rank(
         wanted: The rank (an integer); or the least share, below 1, of the variance of each layer's outputs that stays.
         heard: Clips, and the encoder frames B of each clip itself, without padding; None: an encoder without weights,
             of which the shape is wanted.
-        key: Of the recipe, for messages.
 
     Raises:
-        InputError: A share is wanted of an encoder without weights.
+        InputError: A share is wanted of an encoder without weights, or no clip is there to be heard.
     """
-    linears = _linears(encoder)
+    linears, key = _linears(encoder), "student.encoder_rank"
+    if isinstance(wanted, int):
+        linears = {name: linear for name, linear in linears.items() if _smaller(linear, wanted)}
+    elif heard is None:
+        raise InputError(f"{key}: a share of the variance takes weights; name a rank to try it at random weights")
     if heard is None:
-        if not isinstance(wanted, int):
-            raise InputError(f"{key}: a share of the variance takes weights; name a rank to try it at random weights")
-        factors = {name: None for name, of in linears.items() if _smaller(of, min(wanted, of.out_features))}
-        for name in factors:
+        for name in linears:
             _put(encoder, name, wanted)
         return
-    for name, (mean_O, scatter_OO) in _moments(encoder, linears, heard).items():
-        linear = linears[name]
-        values_O, directions_OO = torch.linalg.eigh(scatter_OO)  # in rising order
-        values_O, directions_OO = values_O.clamp(min=0).flip(0), directions_OO.flip(1)
+    if not (clips := list(heard)):
+        raise InputError(f"{key}: no training clip with a text can be read; check data.train")
+    for name, moments in _moments(encoder, linears, clips).items():
+        weight_OI, bias_O = _whole(linears[name])
+        mean_O, directions, variances = _principal(weight_OI, bias_O, *moments)
         rank = wanted
         if not isinstance(wanted, int):
-            rank = int((values_O.cumsum(0) < wanted * values_O.sum()).sum()) + 1
-        if not _smaller(linear, min(rank, linear.out_features)):
+            rank = int((variances.cumsum(0) < wanted * variances.sum()).sum()) + 1
+        if not _smaller(linears[name], rank):
             continue
-        weight_OI, bias_O = _whole(linear)
-        made, directions_OR = _put(encoder, name, rank), directions_OO[:, :rank]
+        made, directions_OR = _put(encoder, name, rank), directions[:, :rank]
         made.down.weight.copy_(directions_OR.T @ weight_OI)
         made.up.weight.copy_(directions_OR)
         made.up.bias.copy_(mean_O + directions_OR @ (directions_OR.T @ (bias_O - mean_O)))
@@ -76,15 +71,17 @@ def _linears(encoder: SpeechEncoder) -> dict[str, nn.Linear | LowRank]:
 def _moments(
     encoder: SpeechEncoder, linears: dict[str, nn.Linear | LowRank], heard: Iterable[tuple[Batch, Tensor]]
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Of each layer's outputs over the clips' frames, the mean (O) and the covariance (O, O), in float64."""
-    sums = {name: torch.zeros(of.out_features, dtype=torch.float64) for name, of in linears.items()}
-    squares = {name: torch.zeros(2 * [of.out_features], dtype=torch.float64) for name, of in linears.items()}
+    """Mean and covariance over the clips' frames of each layer's outputs, or of its inputs where they are narrower."""
+    widths = {name: min(of.in_features, of.out_features) for name, of in linears.items()}
+    sums = {name: torch.zeros(width, dtype=torch.float64) for name, width in widths.items()}
+    squares = {name: torch.zeros(width, width, dtype=torch.float64) for name, width in widths.items()}
     number, device = 0, encoder.conv1.weight.device
 
-    def note(name: str, frames_B: Tensor, _: nn.Module, __: tuple, out: Tensor) -> None:
-        out_NO = out[within(frames_B, out.shape[1])].double()
-        sums[name] += out_NO.sum(0).cpu()
-        squares[name] += (out_NO.T @ out_NO).cpu()
+    def note(name: str, frames_B: Tensor, linear: nn.Module, given: tuple[Tensor], out: Tensor) -> None:
+        states = out if linear.out_features <= linear.in_features else given[0]
+        states_ND = states[within(frames_B, states.shape[1])].float()
+        sums[name] += states_ND.sum(0).double().cpu()
+        squares[name] += (states_ND.T @ states_ND).double().cpu()
 
     for batch, frames_B in heard:
         with ExitStack() as hooks:
@@ -94,6 +91,23 @@ def _moments(
         number += int(frames_B.sum())
     means = {name: of / number for name, of in sums.items()}
     return {name: (means[name], of / number - means[name].outer(means[name])) for name, of in squares.items()}
+
+
+def _principal(weight_OI: Tensor, bias_O: Tensor, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean of a layer's outputs (O), their principal directions, as columns, and the variance along each.
+
+    Args:
+        weight_OI: The layer's weight.
+        bias_O: Its bias.
+        mean: Of its outputs, or of its inputs.
+        covariance: Of the same.
+    """
+    variances, directions = torch.linalg.eigh(covariance)  # in rising order
+    variances, directions = variances.clamp(min=0).flip(0), directions.flip(1)
+    if len(mean) == len(bias_O):
+        return mean, directions, variances
+    directions, sizes, _ = torch.linalg.svd(weight_OI @ (directions * variances.sqrt()), full_matrices=False)
+    return weight_OI @ mean + bias_O, directions, sizes.square()
 
 
 def _smaller(linear: nn.Linear | LowRank, rank: int) -> bool:

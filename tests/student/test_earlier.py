@@ -10,8 +10,10 @@ from distill.recipe.inputs import require_inputs
 from distill.recipe.reading import read_recipe
 from distill.training.checkpoints import run_identity
 from student.neurons import stack_of
-from teacher.model import merge_lora
+from teacher.low_rank import ranks_of
+from teacher.model import SalmonnForConditionalGeneration, merge_lora
 from teacher.processor import Clip
+from teacher.weights import load_pretrained
 from tests.teacher.test_build import SHAPES
 
 
@@ -98,3 +100,18 @@ def test_an_untrained_student_of_a_base_has_its_shape(tiny_recipe, first_step):
     random[-1] = f"teacher.shapes={json.dumps(shapes)}"
     with pytest.raises(InputError, match=r"student.base: .* has 301 ids, the teacher 401; name another model"):
         untrained_student(read_recipe(tiny_recipe, [*random, *keys]))
+
+
+def test_a_recipe_a_step(train, tmp_path):
+    """By the real command: the second run is cut from the first one's model, in all ways at once."""
+    lora = '{"encoder": {"r": 2, "lora_dropout": 0.0, "target_modules": ["q_proj", "fc1"]}}'
+    short = ["train.stages.0.steps=1", "train.stages.1.steps=1"]
+    train("first", "student.encoder_layers=null", *short)
+    cuts = ["student.encoder_layers=[0]", "student.llm_layers=[0,2]", "student.llm_ffn=24", "student.encoder_rank=6"]
+    base = f"student.base={tmp_path}/runs/first/model"
+    steps, _ = train("second", base, *cuts, *short, "student.calibration_clips=4", f"student.part_lora={lora}")
+    assert len(steps) == 2 and all(0 < step["loss"] < float("inf") for step in steps)
+    folder = tmp_path / "runs" / "second" / "model"
+    model = load_pretrained(SalmonnForConditionalGeneration, folder, torch.float32)
+    assert model.config.encoder_ranks == ranks_of(model.encoder) and set(ranks_of(model.encoder).values()) == {6}
+    assert model.config.llm_config.intermediate_size == 24 and len(stack_of(model, "llm")) == 2

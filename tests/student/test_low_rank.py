@@ -39,19 +39,20 @@ def settings(recipe, *overrides):
 
 
 @torch.no_grad()
-def test_a_layer_keeps_the_principal_directions_of_its_outputs(tiny_recipe, tiny_teacher, heard):
+@pytest.mark.parametrize("name", ["self_attn.k_proj", "fc1", "fc2"])
+def test_a_layer_keeps_the_principal_directions_of_its_outputs(tiny_recipe, tiny_teacher, heard, name):
     teacher, _ = tiny_teacher
     student = shrink(teacher, settings(tiny_recipe, "student.encoder_rank=5"), heard=heard)
     assert student.config.encoder_ranks == ranks_of(student.encoder) and len(student.config.encoder_ranks) == 2 * 6
     assert set(student.config.encoder_ranks.values()) == {5}
     seen = []
-    teacher.encoder.layers[0].self_attn.k_proj.register_forward_hook(lambda *of: seen.append((of[1][0], of[2])))
+    teacher.encoder.layers[0].get_submodule(name).register_forward_hook(lambda *of: seen.append((of[1][0], of[2])))
     states(teacher, heard)
     given_ND, out_ND = (torch.cat([of[i, :n] for i, n in enumerate(heard[0][1])]).double() for of in seen[0])
     mean = out_ND.mean(0)
     left, sizes, right = torch.linalg.svd(out_ND - mean, full_matrices=False)
     best = mean + left[:, :5] * sizes[:5] @ right[:5]  # nothing of rank 5 is nearer
-    own = student.encoder.layers[0].self_attn.k_proj.double()
+    own = student.encoder.layers[0].get_submodule(name).double()
     torch.testing.assert_close(own(given_ND), best, atol=1e-5, rtol=1e-4)
 
 
@@ -80,7 +81,7 @@ def test_a_share_of_the_variance_says_the_rank_of_each_layer(tiny_recipe, tiny_t
     assert again.config.encoder_ranks == coarse and torch.equal(states(again, heard), states(student, heard))
 
 
-def test_parameters_and_operations_are_those_of_the_factors(tiny_recipe, tiny_teacher):
+def test_parameters_and_operations_are_those_of_the_factors(tiny_recipe, tiny_teacher, heard):
     teacher, processor = tiny_teacher
     plain, low = (
         student_of(read_recipe(tiny_recipe, [*WHOLE, "student.calibration_clips=4", *more]), *tiny_teacher)
@@ -91,7 +92,7 @@ def test_parameters_and_operations_are_those_of_the_factors(tiny_recipe, tiny_te
     own = processor_of(read_recipe(tiny_recipe), low, processor)
     flops = [operations(model, own, "transcribe")["encoder"] for model in (plain, low)]
     assert flops[0] - flops[1] == 2 * 505 * (saved + 2 * 32)
-    none = shrink(teacher, settings(tiny_recipe, "student.encoder_rank=22"), heard=[])
+    none = shrink(teacher, settings(tiny_recipe, "student.encoder_rank=22"), heard=heard)
     assert none.config.encoder_ranks == {}  # 22 x 64 and 22 x 96 are more than 32 x 32 and 32 x 64
 
 
@@ -153,5 +154,7 @@ def test_silence_has_no_directions(tiny_teacher, heard):
     encoder = tiny_teacher[0].encoder.eval()
     with torch.no_grad():
         encoder.layers[0].fc1.weight.zero_()
+    with pytest.raises(InputError, match=r"student.encoder_rank: no training clip with a text can be read"):
+        lower_rank(encoder, 0.99, [])
     lower_rank(encoder, 0.99, heard)
     assert encoder.layers[0].fc1.rank == 1 and states(tiny_teacher[0], heard).isfinite().all()
