@@ -4,7 +4,7 @@ import difflib
 import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -18,6 +18,9 @@ class Settings(BaseModel):
     """Base of every section of a recipe: frozen, nothing unknown, nothing coerced between kinds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    MOVED: ClassVar[dict[str, str]] = {}
+    """Keys that a section once had, and what is written in their place."""
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
@@ -56,12 +59,12 @@ def settings_of(model: type[T], arguments: Namespace) -> T:
         raise InputError(f"--{option} {fault['input']}: {fault['msg']}") from error
 
 
-def _known_keys(model: type[BaseModel], path: tuple) -> list[str]:
-    """Field names of the section that `path` (of a validation error) lies in."""
+def _section_at(model: type[BaseModel], path: tuple) -> type[BaseModel]:
+    """The section that `path` (of a validation error) lies in."""
     for step in path[:-1]:
         field = model.model_fields.get(step) if isinstance(step, str) else None
         model = (field and section_of(field.annotation)) or model
-    return list(model.model_fields)
+    return model
 
 
 def _explain(model: type[BaseModel], source: str, error: ValidationError) -> str:
@@ -69,9 +72,11 @@ def _explain(model: type[BaseModel], source: str, error: ValidationError) -> str
     first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
     key = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
-        known = _known_keys(model, first["loc"])
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        section, name = _section_at(model, first["loc"]), str(first["loc"][-1])
+        known = list(section.model_fields)
+        near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
+        hint = getattr(section, "MOVED", {}).get(name, hint)
         return f"{source}: unknown key '{key}'; {hint}"
     if first["type"] == "missing":
         return f"{source}: key '{key}' is missing; add it"

@@ -12,7 +12,6 @@ from data.errors import INTERRUPTED, run_cli
 from data.paths import resolve
 from data.prompts import instruction
 from data.ranks import launched_rank
-from distill.models.frozen import frozen_teacher
 from distill.models.sizes import beside
 from distill.models.students import processor_of, student_of
 from distill.recipe.inputs import require_inputs
@@ -52,7 +51,7 @@ def main() -> None:
                 beside({"teacher": (teacher, teacher_processor), "student": (student, processor)}, wording), flush=True
             )
         del teacher  # in float32, and with its adapters apart
-        trainer = Trainer(recipe, student, processor, frozen_teacher(recipe), cache, teacher_processor)
+        trainer = Trainer(recipe, student, processor, cache, teacher_processor)
     trainer.train()
     if trainer.stopped:
         sys.exit(INTERRUPTED)

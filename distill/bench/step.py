@@ -1,4 +1,4 @@
-"""What a training step costs from the cache and with the teacher in memory, in one run: seconds and peak memory.
+"""What a training step costs from the cache, with the teacher in memory, and on-policy: seconds and peak memory.
 
     python scripts/bench.py step --config configs/kd_mini.json
     python scripts/bench.py step --random-weights --steps 1 --set deepspeed.activation_checkpointing={}
@@ -32,7 +32,6 @@ from data.prompts import instruction
 from data.sound.audio import SAMPLE_RATE
 from distill.bench.apart import measured_apart
 from distill.efficiency.memory import forget_peak, peak_bytes
-from distill.models.frozen import frozen_teacher
 from distill.models.students import processor_of, student_of, untrained_student
 from distill.recipe.reading import recipe_of, recipe_parser
 from distill.recipe.recipe import Recipe
@@ -45,7 +44,11 @@ from teacher.device import alone_without_launcher, prepare_process
 from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import SalmonnProcessor
 
-WAYS = {"cache": "the teacher's word from its cache", "memory": "the teacher in memory, asked at every step"}
+WAYS = {
+    "cache": "the teacher's word from its cache",
+    "memory": "the teacher in memory, asked at every step",
+    "on_policy": "the teacher in memory, asked of texts that the student writes",
+}
 KEPT = 8
 """Mean ids a position of cached targets: about as many as the mini teacher's (results/published/cache_fidelity.md)."""
 
@@ -64,7 +67,8 @@ def one(way: str, arguments: argparse.Namespace) -> dict[str, float]:
         student, teacher_processor = _student(recipe)
         processor = processor_of(recipe, student, teacher_processor)
         cache = _made_up_cache(recipe, teacher_processor) if recipe.trains_from_cache else None
-        trainer = Trainer(recipe, student, processor, frozen_teacher(recipe), cache, teacher_processor)
+        trainer = Trainer(recipe, student, processor, cache, teacher_processor)
+        trainer.teacher.hold(recipe.in_memory(recipe.train.stages[0]))  # before the steps, as the student is
         built = peak_bytes(trainer.engine.device)
         forget_peak(trainer.engine.device)
         trainer.train()
@@ -82,14 +86,18 @@ def _over_noise(way: str, arguments: argparse.Namespace, folder: Path) -> Recipe
         raise InputError(f"{arguments.config}: no stage has a kd weight; there is nothing that a teacher is asked")
     used = stages[-1].used
     once = {"steps": arguments.steps, "tasks": [], "warmup_steps": 0}
-    once |= {"losses": {"ce": used.ce, "kd": used.kd}, "final_losses": None}  # features would ask the teacher both ways
+    once |= {"losses": {"ce": used.ce, "kd": used.kd}, "final_losses": None}  # features would ask the teacher each way
+    once["on_policy"] = None
+    if way == "on_policy":
+        own = next((of.on_policy.model_dump() for of in stages if of.on_policy), {})
+        once |= {"losses": {"kd": used.kd}, "on_policy": own | {"share": 1.0}}
     stage = json.loads(stages[-1].model_dump_json()) | once
     task, kept = next(iter(recipe.data.prompts)), {"targets": ["reference"], "folder": str(folder / "cache")}
     tree = json.loads(recipe.model_dump_json())
     tree |= {"runs": str(folder), "name": "bench", "cache": (tree["cache"] or {}) | kept}
     tree["data"] = {key: tree["data"][key] for key in ("test", "prompts")} | {"train": str(folder / "noise.json")}
-    tree["train"] |= {"stages": [stage], "teacher": way, "save_every": arguments.steps}
-    tree["train"] |= {"hypotheses": {}, "on_policy": {}, "keep_encoded": False}
+    tree["train"] |= {"stages": [stage], "teacher": "cache" if way == "cache" else "memory"}
+    tree["train"] |= {"save_every": arguments.steps, "hypotheses": {}, "keep_encoded": False}
     clips = max(int(stage["max_seconds"] / (arguments.seconds + (recipe.student.margin_s or 0.0))), 1)
     clips *= recipe.deepspeed.get("gradient_accumulation_steps", 1)
     rng, rows = np.random.default_rng(0), []
@@ -143,16 +151,17 @@ def page(found: dict[str, dict], recipe: Recipe, arguments: argparse.Namespace) 
     for way, of in found.items():
         ratio = MISSING if way == "cache" or not cached else f"{of['seconds'] / cached['seconds']:.2f} x"
         sizes = [f"{of[key] / 2**30:.2f}" for key in ("peak_bytes", "build_peak_bytes")]
-        lines.append([WAYS[way], f"{of['seconds']:.2f}", ratio, *sizes])
+        lines.append([WAYS[way], f"{of['tokens']:.0f}", f"{of['seconds']:.2f}", ratio, *sizes])
     some = next(iter(found.values()))
     changes = "".join(f", {change}" for change in arguments.set)
     weights = ", at random weights" if recipe.teacher.random_weights else ""
+    header = ["distributions", "tokens", "seconds", "to the cache", "peak, GiB", "peak while building, GiB"]
     return (
         f"# A training step, from the cache and with the teacher in memory: {Path(arguments.config).stem}\n\n"
-        f"One optimizer step of {some['audio_s']:.0f} s of audio and {some['tokens']:.0f} supervised tokens, the "
-        f"median of {max(arguments.steps - 1, 1)}{weights}{changes} (`scripts/bench.py step`). Peak memory: of the "
-        "process on a CPU, allocated on a GPU; with the checkpoint's writing, and before, of models and engine.\n\n"
-        f"{markdown(['distributions', 'seconds', 'to the cache', 'peak, GiB', 'peak while building, GiB'], lines)}\n"
+        f"One optimizer step of {some['audio_s']:.0f} s of audio, the median of {max(arguments.steps - 1, 1)}{weights}"
+        f"{changes} (`scripts/bench.py step`); tokens are those that are supervised. Peak memory: of the process on "
+        "a CPU, allocated on a GPU; with the checkpoint's writing, and before, of models and engine.\n\n"
+        f"{markdown(header, lines)}\n"
     )
 
 
@@ -177,7 +186,7 @@ def main(words: Sequence[str] | None = None) -> None:
     same += ["--random-weights"] * arguments.random_weights
     found = {way: measured_apart("distill.bench.step", ["--one", way, *same]) for way in arguments.ways}
     text = page(found, recipe, arguments)
-    if len(found) == len(WAYS):
+    if {"cache", "memory"} <= found.keys():
         found["ratio"] = found["memory"]["seconds"] / found["cache"]["seconds"]
     with written_whole(arguments.out or resolve(recipe.results) / f"bench_step_{recipe.name}.md") as temporary:
         temporary.write_text(text, encoding="utf-8")

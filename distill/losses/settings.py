@@ -30,18 +30,13 @@ class MatchSettings(Settings):
     hidden_layers: Pairs = Field(((LAST, LAST),), min_length=1, description=_PAIRS.format("LLM"))
     beats: Distance = Field("relative", description="distance of projected encoder states from BEATs' states")
     spread_clips: int = Field(
-        64, ge=1, description="relative: training clips on which the teacher's features are measured, once at the start"
+        64, ge=1, description="relative: training clips on which the teacher's features are measured, once"
     )
 
 
-class KdSettings(Settings):
-    """The divergence between teacher and student."""
+class DivergenceSettings(Settings):
+    """How far two distributions are apart."""
 
-    vocabulary: Literal["same", "universal"] = Field(
-        "same",
-        description="how distributions are compared: id by id; or, where student.llm has a vocabulary of another kind, "
-        "sorted, by the sum of their differences, mean over spans of the text (universal logit distillation)",
-    )
     divergence: DivergenceName = Field("forward_kl", description="which divergence")
     beta: float = Field(0.5, gt=0, lt=1, description="js: the teacher's share in the mixture")
     alpha: float = Field(0.1, gt=0, lt=1, description="skew ones: the share of what the expectation is over")
@@ -62,6 +57,16 @@ class KdSettings(Settings):
             usual = tree.get("divergence", "forward_kl") == "forward_kl" and tree.get("temperature", 1) == 1
             return tree | {"tail": "even" if usual else "bucket"}
         return tree
+
+
+class KdSettings(DivergenceSettings):
+    """The divergence between teacher and student."""
+
+    vocabulary: Literal["same", "universal"] = Field(
+        "same",
+        description="how distributions are compared: id by id; or, where student.llm has a vocabulary of another kind, "
+        "sorted, by the sum of their differences, mean over spans of the text (universal logit distillation)",
+    )
 
 
 class LossWeights(Settings):

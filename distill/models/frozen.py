@@ -5,12 +5,12 @@ Letters: B clips, T positions, N supervised positions of all clips, V vocabulary
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import deepspeed
 import torch
 from torch import Tensor, nn
 
-from data.errors import InputError
 from distill.losses.matching import FeatureMatching, TeacherFeatures
 from distill.losses.signals import HeadSignal
 from distill.recipe.recipe import Recipe
@@ -54,21 +54,27 @@ class FrozenTeacher:
     def place(self, recipe: Recipe, device: torch.device) -> None:
         """Puts the weights on a device; at ZeRO 3, each rank's share of them, by an engine of DeepSpeed's own.
 
-        Raises:
-            InputError: Weights of several precisions cannot be partitioned.
+        (Its parts are of one precision there: the recipe says so.)
         """
         if recipe.deepspeed.get("zero_optimization", {}).get("stage") != 3:
             self.model.to(device)
             return
-        dtypes = {parameter.dtype for parameter in self.model.parameters()}
-        if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:
-            raise InputError(
-                "teacher.precision: at ZeRO 3 a teacher in memory is partitioned, and its parts have one precision; "
-                "set teacher.dtype alone, or deepspeed.zero_optimization.stage=2"
-            )
+        dtype = next(self.model.parameters()).dtype
         self._module, *_ = deepspeed.initialize(
-            model=self._module, config=_partitioned(recipe.deepspeed, dtypes.pop()), dist_init_required=False
+            model=self._module, config=_partitioned(recipe.deepspeed, dtype), dist_init_required=False
         )
+
+    def leave(self) -> None:
+        """Asked no more after this, so that its weights go with the last reference to it.
+
+        At ZeRO 3 they would not: DeepSpeed's hooks keep the modules for good, and so the weights are emptied.
+        """
+        if not isinstance(self._module, deepspeed.DeepSpeedEngine):
+            return
+        self._module.destroy()
+        for parameter in self.model.parameters():
+            for tensor in (parameter, parameter.ds_tensor):
+                tensor.data = tensor.data.new_empty(0)
 
 
 class _Asked(nn.Module):
@@ -93,12 +99,10 @@ class _Asked(nn.Module):
         return matching.answer(self.model, batch, frames_B, names, llm)
 
 
-def frozen_teacher(recipe: Recipe) -> FrozenTeacher | None:
-    """The recipe's teacher in the precision in which it caches, where a stage asks it; None where none does."""
-    if not recipe.teacher_in_memory:
-        return None
+def frozen_teacher(recipe: Recipe, parts: Literal["whole", "without_llm"]) -> FrozenTeacher:
+    """The recipe's teacher in the precision in which it caches."""
     model, _ = build_teacher(recipe.teacher)
-    if recipe.asks_teacher or "hidden" in recipe.matched:
+    if parts == "whole":
         merge_lora(model)
     else:
         model.llm = nn.Identity()  # features come from encoder and connector alone

@@ -1,5 +1,6 @@
 """The two models of a recipe as they are scored: built or loaded, adapters folded in, on their device."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from data.errors import InputError
 from data.paths import REPOSITORY, resolve
+from data.strict_json import loads
 from distill.models.students import untrained_student
 from distill.recipe.identity import NOT_OF_A_MODEL, counting
 from distill.recipe.recipe import Recipe
@@ -94,9 +96,13 @@ def _require_same_recipe(recipe: Recipe, folder: Path) -> None:
     if not made_by.is_file():
         return
     try:
-        then = Recipe.model_validate_json(made_by.read_text())  # keys that came later have their defaults
-    except ValidationError as error:
-        raise InputError(f"{made_by}: cannot be read ({error.error_count()} faults); train the model again") from error
+        tree = loads(made_by.read_text())
+        if isinstance(tree, dict) and isinstance(tree.get("train"), dict):
+            tree["train"].pop("on_policy", None)  # of a run before stages had it; it says nothing of the model's shape
+        then = Recipe.model_validate_json(json.dumps(tree))  # keys that came later have their defaults
+    except ValueError as error:
+        faults = error.error_count() if isinstance(error, ValidationError) else 1
+        raise InputError(f"{made_by}: cannot be read ({faults} faults); train the model again") from error
     trees = [counting(of, NOT_OF_A_MODEL) for of in (then, recipe)]
     for section in ("teacher", "student"):
         sides = [tree[section] or {} for tree in trees]

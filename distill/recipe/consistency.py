@@ -2,6 +2,7 @@
 
 from distill.recipe.recipe import Recipe
 from distill.recipe.stages import PARTS, StageSettings
+from teacher.device import DTYPES
 
 
 def require_consistent(recipe: Recipe) -> None:
@@ -26,7 +27,7 @@ def _require_stage(recipe: Recipe, stage: StageSettings) -> None:
     """A stage trains something, and what its losses need is there."""
     if not any(stage.used.model_dump().values()) or not any(map(stage.peak_lr, PARTS)):
         raise ValueError(f"stage '{stage.name}' trains nothing: give it a loss and a learning rate")
-    if stage.used.kd and not (recipe.student and (recipe.cache or recipe.train.teacher == "memory")):
+    if stage.used.kd and not (recipe.student and (recipe.cache or not recipe.distils_from_cache(stage))):
         raise ValueError(
             f"stage '{stage.name}' has a kd weight; that takes a cache and a student section "
             "(or, without a cache, train.teacher 'memory')"
@@ -65,13 +66,13 @@ def _require_cache(recipe: Recipe) -> None:
     if recipe.cache and "beats" in recipe.cache.features and not recipe.teacher.beats:
         raise ValueError("cache.features: the teacher has no BEATs whose states could be kept")
     _require_texts(recipe)
-    if recipe.distils and not recipe.asks_teacher:
-        if recipe.cache.method == "sampled" and (recipe.train.kd.temperature, recipe.train.kd.divergence) != (
-            1,
-            "forward_kl",
+    if cached := [stage for stage in recipe.train.stages if recipe.distils_from_cache(stage)]:
+        compared = [recipe.divergence_of(stage) for stage in cached]
+        if recipe.cache.method == "sampled" and any(
+            (c.temperature, c.divergence) != (1, "forward_kl") for c in compared
         ):
             raise ValueError("cache.method 'sampled': draws stand for forward_kl at temperature 1, not for others")
-        trained_on = {text for stage in recipe.train.stages if stage.used.kd for text in recipe.trained_on(stage)}
+        trained_on = {text for stage in cached for text in recipe.trained_on(stage)}
         for text in sorted(trained_on):
             if text not in recipe.cache.targets:
                 raise ValueError(f"cache.targets lacks '{text}', which a kd weight distils on here")
@@ -96,14 +97,19 @@ def _require_texts(recipe: Recipe) -> None:
 
 
 def _require_teacher(recipe: Recipe) -> None:
-    """What asks a teacher in memory has one."""
-    if recipe.train.on_policy.fraction and not recipe.asks_teacher:
-        raise ValueError(
-            "train.on_policy: only a teacher in memory can judge the student's own texts; set train.teacher to "
-            "'memory', and a kd weight"
-        )
-    if recipe.train.keep_encoded and recipe.asks_teacher:
+    """A teacher in memory hears the clips, and can be partitioned as the recipe has it."""
+    if recipe.train.keep_encoded and recipe.teacher_in_memory:
         raise ValueError("train.keep_encoded: a teacher in memory hears the clips at every step; leave one out")
+    if recipe.teacher_in_memory and recipe.deepspeed.get("zero_optimization", {}).get("stage") == 3:
+        asked = {recipe.in_memory(stage) for stage in recipe.train.stages}
+        parts = {"encoder", "connector"} | ({"llm"} if "whole" in asked else set())
+        parts |= {"beats"} if recipe.teacher.beats else set()
+        names = {name or recipe.teacher.dtype for part, name in recipe.teacher.precision if part in parts}
+        if len(names) > 1 or not names <= DTYPES.keys():
+            raise ValueError(
+                "teacher.precision: at ZeRO 3 a teacher in memory is partitioned, and its parts have one precision; "
+                "set teacher.dtype alone, or deepspeed.zero_optimization.stage=2"
+            )
 
 
 def _require_universal_possible(recipe: Recipe) -> None:
@@ -113,7 +119,11 @@ def _require_universal_possible(recipe: Recipe) -> None:
         raise ValueError(f"{key}: the student has the teacher's LLM, and so its vocabulary; leave the key out")
     if (kd.divergence, kd.tail, kd.temperature) != ("forward_kl", "even", 1):
         raise ValueError(f"{key}: has a distance of its own; leave out train.kd.divergence, tail and temperature")
-    if recipe.asks_teacher:
+    for stage in recipe.train.stages:
+        if stage.on_policy or stage.kd:
+            name = "on_policy" if stage.on_policy else "kd"
+            raise ValueError(f"{key}: takes the teacher's cached distributions alone; stage '{stage.name}' has {name}")
+    if any(map(recipe.asks_teacher, recipe.train.stages)):
         raise ValueError(f"{key}: the teacher's distributions come from its cache; set train.teacher to 'cache'")
     if "hidden" in recipe.matched:
         raise ValueError(f"{key}: the LLMs' tokens are not the same, so no hidden weight can match their states")

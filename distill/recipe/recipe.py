@@ -1,11 +1,12 @@
 """One JSON file holds everything about a run. Its sections are described here; each field says its unit."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, field_validator
 
 from data.cache.targets import Target
+from data.hashing import drawn
 from data.kinds import FORM, kind_of
 from data.mixing import Mix
 from data.paths import resolve
@@ -13,12 +14,12 @@ from data.prompts import Prompts
 from data.rows.faults import FaultPolicies, Lengths
 from data.rows.row import Mono
 from data.settings import Settings
-from distill.losses.settings import LAST, KdSettings, MatchSettings
+from distill.losses.settings import LAST, DivergenceSettings, KdSettings, LossWeights, MatchSettings
 from distill.recipe.deepspeed_block import require_known
-from distill.recipe.stages import StageSettings
+from distill.recipe.stages import OnPolicySettings, StageSettings
 from student.shrink import StudentSettings
 from teacher.cache import CacheSettings
-from teacher.hypotheses import GenerationSettings, LengthCap
+from teacher.hypotheses import GenerationSettings
 from teacher.settings import ModelSettings
 
 
@@ -84,28 +85,22 @@ class HypothesisSettings(Settings):
     )
 
 
-class OnPolicySettings(LengthCap):
-    """On-policy distillation (GKD, Agarwal et al. 2024): steps whose texts the student writes and the teacher judges.
-
-    There is no cross-entropy (nor CTC) on the student's own texts, only the divergence of `train.kd`.
-    """
-
-    fraction: float = Field(0.0, ge=0, le=1, description="share of the steps with a kd weight (GKD's lambda)")
-    temperature: float = Field(1.0, gt=0, description="at which the student's texts are drawn")
-    max_new_tokens: int = Field(100, ge=1, description="most tokens of a text")
-
-
 class TrainSettings(Settings):
     """The loop."""
+
+    MOVED: ClassVar = {
+        "on_policy": "it is a stage's now: train.stages.N.on_policy, {} for all of its steps, or a share of them"
+    }
 
     stages: tuple[StageSettings, ...] = Field(min_length=1)
     kd: KdSettings = KdSettings()
     match: MatchSettings = MatchSettings()
     teacher: Literal["cache", "memory"] = Field(
-        "cache", description="whence a kd weight has the teacher's distributions; in memory it is asked at every step"
+        "cache",
+        description="whence a kd weight has the teacher's distributions of given texts; in memory it is asked at every "
+        "step",
     )
     hypotheses: HypothesisSettings = HypothesisSettings()
-    on_policy: OnPolicySettings = OnPolicySettings()
     weight_decay: float = Field(0.01, ge=0, description="AdamW's, not on biases and norms")
     betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's")
     keep_encoded: bool = Field(False, description="compute a frozen encoder's states once and keep them in memory")
@@ -185,14 +180,21 @@ class Recipe(Settings):
         """Whether a stage holds the student against the teacher's distributions."""
         return any(stage.used.kd for stage in self.train.stages)
 
-    @property
-    def asks_teacher(self) -> bool:
-        """Whether these distributions come from a teacher in memory."""
-        return self.distils and self.train.teacher == "memory"
+    def distils_from_cache(self, stage: StageSettings) -> bool:
+        """Whether a stage has the teacher's distributions, of given texts, from its cache."""
+        return bool(stage.used.kd and stage.takes_given_texts and self.train.teacher == "cache")
+
+    def asks_teacher(self, stage: StageSettings) -> bool:
+        """Whether a stage has the teacher's distributions from a teacher in memory, at some or all of its steps."""
+        return bool(stage.used.kd and (stage.on_policy or self.train.teacher == "memory"))
+
+    def divergence_of(self, stage: StageSettings) -> DivergenceSettings:
+        """How far teacher and student are apart in a stage."""
+        return stage.kd or self.train.kd
 
     def trained_on(self, stage: StageSettings) -> set[Target]:
-        """The texts that rows of a stage may be trained on."""
-        if not stage.used.texts:
+        """The texts that rows of a stage may be trained on; none where it asks for none, or the student writes all."""
+        if not (stage.used.texts and stage.takes_given_texts):
             return set()
         from_teacher = self.train.hypotheses.share or self.data.faults.no_text == "teacher"
         both = "reference" in stage.targets
@@ -211,7 +213,7 @@ class Recipe(Settings):
     @property
     def trains_from_cache(self) -> bool:
         """Whether training reads the teacher's cache: its distributions, texts or features."""
-        from_cache = self.distils and not self.asks_teacher
+        from_cache = any(map(self.distils_from_cache, self.train.stages))
         return from_cache or self.trains_on_hypotheses or self.matches_from_cache
 
     @property
@@ -226,10 +228,16 @@ class Recipe(Settings):
             return False
         return "encoder" not in self.matched or all(layer == LAST for _, layer in self.train.match.encoder_layers)
 
+    def in_memory(self, stage: StageSettings) -> Literal["whole", "without_llm"] | None:
+        """What of the teacher is in memory beside the student for as long as a stage lasts."""
+        if self.asks_teacher(stage) or "hidden" in stage.matched:
+            return "whole"
+        return "without_llm" if stage.matched and not self.matches_from_cache else None
+
     @property
     def teacher_in_memory(self) -> bool:
-        """Whether training keeps the teacher beside the student, for distributions or for features."""
-        return self.asks_teacher or bool(self.matched and not self.matches_from_cache)
+        """Whether a stage has the teacher beside the student, for distributions or for features."""
+        return any(map(self.in_memory, self.train.stages))
 
     @property
     def run_dir(self) -> Path:
@@ -258,3 +266,17 @@ class Recipe(Settings):
                 return index, step
             step -= stage.steps
         raise IndexError("past the last stage")
+
+    def on_policy_at(self, step: int) -> OnPolicySettings | None:
+        """How the student writes the texts of a step, counted from 0; None where they are given.
+
+        The same on every rank, and after a restart.
+        """
+        settings = self.train.stages[self.locate(step)[0]].on_policy
+        return settings if settings and drawn([self.seed, "on_policy", step]) < settings.share else None
+
+    def weights_at(self, step: int) -> LossWeights:
+        """The weights of a step, counted from 0; nothing holds the student to texts that it writes itself."""
+        index, within = self.locate(step)
+        weights = self.train.stages[index].weights_at(within)
+        return weights.model_copy(update={"ce": 0.0, "ctc": 0.0}) if self.on_policy_at(step) else weights

@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 from data.cache.targets import TARGETS, Target
 from data.mixing import Mix
 from data.settings import Settings
-from distill.losses.settings import LossWeights
+from distill.losses.settings import DivergenceSettings, LossWeights
+from teacher.hypotheses import LengthCap
 
 PARTS = ("encoder", "beats", "connector", "llm")
 REACHED_BY = {"llm": {"ce", "kd", "hidden"}}
@@ -28,6 +29,35 @@ class LearningRates(Settings):
     llm: float = Field(0.0, ge=0, description="language model")
     projections: float = Field(
         1e-3, ge=0, description="of the student's features to the teacher's width, in stages that match features"
+    )
+
+
+class OnPolicySettings(LengthCap):
+    """On-policy distillation (GKD, Agarwal et al. 2024): the student writes texts, the teacher in memory judges them.
+
+    Nothing else holds the student to texts that it wrote itself: no cross-entropy, no CTC. A text that is cut at the
+    cap is learnt from all the same: where it should have ended the teacher says so, at that position.
+    """
+
+    max_new_tokens: int = Field(64, ge=1, description="most tokens of a text")
+    temperature: float = Field(1.0, gt=0, description="at which the student's texts are drawn")
+    top: int | None = Field(
+        32,
+        ge=1,
+        description="the divergence is over the union of so many likeliest ids of teacher and student, and all others "
+        "as one; null: over the whole vocabulary",
+    )
+    end_weight: float = Field(
+        1.0,
+        ge=0,
+        description="weight of the positions where the student ended its text, beside 1 of all others: there is one in "
+        "a text at most, and it alone keeps texts from running on",
+    )
+    share: float = Field(
+        1.0, gt=0, le=1, description="share of the stage's steps that are on-policy; the others train on given texts"
+    )
+    rows_at_once: int | None = Field(
+        None, ge=1, description="clips that a process writes about at a time; null: all of its optimizer step"
     )
 
 
@@ -57,6 +87,10 @@ class StageSettings(Settings):
         "train.hypotheses.share; rows without such a text are not in the stage",
     )
     mix: Mix | None = Field(None, description="in place of data.mix in this stage; null: data.mix")
+    kd: DivergenceSettings | None = Field(None, description="in place of train.kd's in this stage; null: train.kd")
+    on_policy: OnPolicySettings | None = Field(
+        None, description="texts that the student writes, in place of given ones; null: given ones"
+    )
 
     @model_validator(mode="after")
     def _losses_reach_what_is_trained(self) -> "StageSettings":
@@ -64,6 +98,20 @@ class StageSettings(Settings):
         for part, losses in REACHED_BY.items():
             if getattr(self.lr, part) and used and not used & losses:
                 raise ValueError(f"stage '{self.name}' has lr.{part}, but none of its losses reaches it; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _own_texts_are_judged(self) -> "StageSettings":
+        if self.on_policy is None:
+            return self
+        if min(self._ends()["kd"]) <= 0:
+            raise ValueError(f"stage '{self.name}' is on_policy: it takes a kd weight from its first step to its last")
+        idle = [name for name in ("ce", "ctc") if getattr(self.used, name)]
+        if idle and self.on_policy.share == 1:
+            raise ValueError(
+                f"stage '{self.name}' is on_policy: nothing holds the student to its own texts, so its {idle[0]} "
+                "weight never counts; leave it out, or lower on_policy.share"
+            )
         return self
 
     def peak_lr(self, part: str) -> float:
@@ -86,6 +134,11 @@ class StageSettings(Settings):
         if self.curve == "cosine":
             share = (1 - math.cos(math.pi * share)) / 2
         return LossWeights(**{name: start + (end - start) * share for name, (start, end) in self._ends().items()})
+
+    @property
+    def takes_given_texts(self) -> bool:
+        """Whether some of its steps train on texts that the student did not write."""
+        return self.on_policy is None or self.on_policy.share < 1
 
     def _ends(self) -> dict[str, tuple[float, float]]:
         final = self.final_losses or self.losses

@@ -7,7 +7,6 @@ from data.rows.manifest import Manifest
 from distill.losses.alignment import Alignment
 from distill.losses.ctc import CtcHead
 from distill.losses.matching import FeatureMatching
-from distill.models.frozen import FrozenTeacher
 from distill.recipe.recipe import Recipe
 from distill.recipe.stages import PARTS
 from distill.training.examples import Examples
@@ -22,17 +21,15 @@ def build_objective(
     student: SalmonnForConditionalGeneration,
     processor: SalmonnProcessor,
     rows: Manifest,
-    teacher: FrozenTeacher | None = None,
     teacher_processor: SalmonnProcessor | None = None,
 ) -> Objective:
-    """The losses over the student, of which what a stage trains needs a gradient.
+    """The losses over the student, of which what a stage trains needs a gradient; no teacher is in memory yet.
 
     Args:
         recipe: The run.
         student: The model to train.
         processor: Its processor.
         rows: Training rows.
-        teacher: The frozen teacher, where a stage asks it.
         teacher_processor: The teacher's, where a stage matches features.
     """
     stages = recipe.train.stages
@@ -44,7 +41,7 @@ def build_objective(
     if recipe.matched:
         torch.manual_seed(recipe.seed)
         matching = FeatureMatching(student, teacher_processor.config, recipe.train.match, recipe.matched)
-    return Objective(student, recipe.train.kd, ctc, teacher, matching)
+    return Objective(student, recipe.train.kd, ctc, matching=matching)
 
 
 def _ctc_head(

@@ -77,17 +77,27 @@ class Examples:
             progress.add(len(indices), seconds[indices].sum())
         self._kept = [kept[i] for i in range(len(self.rows))]
 
-    def __call__(self, indices: list[int], weights: LossWeights, targets: Sequence[Target] = TARGETS) -> Example:
-        """The example of these rows, with what the stage's weights need of the teacher, on its choice of texts."""
+    def __call__(
+        self, indices: list[int], weights: LossWeights, targets: Sequence[Target] = TARGETS, own_texts: bool = False
+    ) -> Example:
+        """The example of these rows, with what the stage's weights need of the teacher, on its choice of texts.
+
+        Args:
+            indices: Of the rows.
+            weights: Of this step.
+            targets: The stage's choice of texts.
+            own_texts: The student will write its own texts in place of the rows' (`OnPolicy`), so nothing of these is
+                asked of the cache.
+        """
         teacher_batch = None
-        chosen_N = self.texts.chosen(targets)
+        chosen_N, with_text = self.texts.chosen(targets), weights.texts and not own_texts
         if self._kept is None:
             # A stage that matches features alone asks for no text.
-            indices, waves = self._heard(indices, chosen_N != NONE if weights.texts else None)
+            indices, waves = self._heard(indices, chosen_N != NONE if with_text else None)
         rows = [self.rows[i] for i in indices]
-        with_signal = weights.kd > 0 and not self.recipe.asks_teacher
+        with_signal = weights.kd > 0 and not own_texts and self.recipe.train.teacher == "cache"
         from_teacher = chosen_N[indices] == HYPOTHESIS
-        from_cache = with_signal or (weights.texts and from_teacher.any())
+        from_cache = with_signal or (with_text and from_teacher.any())
         matched = weights.features and self.recipe.matches_from_cache
         entries = self._cached(rows) if from_cache or matched else []
         cached = entries if from_cache else []
@@ -107,9 +117,7 @@ class Examples:
             features = Features(torch.empty(0), 2 * states.frames_B)
         else:
             features = self.processor.features(waves)
-            asked = (weights.features and not self.recipe.matches_from_cache) or (
-                weights.kd and self.recipe.asks_teacher
-            )
+            asked = (weights.features and not self.recipe.matches_from_cache) or (weights.kd and not with_signal)
             if asked and self.teacher_processor is not None:
                 teacher_features = self.teacher_processor.features(waves)
                 teacher_batch = self.teacher_processor.lay_out(teacher_features, instructions, texts)

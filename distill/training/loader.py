@@ -43,7 +43,7 @@ class StepLoader:
         for number, stage in enumerate(recipe.train.stages):
             mix = recipe.data.mix if stage.mix is None else stage.mix
             texts = np.full(len(examples.rows), REFERENCE, np.uint8)
-            if stage.used.texts:
+            if stage.used.texts and stage.takes_given_texts:
                 texts = examples.texts.chosen(stage.targets)
             # As far as they tell which rows there are, and how long their texts are.
             seen = texts if stage.max_text_tokens else texts != NONE
@@ -96,6 +96,6 @@ class StepLoader:
     def _ask(self, step: int) -> list[Future[Example]]:
         index, within = self.recipe.locate(step)
         batches, chosen, taken = self._stages[index]
-        stage = self.recipe.train.stages[index]
-        rows, weights = batches.step(taken + within), stage.weights_at(within)
-        return [self._pool.submit(self.examples, chosen[of].tolist(), weights, stage.targets) for of in rows]
+        weights, own_texts = self.recipe.weights_at(step), self.recipe.on_policy_at(step) is not None
+        rows, targets = batches.step(taken + within), self.recipe.train.stages[index].targets
+        return [self._pool.submit(self.examples, chosen[of].tolist(), weights, targets, own_texts) for of in rows]

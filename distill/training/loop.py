@@ -6,9 +6,9 @@ from pathlib import Path
 import torch.distributed as dist
 
 from data.cache.reader import CacheReader
-from distill.models.frozen import FrozenTeacher
 from distill.recipe.recipe import Recipe
 from distill.recipe.splits import validation_texts
+from distill.recipe.stages import StageSettings
 from distill.training.building import build_examples, build_objective
 from distill.training.checkpoints import (
     begin,
@@ -23,11 +23,12 @@ from distill.training.checkpoints import (
 from distill.training.engine import gathered, join_ranks, start_engine
 from distill.training.export import save_model
 from distill.training.failures import as_input_error
+from distill.training.held_teacher import HeldTeacher
 from distill.training.loader import StepLoader
 from distill.training.on_policy import OnPolicy
 from distill.training.rows import training_rows, validation_rows
 from distill.training.run_log import RunLog
-from distill.training.spreads import measured_spreads
+from distill.training.spreads import measured_spreads, relative
 from distill.training.step import OptimizerStep, sum_over_ranks
 from distill.training.stopping import StopRequest
 from distill.training.validation import default_metric, score_texts, validate
@@ -42,14 +43,14 @@ _GIVE_BACK_EVERY = 20
 class Trainer:
     """Trains `student` by `recipe` under DeepSpeed.
 
-    The flow: 1. go on from the newest checkpoint; 2. step (`step.py`) and log; 3. now and then validate and save; 4.
-    write the model. Nothing but the engine carries state from one step to the next.
+    The flow: 1. go on from the newest checkpoint; 2. where a stage begins, load the teacher that it asks, or let it go;
+    3. step (`step.py`) and log; 4. now and then validate and save; 5. write the model. Nothing but the engine carries
+    state from one step to the next.
 
     Args:
         recipe: The run.
         student: The model to train (the teacher itself in a recipe without a student).
         processor: Its processor.
-        teacher: The frozen teacher, where a stage asks it for what the cache does not have.
         cache: The teacher's cache, where a stage trains on what it holds.
         teacher_processor: The teacher's, where a stage trains on anything of the teacher's.
     """
@@ -59,7 +60,6 @@ class Trainer:
         recipe: Recipe,
         student: SalmonnForConditionalGeneration,
         processor: SalmonnProcessor,
-        teacher: FrozenTeacher | None = None,
         cache: CacheReader | None = None,
         teacher_processor: SalmonnProcessor | None = None,
     ) -> None:
@@ -67,18 +67,15 @@ class Trainer:
         join_ranks(recipe.train.timeout_s)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         rows, self.valid = training_rows(recipe, cache), validation_rows(recipe)
-        self.engine = start_engine(
-            recipe, build_objective(recipe, student, processor, rows, teacher, teacher_processor)
-        )
+        self.engine = start_engine(recipe, build_objective(recipe, student, processor, rows, teacher_processor))
+        self.teacher = HeldTeacher(recipe, self.engine)
         self.identity = run_identity(recipe, rows, self.world, None if cache is None else cache.identity)
-        if teacher is not None:
-            teacher.place(recipe, self.engine.device)
         self.examples = build_examples(recipe, processor, rows, cache, teacher_processor, quiet=self.rank > 0)
         if recipe.train.keep_encoded:
             self.examples.keep_encoded(student, max_seconds=120, quiet=self.rank > 0)
         accumulation = self.engine.gradient_accumulation_steps()
         loader = StepLoader(recipe, self.examples, rank=self.rank, world=self.world, accumulation=accumulation)
-        on_policy = OnPolicy(recipe, self.engine, processor, self.examples.teacher_processor)
+        on_policy = OnPolicy(recipe.seed, self.engine, processor, self.examples.teacher_processor)
         self.one_step = OptimizerStep(recipe, self.engine, loader, on_policy)
         teacher_texts = validation_texts(recipe, teacher_processor) if teacher_processor and self.rank == 0 else {}
         self.log = RunLog(recipe, self.engine.monitor, self.engine.device, teacher_texts)
@@ -103,6 +100,7 @@ class Trainer:
             self._validate()
         first, start = self.step, time.monotonic()
         while self.step < total and not self.stopped:
+            self._begin(self._stage_of(self.step))
             record = self.one_step(self.step)
             self.step += 1
             if self.step % _GIVE_BACK_EVERY == 0:
@@ -114,12 +112,28 @@ class Trainer:
             better = False
             if self._is_due() and not self.stopped:
                 better = self._validate()
-            if self.step % settings.save_every == 0 or self.step == total or self.stopped or better:
+            due = self.step % settings.save_every == 0 or self.step == total or self._loads_next()
+            if due or self.stopped or better:
                 best = best_step(self.recipe, self.metric)
                 state = {"step": self.step, "spreads": self.spreads}
                 save(self.engine, self.recipe.run_dir, state, settings.keep_checkpoints, best)
+        self.teacher.hold(None)
         if self.stopped and self.rank == 0:
             print(f"stopped at step {self.step}; the same command goes on from there", flush=True)
+
+    def _loads_next(self) -> bool:
+        """Whether the next step loads the teacher, which may not fit into memory: what was done before it is saved."""
+        asked = self.recipe.in_memory(self._stage_of(self.step))
+        return asked is not None and asked != self.teacher.parts
+
+    def _begin(self, stage: StageSettings) -> None:
+        """Has in memory what the stage asks of the teacher, and knows what its relative distances are measured in."""
+        self.teacher.hold(self.recipe.in_memory(stage))
+        if names := relative(self.recipe, stage.matched) - self.spreads.keys():
+            self.spreads |= measured_spreads(self.recipe, self.engine, self.examples, names)
+
+    def _stage_of(self, step: int) -> StageSettings:
+        return self.recipe.train.stages[self.recipe.locate(step)[0]]
 
     def _is_due(self) -> bool:
         """Whether this step is one at which there is a look at the validation sets."""
@@ -132,7 +146,7 @@ class Trainer:
 
     def _validate(self) -> bool:
         """Looks at every validation set; whether this step is the best so far."""
-        stage = self.recipe.train.stages[self.recipe.locate(self.step - 1)[0]]
+        stage = self._stage_of(self.step - 1)
         self.engine.eval()
         looked = {}
         with gathered(self.engine):
@@ -171,6 +185,4 @@ class Trainer:
         state = resume(self.engine, run_dir)
         self.step, self.spreads = state["step"], state.get("spreads", {})
         if (matching := self.engine.module.matching) is not None:
-            if not self.step:
-                self.spreads = measured_spreads(self.recipe, self.engine, self.examples)
             matching.spreads = self.spreads

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from distill.losses.ctc import CtcHead, has_room
 from distill.losses.fused import fused_loss
 from distill.losses.matching import LAST, FeatureMatching, TeacherFeatures, outputs_of
-from distill.losses.settings import KdSettings, LossWeights
+from distill.losses.settings import DivergenceSettings, LossWeights
 from distill.losses.signals import CachedSignal, TeacherSignal
 from distill.losses.universal import SpanSignal
 from distill.models.frozen import FrozenTeacher
+from distill.recipe.stages import OnPolicySettings
 from teacher.connector import AudioStates
 from teacher.encoder import encoder_frames
 from teacher.model import Batch, SalmonnForConditionalGeneration, supervised
@@ -23,6 +24,8 @@ from teacher.model import Batch, SalmonnForConditionalGeneration, supervised
 UNITS = {"ce": "tokens", "kd": "distilled", "ctc": "ctc_tokens"}
 UNITS |= {"encoder": "frames", "audio_tokens": "windows", "hidden": "tokens", "beats": "columns"}
 """What each loss is a mean over."""
+OVERLAPPING = 32
+"""Likeliest ids whose overlap is told of an on-policy step, where the divergence is over the whole vocabulary."""
 
 
 @dataclass
@@ -38,6 +41,7 @@ class Example:
         columns_B: Columns of BEATs' states that are matched.
         ids: Of the rows.
         instructions: Of the rows.
+        on_policy: How the texts are judged, where the student has written them itself.
     """
 
     batch: Batch
@@ -48,6 +52,7 @@ class Example:
     columns_B: Tensor | None = None
     ids: tuple[str, ...] = ()
     instructions: tuple[str, ...] = ()
+    on_policy: OnPolicySettings | None = None
 
     def to(self, device: torch.device | str) -> "Example":
         """The same example on another device."""
@@ -67,6 +72,8 @@ class Example:
             "windows": int(windows_B.sum()),
             "kept_mass": self.signal.kept_mass() if self.signal is not None else 0.0,
             "columns": 0 if self.columns_B is None else int(self.columns_B.sum()),
+            "texts": len(self.batch.labels_BT),
+            "ended": int((self.batch.labels_BT == model.config.eos_token_id).sum()),
         }
 
 
@@ -75,17 +82,17 @@ class Objective(nn.Module):
 
     Args:
         student: The model that is trained.
-        kd: Divergence settings.
+        kd: Divergence settings, where a stage has none of its own.
         ctc: The CTC head, where a stage uses it.
-        teacher: A frozen teacher, where examples do not bring all of its features and distributions. It is no module,
-            so none of its parameters is one of these.
+        teacher: A frozen teacher, where examples do not bring all of its features and distributions; the loop puts it
+            here for the stages that ask it. It is no module, so none of its parameters is one of these.
         matching: The feature losses, where a stage has one.
     """
 
     def __init__(
         self,
         student: SalmonnForConditionalGeneration,
-        kd: KdSettings,
+        kd: DivergenceSettings,
         ctc: CtcHead | None = None,
         teacher: FrozenTeacher | None = None,
         matching: FeatureMatching | None = None,
@@ -94,7 +101,11 @@ class Objective(nn.Module):
         self.student, self.kd, self.ctc, self.matching, self.teacher = student, kd, ctc, matching, teacher
 
     def forward(
-        self, example: Example, weights: LossWeights, counts: dict[str, float]
+        self,
+        example: Example,
+        weights: LossWeights,
+        counts: dict[str, float],
+        kd: DivergenceSettings | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one micro-batch.
 
@@ -102,6 +113,7 @@ class Objective(nn.Module):
             example: The micro-batch, on the model's device.
             weights: Weights of this stage; a loss of weight 0 is not computed.
             counts: Global units (over accumulation and ranks) by which sums are divided.
+            kd: This stage's divergence settings; None: the run's.
 
         Returns:
             The weighted loss, and each loss's undivided sum.
@@ -131,7 +143,7 @@ class Objective(nn.Module):
         elif weights.ce or weights.kd:
             hidden_BTH = student.hidden(batch, audio_NH)
         if weights.ce or weights.kd:
-            terms["lm"] = self._language(example, hidden_BTH, teacher.hidden_BTH, weights, counts, sums)
+            terms["lm"] = self._language(example, hidden_BTH, teacher.hidden_BTH, weights, counts, kd or self.kd, sums)
         loss = terms.pop("lm", torch.zeros((), device=states.speech_BTD.device))
         for name, value in terms.items():
             sums[name] = value.detach().float()
@@ -151,9 +163,15 @@ class Objective(nn.Module):
         teacher_BTH: Tensor | None,
         weights: LossWeights,
         counts: dict[str, float],
+        kd: DivergenceSettings,
         sums: dict[str, Tensor],
     ) -> Tensor:
         rows, labels_N = supervised(example.batch.labels_BT)
+        judged = {}
+        if own := example.on_policy:
+            judged = {"top": own.top or OVERLAPPING, "union": own.top is not None}
+            ended_N = labels_N == self.student.config.eos_token_id
+            judged["kd_weight_N"] = torch.where(ended_N, own.end_weight, 1.0)
         with self._signal(example, weights, teacher_BTH) as signal:
             out = fused_loss(
                 hidden_BTH.flatten(0, 1)[rows],
@@ -162,13 +180,16 @@ class Objective(nn.Module):
                 signal,
                 ce_weight=weights.ce,
                 kd_weight=weights.kd * (counts["tokens"] / max(counts["distilled"], 1)),  # by 1 of one vocabulary
-                **self.kd.model_dump(exclude={"vocabulary"}),
+                **kd.model_dump(include=set(DivergenceSettings.model_fields)),
+                **judged,
             )
         sums |= {"ce": out.ce, "correct": out.correct}
         if weights.kd:
             sums["kd"] = out.kd
             if not isinstance(example.signal, SpanSignal):
                 sums["agreement"] = out.agreement
+            if example.on_policy:
+                sums["overlap"] = out.overlap
         return out.loss / max(counts["tokens"], 1)
 
     def _signal(

@@ -44,7 +44,7 @@ class RunLog:
         self._monitored("train", metrics, record["step"])
         done = record["step"] + 1
         if done % 10 == 0 or done in (1, self.recipe.total_steps):
-            names = ("loss", *UNITS, "correct", "agreement", "kept_mass", "grad_norm")
+            names = ("loss", *UNITS, "correct", "agreement", "overlap", "ended", "kept_mass", "grad_norm")
             shown = " ".join(f"{name} {record[name]:.3f}" for name in names if name in record)
             print(
                 f"{record['stage']} {done}/{self.recipe.total_steps}: {shown} | {speed['tokens']:.0f} tokens/s, "

@@ -16,21 +16,27 @@ from distill.training.objective import Objective
 from distill.training.texts import NONE
 
 
-def measured_spreads(recipe: Recipe, engine: DeepSpeedEngine, examples: Examples) -> dict[str, list[float]]:
-    """The spread of each feature whose distance is relative, for each of its pairs of layers.
+def relative(recipe: Recipe, names: set[str]) -> set[str]:
+    """Those of these features whose distance is relative, and so takes a spread."""
+    return {name for name in names if getattr(recipe.train.match, name) == "relative"}
+
+
+def measured_spreads(
+    recipe: Recipe, engine: DeepSpeedEngine, examples: Examples, names: set[str]
+) -> dict[str, list[float]]:
+    """The spread of features whose distance is relative, for each of their pairs of layers.
 
     It is the mean squared deviation of the teacher's rows from their mean row, over `train.match.spread_clips` training
-    clips. It is measured once, at the start of a run, and kept in its checkpoints. All ranks take part, and have the
-    same: each looks at all of these clips, and the first one's figures count.
+    clips. It is measured once, when the first stage that matches them begins, and kept in checkpoints. All ranks take
+    part, and have the same: each looks at all of these clips, and the first one's figures count.
 
     Args:
         recipe: The run.
         engine: DeepSpeed's, over the objective.
         examples: Makes examples of the training rows.
+        names: The features.
     """
-    names = sorted(name for name in recipe.matched if getattr(recipe.train.match, name) == "relative")
-    if not names:
-        return {}
+    names = sorted(names)
     objective: Objective = engine.module
     weights = LossWeights(**dict.fromkeys(names, 1.0))
     rows = np.arange(len(examples.rows))

@@ -24,8 +24,9 @@ from distill.training.optimizer import frozen, learning_rate, parameters_by_part
 class OptimizerStep:
     """Takes steps by their numbers; all ranks together.
 
-    The flow: 1. find the stage of the step; 2. take the step's micro-batches and count their units over all ranks;
-    3. forward and backward each, losses divided by the global counts; 4. optimizer step at the stage's learning rates.
+    The flow: 1. find the stage of the step; 2. take the step's micro-batches, and let the student write their texts
+    where the step is on-policy; 3. count their units over all ranks; 4. forward and backward each, losses divided by
+    the global counts; 5. optimizer step at the stage's learning rates.
 
     Args:
         recipe: The run.
@@ -53,14 +54,12 @@ class OptimizerStep:
         """
         index, within = self.recipe.locate(step)
         stage = self.recipe.train.stages[index]
-        weights = stage.weights_at(within)
+        weights, kd = self.recipe.weights_at(step), self.recipe.divergence_of(stage)
         began = time.monotonic()
         made = self.loader.load(step)
         seeds = [micro_batch_seed(self.recipe.seed, step, n * self.world + self.rank) for n in range(len(made))]
-        own_texts = self.on_policy.chosen(step, weights)
-        if own_texts:
-            weights = self.on_policy.without_texts(weights)
-            made = self.on_policy.rewrite([example.to(self.engine.device) for example in made], seeds)
+        if own_texts := self.recipe.on_policy_at(step):
+            made = self.on_policy.rewrite([example.to(self.engine.device) for example in made], step, own_texts)
         # Counted where they were made: on a GPU each count would wait for the device.
         student = self.engine.module.student
         counts = sum_over_ranks([example.counts(student) for example in made], self.engine.device)
@@ -74,7 +73,7 @@ class OptimizerStep:
             for seed, example in zip(seeds, micro, strict=True):
                 # Dropout depends on the batch's place in the run alone: not on a restart, nor on how many ranks share.
                 torch.manual_seed(seed)
-                loss, parts = self.engine(example, weights, counts)
+                loss, parts = self.engine(example, weights, counts, kd)
                 if not torch.isfinite(loss) and not self.engine.fp16_enabled():
                     raise self._no_number(step, "loss", loss.item(), example.ids)
                 sums.append({name: float(value) for name, value in parts.items()})
@@ -88,11 +87,12 @@ class OptimizerStep:
             raise self._no_number(step, "gradient's norm", grad_norm, ids)
         totals = sum_over_ranks(sums, self.engine.device)
         record = {"step": step, "stage": stage.name}
-        if self.recipe.train.on_policy.fraction:
-            record["on_policy"] = own_texts
+        if any(of.on_policy for of in self.recipe.train.stages):
+            record["on_policy"] = own_texts is not None
         if own_texts:
             totals = {name: total for name, total in totals.items() if name not in ("ce", "correct")}
-        record |= self._losses(totals, counts, weights)
+            record["ended"] = counts["ended"] / counts["texts"]
+        record |= self._losses(totals, counts, weights, kd.temperature)
         record["grad_norm"] = grad_norm
         if self.engine.fp16_enabled():
             record["loss_scale"] = float(self.engine.optimizer.loss_scale)
@@ -100,14 +100,17 @@ class OptimizerStep:
         record |= {"tokens": int(counts["tokens"]), "audio_s": counts["frames"] / 50}
         return record | {"seconds": time.monotonic() - began}
 
-    def _losses(self, totals: dict[str, float], counts: dict[str, float], weights: LossWeights) -> dict[str, float]:
+    @staticmethod
+    def _losses(
+        totals: dict[str, float], counts: dict[str, float], weights: LossWeights, temperature: float
+    ) -> dict[str, float]:
         """Each loss as a mean over its units, their weighted sum, and what goes with them."""
         means = {name: totals[name] / max(counts[unit], 1) for name, unit in UNITS.items() if name in totals}
         if "kd" in means:
             # As it is trained on: the gradient of a tempered divergence is made up for by T squared.
-            means["kd"] *= self.recipe.train.kd.temperature**2
+            means["kd"] *= temperature**2
         means["loss"] = sum(getattr(weights, name) * means[name] for name in UNITS if name in means)
-        for name in ("correct", "agreement"):
+        for name in ("correct", "agreement", "overlap"):
             if name in totals:
                 means[name] = totals[name] / max(counts["tokens"], 1)
         if counts["kept_mass"]:
@@ -128,7 +131,7 @@ class OptimizerStep:
 
 
 def micro_batch_seed(seed: int, step: int, number: int) -> int:
-    """The seed of what is drawn for a micro-batch: its dropout, and texts that the student writes.
+    """The seed of what is drawn for a micro-batch: its dropout.
 
     `hash` gives whole numbers the same value in every process; it is salted for texts alone.
 

@@ -72,7 +72,7 @@ def test_two_ranks_give_the_curve_of_one_with_twice_the_accumulation(train, laun
 def test_two_ranks_at_zero_3_share_a_teacher_in_memory_and_write_together(
     train, launch, tiny_recipe, free_port, tmp_path
 ):
-    changes = ["train.teacher=memory", "train.on_policy.fraction=0.5", "train.stages.0.steps=1"]
+    changes = ["train.teacher=memory", "train.stages.1.on_policy.share=0.5", "train.stages.0.steps=1"]
     changes += SLOW
     # A batch of the validation for each rank, of texts of other lengths: neither may wait for the other's.
     changes += ["generation.max_seconds=2.5", "generation.tokens_per_second=1", "generation.max_new_tokens=20"]
@@ -84,7 +84,7 @@ def test_two_ranks_at_zero_3_share_a_teacher_in_memory_and_write_together(
     done = launch(*launcher, "--config", tiny_recipe, *ranks)
     assert done.returncode == 0, done.stderr
     path = tmp_path / "runs" / "ranks" / "steps.jsonl"
-    # The same texts from the same seeds, whichever rank draws them.
+    # The same texts of the same rows, whichever rank draws them.
     assert losses(path) == pytest.approx(alone, rel=1e-4)
     own = [json.loads(line)["on_policy"] for line in path.read_text().splitlines()]
     assert True in own and False in own[1:]
@@ -133,10 +133,11 @@ def gradient(run):
 
 FROM_THE_CACHE = {"ce": 0.5, "kd": 0.5, "ctc": 0.1}
 EVERY_LOSS = {name: 0.5 for name in LossWeights.model_fields}
+ON_POLICY = {"kd": 0.5}
 
 
 @pytest.mark.skipif(get_accelerator().device_name() != "cpu", reason="two ranks would need two accelerators")
-@pytest.mark.parametrize("losses_of", [FROM_THE_CACHE, EVERY_LOSS], ids=["cache", "memory"])
+@pytest.mark.parametrize("losses_of", [FROM_THE_CACHE, EVERY_LOSS, ON_POLICY], ids=["cache", "memory", "on_policy"])
 def test_eight_clips_have_one_gradient_however_they_are_split(
     train, launch, fill_tiny_cache, tiny_salmonn, tiny_recipe, own_data, free_port, tmp_path, losses_of
 ):
@@ -145,10 +146,11 @@ def test_eight_clips_have_one_gradient_however_they_are_split(
     data = [f"data.train={own_data}/eight.json", f"cache.folder={tmp_path}/eight"]
     if losses_of is FROM_THE_CACHE:
         fill_tiny_cache(*data)
-    else:
+    elif losses_of is EVERY_LOSS:
         tiny_salmonn()  # leaves its BEATs
         data += ["teacher.weights=null", f"teacher.beats={tmp_path}/beats.pt", "train.teacher=memory"]
     stage = {"name": "all", "steps": 1, "warmup_steps": 0, "losses": losses_of}
+    stage |= {"on_policy": {"end_weight": 2.0}} if losses_of is ON_POLICY else {}
     rates = {"encoder": 1e-3, "connector": 1e-3, "llm": 1e-3}
 
     def split(clips, accumulation):

@@ -220,6 +220,8 @@ def test_it_has_to_be_asked_for_and_only_where_it_is_so(tiny_recipe, tiny_teache
     refused += [([*overrides, "train.kd.divergence=js"], "distance of its own")]
     refused += [([*overrides, "cache.method=sampled"], "set cache.method 'topk'")]
     refused += [([*overrides, "train.teacher=memory"], "set train.teacher to 'cache'")]
+    refused += [([*overrides, "train.stages.1.on_policy.share=0.5"], "stage 'distil' has on_policy")]
+    refused += [([*overrides, "train.stages.1.kd.divergence=js"], "stage 'distil' has kd")]
     refused += [([*overrides, "train.stages.1.losses.hidden=1"], "no hidden weight can match")]
     for settings, reason in refused:
         with pytest.raises(InputError, match=f"vocabulary 'universal'.*{reason}"):

@@ -54,7 +54,7 @@ def test_its_loss_and_gradient_are_those_of_a_cache_that_keeps_the_whole_vocabul
     whole = [NO_CTC, f"student.margin_s={margin_s}", "cache.top_p=1", "cache.top_k=1000", "cache.min_p=0"]
     folder, _ = fill_tiny_cache(f"cache.folder={tmp_path}/all", *whole[2:], model=teacher.model)
     cached, asked = (read_recipe(tiny_recipe, [*whole, f"train.teacher={name}"]) for name in ("cache", "memory"))
-    assert asked.asks_teacher and not asked.trains_from_cache
+    assert asked.in_memory(asked.train.stages[1]) == "whole" and not asked.trains_from_cache
     llm = copy.deepcopy(teacher.model.llm)
     add_rows(llm, padding)
     student = shrink(teacher.model, cached.student, 0, llm).eval()

@@ -22,15 +22,32 @@ def test_the_repositorys_recipes_are_valid_and_named_after_their_files(path):
     [
         ("cache=null", "stage 'distil' has a kd weight; that takes a cache and a student section"),
         ("student=null", "there is no student section|takes a cache and a student section"),
-        ("train.on_policy.fraction=0.5", "only a teacher in memory can judge the student's own texts"),
         (
-            "train.teacher=memory; train.on_policy.fraction=0.5; train.stages.1.losses.kd=0",
-            "train.on_policy: only a teacher in memory .*, and a kd weight",
+            "train.on_policy.fraction=0.5",
+            r"unknown key 'train.on_policy'; it is a stage's now: train.stages.N.on_policy",
         ),
+        ("train.on_policy=null", "unknown key 'train.on_policy'; it is a stage's now"),
+        ("train.stages.1.on_policy={}", "stage 'distil' is on_policy: .* so its ce weight never counts; leave it out"),
+        ('train.stages.0.losses={"ctc": 1, "kd": 1}; train.stages.0.on_policy={}', "its ctc weight never counts"),
+        ("train.stages.0.on_policy={}", "stage 'features' is on_policy: it takes a kd weight from its first step"),
         (
-            'train.teacher=memory; train.keep_encoded=true; train.stages.0.losses={"ce": 1}; '
-            'train.stages.0.lr={"llm": 1}; train.stages.1.lr={"llm": 1}',
-            "train.keep_encoded: a teacher in memory hears the clips",
+            'train.stages.1.on_policy={}; train.stages.1.losses={"kd": 1}; train.stages.1.final_losses={"encoder": 1}',
+            "it takes a kd weight from its first step to its last",
+        ),
+        ("train.stages.1.on_policy.fraction=1", "unknown key 'train.stages.1.on_policy.fraction'"),
+        ("train.stages.1.on_policy.share=0.5; cache=null", "stage 'distil' has a kd weight; that takes a cache"),
+        ("train.stages.1.kd.divergence=js; cache.method=sampled", "draws stand for forward_kl at temperature 1"),
+        (
+            "train.teacher=memory; teacher.precision.llm=bf16; deepspeed.zero_optimization.stage=3",
+            "teacher.precision: at ZeRO 3 a teacher in memory is partitioned, and its parts have one precision",
+        ),
+        *(
+            (
+                f'{change}; train.keep_encoded=true; train.stages.0.losses={{"ce": 1}}; '
+                'train.stages.0.lr={"llm": 1}; train.stages.1.lr={"llm": 1}',
+                "train.keep_encoded: a teacher in memory hears the clips",
+            )
+            for change in ("train.teacher=memory", "train.stages.1.on_policy.share=0.5")
         ),
         ('cache.targets=["hypothesis"]', "cache.targets lacks 'reference', which a kd weight distils on"),
         (
@@ -115,13 +132,27 @@ def test_the_tail_is_what_is_nearer_to_the_whole_distribution(tiny_recipe, chang
 
 def test_a_teacher_in_memory_takes_no_cache(tiny_recipe):
     recipe = read_recipe(tiny_recipe, ["train.teacher=memory", "cache=null"])
-    assert recipe.asks_teacher and recipe.teacher_in_memory and not recipe.trains_from_cache
+    assert [recipe.in_memory(stage) for stage in recipe.train.stages] == ["without_llm", "whole"]
+    assert not recipe.trains_from_cache
     cached = read_recipe(tiny_recipe)
-    assert not cached.asks_teacher and cached.teacher_in_memory and cached.trains_from_cache
+    assert [cached.in_memory(stage) for stage in cached.train.stages] == ["without_llm", None]
+    assert cached.teacher_in_memory and cached.trains_from_cache
     texts = ["train.teacher=memory", "train.hypotheses.share=0.5", "train.stages.1.losses.ctc=0"]
     assert read_recipe(tiny_recipe, [*texts, 'cache.targets=["reference"]']).trains_from_cache
     with pytest.raises(InputError, match=r"has a kd weight; .* \(or, without a cache, train\.teacher 'memory'\)"):
         read_recipe(tiny_recipe, ["cache=null"])
+
+
+def test_an_on_policy_stage_has_the_teacher_in_memory_and_a_divergence_of_its_own(tiny_recipe):
+    own = ['train.stages.1.losses={"kd": 1}', "train.stages.1.on_policy={}", 'train.stages.1.kd={"divergence": "js"}']
+    recipe = read_recipe(tiny_recipe, [*own, "cache=null"])
+    features, stage = recipe.train.stages
+    assert recipe.in_memory(stage) == "whole" and not recipe.trains_from_cache
+    assert stage.on_policy.max_new_tokens == 64 and stage.on_policy.temperature == 1 and stage.on_policy.top == 32
+    divergences = [recipe.divergence_of(of).divergence for of in (features, stage)]
+    assert divergences == ["forward_kl", "js"]
+    mixed = read_recipe(tiny_recipe, ["train.stages.1.on_policy.share=0.5"])
+    assert mixed.in_memory(mixed.train.stages[1]) == "whole" and mixed.trains_from_cache
 
 
 def test_features_come_from_the_cache_where_it_has_all_that_are_matched(tiny_recipe):

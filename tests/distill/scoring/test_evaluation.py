@@ -134,11 +134,18 @@ def test_a_student_must_be_there_and_of_this_recipe(recipe, tiny_recipe, tiny_te
     other = read_recipe(tiny_recipe, ["student.llm_layers=[0, 3]"])
     with pytest.raises(InputError, match=r"a checkpoint of another recipe, with 1 encoder and 3 LLM layers; this one"):
         evaluate(other, "student")
-    (recipe.run_dir / "recipe.json").write_text(recipe.model_dump_json())
+    # (As runs have written it down before stages had `on_policy`.)
+    written = json.loads(recipe.model_dump_json())
+    written["train"]["on_policy"] = {"fraction": 0.0, "temperature": 1.0, "max_new_tokens": 100}
+    (recipe.run_dir / "recipe.json").write_text(json.dumps(written))
     assert evaluate(recipe, "student")["llm_layers"] == 3
     other = read_recipe(tiny_recipe, ["student.llm_layers=[0, 1, 2]"])
     with pytest.raises(InputError, match=r"a checkpoint of another recipe \(other student.llm_layers\)"):
         evaluate(other, "student")
+    (recipe.run_dir / "recipe.json").write_text("{")
+    with pytest.raises(InputError, match=r"recipe.json: cannot be read \(1 faults\); train the model again"):
+        evaluate(recipe, "student")
+    (recipe.run_dir / "recipe.json").unlink()
     (folder / "model.safetensors").write_bytes(b"cut off")
     with pytest.raises(InputError, match=r"runs/tiny/model: not a model that can be read") as caught:
         evaluate(recipe, "student")

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from data.cache.reader import CacheReader
-from distill.models.frozen import FrozenTeacher
 from distill.models.students import processor_of, student_of
 from distill.recipe.reading import read_recipe
 from distill.training.building import build_examples, build_objective
@@ -27,8 +26,7 @@ def build(tiny_recipe, tiny_teacher):
         rows = training_rows(recipe)
         student = student_of(recipe, teacher, teacher_processor)
         processor = processor_of(recipe, student, teacher_processor)
-        frozen = FrozenTeacher(teacher) if recipe.teacher_in_memory else None
-        objective = build_objective(recipe, student, processor, rows, frozen, teacher_processor)
+        objective = build_objective(recipe, student, processor, rows, teacher_processor)
         return recipe, objective, build_examples(recipe, processor, rows, cache, teacher_processor)
 
     return build
@@ -53,10 +51,10 @@ def test_the_ctc_head_has_the_ids_of_all_training_texts(build):
     assert not torch.equal(build(both, "seed=1")[1].ctc.blank_H, objective.ctc.blank_H)
 
 
-def test_features_are_matched_and_the_teacher_asked_where_a_stage_does_so(build):
+def test_features_are_matched_where_a_stage_does_so(build):
     recipe, objective, _ = build()
     assert recipe.matched == {"encoder", "audio_tokens"}
-    assert objective.matching is not None and objective.teacher is not None
+    assert objective.matching is not None
 
 
 @pytest.mark.parametrize(("margin_s", "own"), [(0.1, False), (0.05, True)])

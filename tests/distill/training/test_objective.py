@@ -6,9 +6,10 @@ from torch.nn import functional as F
 
 from distill.losses.ctc import CtcHead
 from distill.losses.matching import FeatureMatching, MatchSettings
-from distill.losses.settings import KdSettings, LossWeights
+from distill.losses.settings import DivergenceSettings, KdSettings, LossWeights
 from distill.losses.signals import SparseSignal
 from distill.models.frozen import FrozenTeacher
+from distill.recipe.stages import OnPolicySettings
 from distill.training.objective import Example, Objective, texts_of
 from student.shrink import StudentSettings, shrink
 from teacher.model import supervised
@@ -65,6 +66,8 @@ def test_units_are_counted_before_the_computation(example, student, tiny_teacher
         "frames": (110 + 280 + 174) // 2,
         "windows": 55 // 8 + 140 // 8 + 87 // 8,
         "columns": 0,
+        "texts": 3,
+        "ended": 3,
     }
 
 
@@ -151,6 +154,28 @@ def test_micro_batches_add_up_to_the_batch(objective, student, tiny_teacher, wav
         part.signal = whole.signal.rows(start, end)
         total, start = total + objective(part, weights, counts)[0], end
     torch.testing.assert_close(total, loss, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("top", [None, 400])
+def test_own_texts_are_judged_by_the_teacher_and_their_ends_weighed(objective, student, tiny_teacher, waves, top):
+    teacher, processor = tiny_teacher
+    batch = processor([Clip(wave, "transcribe", text) for wave, text in zip(waves, TEXTS, strict=True)])
+    batch.labels_BT[0, batch.labels_BT[0] == 1] = -100  # one was cut at the cap
+    example = Example(batch, on_policy=OnPolicySettings(end_weight=3.0, top=top))
+    counts = example.counts(student)
+    assert (counts["texts"], counts["ended"]) == (3, 2)
+    kd = DivergenceSettings(divergence="reverse_kl")
+    loss, sums = objective(example, LossWeights(kd=0.5), counts, kd)
+    rows, labels = supervised(batch.labels_BT)
+    logq_NV, logp_NV = (of(batch).logits.flatten(0, 1)[rows].log_softmax(1) for of in (student, teacher))
+    each_N = F.kl_div(logp_NV, logq_NV, log_target=True, reduction="none").sum(1)
+    expected = (each_N * torch.where(labels == 1, 3.0, 1.0)).sum()
+    torch.testing.assert_close(sums["kd"], expected.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loss, 0.5 * expected / counts["tokens"], rtol=1e-4, atol=1e-5)
+    k = 32 if top is None else 301
+    likely = [of_NV.topk(k, 1).indices.tolist() for of_NV in (logq_NV, logp_NV)]
+    shared = sum(len(set(a) & set(b)) / k for a, b in zip(*likely, strict=True))
+    assert float(sums["overlap"]) == pytest.approx(shared)
 
 
 def test_kept_states_stand_for_the_encoder(objective, example, student):
