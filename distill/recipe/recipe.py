@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, field_validator
+from pydantic import Field, field_validator
 
 from data.cache.targets import Target
 from data.hashing import drawn
@@ -72,7 +72,7 @@ class HypothesisSettings(Settings):
     )
     max_wer: float = Field(0.1, ge=0, description="where it has a WER (asr): the highest")
     min_logp: float = Field(-0.5, le=0, description="where it has none: the lowest mean log-probability of its tokens")
-    characters_per_second: tuple[NonNegativeFloat, NonNegativeFloat] = Field(
+    characters_per_second: tuple[float, float] = Field(
         (0.5, 30.0),
         description="where it has none, of asr: least and most characters a second of sound (kd_mini's transcripts "
         "have 1.0 to 23.4)",

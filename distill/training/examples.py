@@ -140,12 +140,13 @@ class Examples:
         where one is asked for (a mask of the rows that do).
         """
         heard = [(i, wave) for i in indices if (wave := self._load(self.rows[i])) is not None]
-        at, task = indices[-1], self.rows[indices[-1]].task
+        last, task = indices[-1], self.rows[indices[-1]].task
+        others = ((last + ahead) % len(self.rows) for ahead in range(1, len(self.rows)))
         while not heard:
-            at = (at + 1) % len(self.rows)
-            row = self.rows[at]
-            fits = row.task == task and (with_text is None or with_text[at])
-            if fits and (wave := self._load(row)) is not None:
+            if (at := next(others, None)) is None:
+                raise InputError(f"no clip of task '{task}' with a text of the stage can be read; mend some")
+            fits = self.rows[at].task == task and (with_text is None or with_text[at])
+            if fits and (wave := self._load(self.rows[at])) is not None:
                 heard.append((at, wave))
         numbers, waves = zip(*heard, strict=True)
         return list(numbers), list(waves)

@@ -70,7 +70,8 @@ class TrainingTexts:
         if not recipe.trains_on_hypotheses:
             return
         share, always = recipe.train.hypotheses.share, recipe.trains_on_hypotheses_alone
-        self._drawn_N = np.fromiter((drawn([recipe.seed, row_id]) < share for row_id in rows.values("id")), bool)
+        if share:
+            self._drawn_N = np.fromiter((drawn([recipe.seed, row_id]) < share for row_id in rows.values("id")), bool)
         seconds_N = np.minimum(rows.durations_s, MAX_SECONDS)
         causes: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
         for at, entry in self._entries(~self.referenced_N | self._drawn_N | always):

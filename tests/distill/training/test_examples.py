@@ -212,6 +212,16 @@ def test_a_clip_that_cannot_be_read_any_more_is_left_out_where_the_recipe_says_s
         few([4, 5], weights)
 
 
+def test_where_no_clip_of_a_task_can_be_read_it_is_said(examples, own_data):
+    made = examples("data.faults.unreadable=drop", "data.faults.max_dropped=1")
+    for row in made.rows:
+        if row.task == "audiocaption":
+            row.path.write_bytes(b"RIFF")
+    (first, *_) = [number for number, row in enumerate(made.rows) if row.task == "audiocaption"]
+    with pytest.raises(InputError, match="no clip of task 'audiocaption' with a text of the stage can be read"):
+        made([first], LossWeights(ce=1))
+
+
 def test_kept_states_are_those_without_dropout(tiny_recipe, tiny_teacher, own_data):
     teacher, processor = tiny_teacher
     recipe = read_recipe(

@@ -143,6 +143,14 @@ def test_rows_are_in_the_stages_that_train_on_a_text_of_theirs(load, half):
         load({"steps": 1, "targets": ["hypothesis"]}, data=["train.hypotheses.min_logp=0"], rows=half)
 
 
+def test_ranks_share_the_rows_of_a_choice_of_texts(load, half):
+    untexted = ["data.faults.no_text=teacher", "train.hypotheses.characters_per_second=[0, 1000]"]
+    stages = [{"steps": 9}, {"steps": 9, "targets": ["reference"]}]
+    alone = load(*stages, data=untexted, rows=half, accumulation=2)
+    together = load(*stages, data=untexted, rows=half, world=2)
+    assert [sorted(batches) for batches in together] == [sorted(batches) for batches in alone]
+
+
 def test_the_budget_of_text_is_that_of_the_texts_trained_on(load, half):
     untexted = ["data.faults.no_text=teacher", "train.hypotheses.characters_per_second=[0, 1000]"]
     most = {"steps": 20, "max_seconds": 60, "max_text_tokens": 92}
