@@ -56,10 +56,10 @@ class CacheSettings(Settings):
         description="also keeps the clips' encoder states (100 bytes a second and unit of width), audio tokens, BEATs' "
         "states (as many bytes)",
     )
-    hypotheses: bool | None = Field(
+    hypotheses: bool | Literal["untexted"] | None = Field(
         None,
-        description="also keeps the teacher's own text of each row (beam search takes most of the time); null: where a "
-        "target, train.hypotheses.share, a stage's targets or data.faults.no_text asks for it",
+        description="also keeps the teacher's own text of each row (beam search takes most of the time); untexted: of "
+        "rows without a text alone; null: as train.hypotheses.share, stages' targets or data.faults.no_text ask",
     )
     max_seconds: float = Field(60.0, gt=0, description="padded audio seconds of a batch")
     max_failed: float = Field(
@@ -74,8 +74,12 @@ class CacheSettings(Settings):
 
     @property
     def writes_texts(self) -> bool:
-        """Whether the teacher writes a text for each row."""
+        """Whether the teacher writes texts."""
         return bool(self.hypotheses) or "hypothesis" in self.targets
+
+    def writes_text_of(self, row: Row) -> bool:
+        """Whether the teacher writes a text for this row."""
+        return self.writes_texts and not (self.hypotheses == "untexted" and row.text.strip())
 
 
 def cache_identity(
@@ -90,13 +94,14 @@ def cache_identity(
     # Batches too: a row's last bits depend on what it is computed with.
     unused = {"topk": {"draws"}, "sampled": {"top_p", "top_k", "min_p"}}[cache.method]
     kept = cache.model_dump(exclude={"folder", "max_failed", "hypotheses", *unused})
+    only = [cache.hypotheses] if cache.hypotheses == "untexted" else []
     return CacheIdentity(
         teacher=weights_hash(teacher),
         tokenizer=hash_of(sorted(processor.tokenizer.get_vocab().items())),
         prompts=hash_of({task: list(wordings) for task, wordings in prompts.items()}),
         audio=fingerprint_of(rows),
         targets=hash_of(kept),
-        hypotheses=hash_of(generation.model_dump(exclude={"max_seconds"})) if cache.writes_texts else "",
+        hypotheses=hash_of([generation.model_dump(exclude={"max_seconds"}), *only]) if cache.writes_texts else "",
         sounds=sounds_of(rows),
     )
 
@@ -224,14 +229,17 @@ def _cache_batch(
 
     states = model.encode(features)
     audio_NH = model.connector(states)
+    audio = audio_NH.split(model.connector.windows(states.frames_B).tolist())
     written = [(None, None, None)] * len(rows)
-    if cache.writes_texts:
-        lengths = [len(wave) / SAMPLE_RATE for wave in waves]
-        batch = processor.lay_out(features, wordings, [None] * len(rows)).to(model.device)
-        written = generate_texts(model, processor, batch, audio_NH, lengths, generation)
+    if asked := [i for i, row in enumerate(rows) if cache.writes_text_of(row)]:
+        lengths = [len(waves[i]) / SAMPLE_RATE for i in asked]
+        batch = processor.lay_out(features.of(asked), [wordings[i] for i in asked], [None] * len(asked))
+        heard_NH = torch.cat([audio[i] for i in asked])
+        found = generate_texts(model, processor, batch.to(model.device), heard_NH, lengths, generation)
+        for i, text in zip(asked, found, strict=True):
+            written[i] = text
     references = [row.text if row.text.strip() else None for row in rows]
     texts = {"reference": references, "hypothesis": [text for text, *_ in written]}
-    audio = audio_NH.split(model.connector.windows(states.frames_B).tolist())
     seeds = [seed_of(row.id) for row in rows]  # a row's draws are its own, whatever its batch
 
     def forced(texts: list[str | None]) -> dict[int, SparseTargets]:

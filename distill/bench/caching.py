@@ -55,11 +55,11 @@ def plain(recipe: Recipe, model: SalmonnForConditionalGeneration, processor: Sal
         wave, wording = load_clip(row), instruction(recipe.data.prompts, row.task, row.id, row.question)
         batch = processor([Clip(wave, wording)]).to(model.device)
         texts = {"reference": row.text}
-        if recipe.cache.writes_texts:
+        if recipe.cache.writes_text_of(row):
             cap = settings.cap(len(wave) / SAMPLE_RATE)
             ids = model.generate(batch, num_beams=settings.num_beams, max_new_tokens=cap)
             texts["hypothesis"] = processor.decode(ids)[0]
-        for kind in recipe.cache.targets:
+        for kind in set(recipe.cache.targets) & set(texts):
             batch = processor([Clip(wave, wording, texts[kind])]).to(model.device)
             positions, labels_N = supervised(batch.labels_BT)
             logits_NV = model(batch).logits.flatten(0, 1)[positions]

@@ -91,6 +91,8 @@ def _require_texts(recipe: Recipe) -> None:
             raise ValueError(f"{key}: the teacher's texts take a cache and a student section")
         if not recipe.cache.writes_texts:
             raise ValueError(f"{key}: cache.hypotheses false leaves the teacher's texts out; change one")
+    if recipe.asks_hypotheses is True and recipe.cache.hypotheses == "untexted":
+        raise ValueError("cache.hypotheses 'untexted': the recipe trains on the teacher's texts of other rows too")
     least, most = recipe.train.hypotheses.characters_per_second
     if least > most:
         raise ValueError(f"train.hypotheses.characters_per_second: the least, {least:g}, is above the most, {most:g}")

@@ -77,9 +77,9 @@ def read_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         InputError: See `read_settings`; or its sections contradict each other.
     """
     recipe = read_settings(Recipe, resolve(path), overrides)
-    asks_texts = recipe.trains_on_hypotheses or recipe.data.faults.no_text == "teacher"
-    if recipe.cache and recipe.cache.hypotheses is None and asks_texts:
-        recipe = recipe.model_copy(update={"cache": recipe.cache.model_copy(update={"hypotheses": True})})
+    if recipe.cache and recipe.cache.hypotheses is None and recipe.asks_hypotheses:
+        cache = recipe.cache.model_copy(update={"hypotheses": recipe.asks_hypotheses})
+        recipe = recipe.model_copy(update={"cache": cache})
     try:
         require_consistent(recipe)
     except ValueError as error:

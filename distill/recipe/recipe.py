@@ -211,6 +211,13 @@ class Recipe(Settings):
         return any(self.trained_on(stage) == {"hypothesis"} for stage in self.train.stages)
 
     @property
+    def asks_hypotheses(self) -> Literal[False, "untexted", True]:
+        """Whether training asks for the teacher's texts of all rows, or of those without a text alone."""
+        if self.train.hypotheses.share or self.trains_on_hypotheses_alone:
+            return True
+        return "untexted" if self.data.faults.no_text == "teacher" else False
+
+    @property
     def trains_from_cache(self) -> bool:
         """Whether training reads the teacher's cache: its distributions, texts or features."""
         from_cache = any(map(self.distils_from_cache, self.train.stages))

@@ -187,9 +187,18 @@ def test_of_a_row_without_a_text_the_teachers_is_cached_alone(fill_tiny_cache, o
     before = CacheReader(folder, with_texts)
     without_texts(own_data, *untexted)
     changes = ("data.faults.no_text=teacher", "train.stages.1.losses.ctc=0")
-    folder, identity = fill_tiny_cache(*changes, f"cache.folder={tmp_path}/without")
+    folder, identity = fill_tiny_cache(*changes, f"cache.folder={tmp_path}/without", "cache.hypotheses=true")
     found = CacheReader(folder, identity)
     assert len(found) == 12 and not found.failed() and identity.differences(with_texts) == ["audio"]
+    only, asked = fill_tiny_cache(*changes, f"cache.folder={tmp_path}/only")
+    only = CacheReader(only, asked)
+    assert asked.differences(identity) == ["hypotheses"] and len(only) == 12
+    for number, row_id in enumerate(f"train_{number}" for number in range(12)):
+        row, other = only[row_id], found[row_id]
+        if number in untexted:
+            assert row.hypothesis == other.hypothesis and set(row.targets) == {"hypothesis"}
+        else:
+            assert row.hypothesis is None and row.reference == other.reference and set(row.targets) == {"reference"}
     for number, row_id in enumerate(f"train_{number}" for number in range(12)):
         row, other = found[row_id], before[row_id]
         assert row.hypothesis == other.hypothesis and row.prompt == other.prompt

@@ -98,9 +98,12 @@ def test_stages_and_rows_that_take_the_teachers_texts_have_them_cached(tiny_reci
     asked = read_recipe(tiny_recipe, [alone, no_ctc, only])
     assert asked.trains_on_hypotheses_alone and asked.cache.writes_texts
     by_ce = 'train.stages.1.losses={"ce": 1}'
+    with pytest.raises(InputError, match=r"cache\.hypotheses 'untexted': the recipe trains on .* of other rows too"):
+        read_recipe(tiny_recipe, [alone, no_ctc, "cache.hypotheses=untexted"])
     for change, name in ((alone, "stage 'distil' with targets 'hypothesis'"), (untexted, "data.faults.no_text")):
         recipe = read_recipe(tiny_recipe, [change, by_ce, 'cache.targets=["reference"]'])
-        assert recipe.cache.hypotheses and recipe.trains_on_hypotheses and recipe.trains_from_cache
+        assert recipe.cache.hypotheses == ("untexted" if change == untexted else True)
+        assert recipe.trains_on_hypotheses and recipe.trains_from_cache
         with pytest.raises(InputError, match=f"{name}.*cache.hypotheses false leaves the teacher's texts out"):
             read_recipe(tiny_recipe, [change, by_ce, 'cache.targets=["reference"]', "cache.hypotheses=false"])
         with pytest.raises(InputError, match=f"{name}.*: the teacher's texts take a cache and a student section"):
