@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import UnionType
 
 from data.errors import InputError
 from data.paths import resolve
@@ -146,9 +147,9 @@ def read_steps(path: Path) -> list[dict]:
     A run that was interrupted logs some steps twice: of a step the later row counts.
 
     Raises:
-        InputError: A line before the last is not a JSON object with a step.
+        InputError: A line before the last is not a JSON object with a step, or its stage is no name.
     """
-    by_step = {row["step"]: row for row in _log(path, step=int)}
+    by_step = {row["step"]: row for row in _log(path, step=int, stage=str | None)}
     return [by_step[step] for step in sorted(by_step)]
 
 
@@ -161,7 +162,7 @@ def read_validation(path: Path) -> list[dict]:
     return _log(path, step=int, set=str)
 
 
-def _log(path: Path, **kinds: type) -> list[dict]:
+def _log(path: Path, **kinds: type | UnionType) -> list[dict]:
     """The lines of a log; a run that was killed may leave half a line at its end, which does not count."""
     try:
         # Not splitlines(): a text may hold a line separator of Unicode.
@@ -175,7 +176,7 @@ def _log(path: Path, **kinds: type) -> list[dict]:
         except ValueError:
             row = None
         if isinstance(row, dict) and all(isinstance(row.get(key), kind) for key, kind in kinds.items()):
-            rows.append({key: row[key] for key in kinds} | row)
+            rows.append({key: row[key] for key in kinds if key in row} | row)
         elif number < len(lines):
             raise InputError(f"{path}, line {number}: not a JSON object with a {' and a '.join(kinds)}: {line[:60]}")
     return rows

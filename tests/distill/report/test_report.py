@@ -209,9 +209,10 @@ def test_an_interrupted_log_counts_the_later_row_and_not_half_a_line(tmp_path):
     path = tmp_path / "steps.jsonl"
     path.write_text('{"step": 1, "loss": 5}\n{"step": 2, "loss": 4}\n{"step": 1, "loss": 3}\n{"st', encoding="utf-8")
     assert read_steps(path) == [{"step": 1, "loss": 3}, {"step": 2, "loss": 4}]
-    path.write_text('{"step": 1}\nnonsense\n{"step": 2}\n', encoding="utf-8")
-    with pytest.raises(InputError, match="line 2"):
-        read_steps(path)
+    for wrong in ("nonsense", '{"step": 1, "stage": ["distil"]}'):
+        path.write_text(f'{{"step": 1}}\n{wrong}\n{{"step": 2}}\n', encoding="utf-8")
+        with pytest.raises(InputError, match="line 2"):
+            read_steps(path)
 
 
 def test_what_was_not_alike_is_noted(tmp_path):
