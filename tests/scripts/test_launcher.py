@@ -150,7 +150,7 @@ def test_eight_clips_have_one_gradient_however_they_are_split(
         tiny_salmonn()  # leaves its BEATs
         data += ["teacher.weights=null", f"teacher.beats={tmp_path}/beats.pt", "train.teacher=memory"]
     stage = {"name": "all", "steps": 1, "warmup_steps": 0, "losses": losses_of}
-    stage |= {"on_policy": {"end_weight": 2.0}} if losses_of is ON_POLICY else {}
+    stage |= {"on_policy": {"max_new_tokens": 12, "end_weight": 2.0}} if losses_of is ON_POLICY else {}
     rates = {"encoder": 1e-3, "connector": 1e-3, "llm": 1e-3}
 
     def split(clips, accumulation):
