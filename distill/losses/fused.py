@@ -137,6 +137,11 @@ class _Settings:
     top: int | None
     union: bool
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the distillation is the forward KL at temperature 1, of all positions alike."""
+        return self.of_outcomes is forward_kl and self.temperature == 1 and self.kd_weight_N is None
+
     def rows(self, start: int, end: int) -> "_Settings":
         """The same for some positions."""
         return self if self.kd_weight_N is None else replace(self, kd_weight_N=self.kd_weight_N[start:end])
@@ -288,7 +293,7 @@ def _block_loss(
             return replace(block, overlap_N=overlap(there_NK))
         case DenseSignal():
             return _dense_block(logits_NV, labels_N, signal, settings)
-        case SparseSignal() if settings.even and settings.divergence is forward_kl and settings.temperature == 1:
+        case SparseSignal() if settings.even and settings.is_plain:
             return _even_block(logits_NV, labels_N, signal, settings)
         case SparseSignal() if settings.even:
             return _dense_block(logits_NV, labels_N, _spread(signal, logits_NV), settings)

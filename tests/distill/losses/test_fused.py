@@ -1,6 +1,7 @@
 """The fused loss against plain autograd over the whole vocabulary. N positions, V vocabulary, D width, K kept ids."""
 
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -264,9 +265,16 @@ def test_chunks_and_blocks_do_not_matter(kind, dtype):
 
 
 class LargestTensor(TorchDispatchMode):
-    """Records the number of elements of the largest tensor made, and of the largest in float32; views make none."""
+    """Records the number of elements of the largest tensor made, and of the largest in float32; views make none.
+
+    And how many tensors there were of each size.
+    """
 
     elements, exact_elements = 0, 0
+
+    def __init__(self):
+        super().__init__()
+        self.made = Counter()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
@@ -274,6 +282,7 @@ class LargestTensor(TorchDispatchMode):
         for x in result if isinstance(result, (tuple, list)) else [result]:
             if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in before:
                 self.elements = max(self.elements, x.numel())
+                self.made[x.numel()] += 1
                 if x.dtype == torch.float32:
                     self.exact_elements = max(self.exact_elements, x.numel())
         return result
@@ -302,6 +311,31 @@ def test_float32_logits_exist_for_a_block_only(kind):
         parts = fused_loss(hidden_ND, head_VD.detach(), labels_N, signal, **weights, chunk_rows=20, block_rows=5)
         parts.loss.backward()
     assert largest.elements == 20 * 400 and largest.exact_elements == 5 * 400
+
+
+def test_an_even_tail_takes_no_more_room_than_no_teacher():
+    hidden_ND, head_VD, labels_N, teacher_NV = problem(N=60, V=400, D=10)
+    made = []
+    for signal in (None, cut(teacher_NV, 4)):
+        with LargestTensor() as tensors:
+            settings = dict(ce_weight=1, kd_weight=1, tail="even", chunk_rows=20, block_rows=20)
+            fused_loss(hidden_ND, head_VD.detach(), labels_N, signal, **settings)
+        made.append(tensors.made[20 * 400])
+    assert made[0] == made[1] > 0
+
+
+def test_an_even_tail_counts_positions_by_their_weights():
+    hidden_ND, head_VD, labels_N, teacher_NV = problem()
+    signal, weights_N = cut(teacher_NV, 4), torch.linspace(0, 2, len(labels_N), dtype=torch.float64)
+    settings = dict(ce_weight=0, kd_weight=1, tail="even")
+    each = []
+    for n in range(len(labels_N)):
+        one = fused_loss(hidden_ND[n : n + 1], head_VD, labels_N[n : n + 1], signal.rows(n, n + 1), **settings)
+        each.append(one.loss * weights_N[n])
+    whole = fused_loss(hidden_ND, head_VD, labels_N, signal, kd_weight_N=weights_N, **settings)
+    torch.testing.assert_close(whole.loss, sum(each))
+    of = (hidden_ND, head_VD)
+    torch.testing.assert_close(torch.autograd.grad(whole.loss, of), torch.autograd.grad(sum(each), of))
 
 
 def test_without_gradients_none_are_computed():
