@@ -7,6 +7,7 @@ import re
 import struct
 from functools import cache
 
+from data.sound.joined import require_no_other
 from data.sound.lengths import behind_id3
 from data.sound.source import Part, Probe, truncated
 
@@ -22,12 +23,14 @@ def flac_parts(sound: Probe) -> list[Part]:
     None where no header is laid out as one, for libsndfile to say why.
 
     Raises:
-        InputError: One ends before the length that it states.
+        InputError: One ends before the length that it states, or a sound of another format is joined to it.
     """
     first, size = behind_id3(sound), sound.size
+    require_no_other(sound, max(size - _reach(sound, first), first), "flac")
     end = _last_sample(sound, Part(first, size))
     if end == _stated(sound.read(first, _HEAD)) and _rises(sound, first, size, end):
         return [Part(0, size)]
+    require_no_other(sound, first, "flac")
     begins = [at for at in sound.places(b"fLaC") if _BEGINS.match(sound.read(at, 8))]
     return [_counted(sound, Part(*place)) for place in zip(begins, [*begins, size][1:], strict=True)]
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from data.sound.lengths import behind_id3, mp3_begin, mp3_counted, mp4_is_one
+from data.sound.lengths import behind_id3, mp3_begin, mp3_counted, require_one_m4a
 from data.sound.source import Part, Probe, Sound, Window, joined_unlike, rewound, truncated, unreadable
 
 _MARGIN_S = 1.0
@@ -26,8 +26,8 @@ def _container(sound: Sound) -> Iterator:
 
     with Probe(sound) as probe:
         begin, stated, size = mp3_begin(probe), behind_id3(probe), probe.size
-        if probe.read(4, 4) == b"ftyp" and not mp4_is_one(probe):
-            raise joined_unlike(sound, "m4a")
+        if probe.read(4, 4) == b"ftyp":
+            require_one_m4a(probe)
     try:
         # FFmpeg would go by a tag's length, also where it is wrong.
         file = Window(sound, Part(begin, size)) if begin < stated else rewound(sound)

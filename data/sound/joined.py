@@ -1,11 +1,13 @@
-"""Aiff, au, caf, w64 and NIST's sphere: files of one kind joined to one, of which libsndfile hears the first alone.
+"""What is joined to a sound: one of another format is refused, and aiff, au, caf, w64 and NIST's sphere become one.
 
-Some of their writers state no length, so where the next one begins is looked for in all of the file: they are rare, and
-beginnings so long are no samples.
+libsndfile hears the first alone. Some writers of those state no length, so where the next one begins is looked for in
+all of the file: they are rare, and beginnings so long are no samples.
 """
 
 import re
+from collections.abc import Iterator
 
+from data.errors import InputError
 from data.sound.source import Part, Probe, joined_unlike, truncated
 
 FORMATS = ("AIFF", "AU", "CAF", "W64", "NIST")
@@ -18,13 +20,14 @@ _BEGINS = {
         "caf": rb"caff\0\x01\0\0desc",
         "w64": rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0",
         "nist": rb"NIST_1A\n",
-        "wav": rb"RIFF.{4}WAVEfmt ",
+        "wav": rb"RIF[FX].{4}WAVEfmt |RF64.{4}WAVEds64",
         "flac": rb"fLaC[\0\x80]\0\0\x22",
         "ogg": rb"OggS\0\x02\0{8}",
+        "m4a": rb".{4}ftyp[ -~]{4}\0\0",
     }.items()
 }
-_NAMES = (b"FORM", b".snd", b"dns.", b"caff", b"riff", b"NIST", b"RIFF", b"fLaC", b"OggS")
-_OTHERS = ("wav", "flac", "ogg")
+_NAMES = (b"FORM", b".snd", b"dns.", b"caff", b"riff", b"NIST", b"RIF", b"RF64", b"fLaC", b"OggS", b"ftyp")
+_OTHERS = ("wav", "flac", "ogg", "m4a")
 _FIELD = re.compile(rb"\n(sample_count|channel_count|sample_n_bytes) -(?:i|s\d+) (\d+)")
 
 
@@ -41,17 +44,44 @@ def signed_parts(sound: Probe, first: int) -> list[Part]:
     own = _kind(sound, first)
     if not own or own in _OTHERS:
         return []
-    found = {at: kind for at in sound.places(*_NAMES, first=first) if (kind := _kind(sound, at))}
+    found = dict(_begun(sound, first))
     if set(found.values()) != {own}:
-        raise joined_unlike(sound, "other formats")
+        raise _other_formats(sound)
     begins = list(found)
     parts = [Part(*place) for place in zip(begins, [*begins[1:], sound.size], strict=True)]
     return [_sphere(sound, part) for part in parts] if own == "nist" else parts
 
 
-def is_another(sound: Probe, first: int) -> bool:
-    """Whether a sound that is no wav begins at a byte."""
-    return _kind(sound, first) not in (None, "wav")
+def require_no_other(sound: Probe, first: int, own: str) -> None:
+    """Refuses a file in which a sound of another format begins at a byte or behind it.
+
+    Raises:
+        InputError: One does.
+    """
+    if any(kind != own for _, kind in _begun(sound, first)):
+        raise _other_formats(sound)
+
+
+def require_no_other_at(sound: Probe, at: int, own: str) -> None:
+    """Refuses a file in which a sound of another format begins at this very byte.
+
+    Raises:
+        InputError: One does.
+    """
+    if _kind(sound, at) not in (None, own):
+        raise _other_formats(sound)
+
+
+def _other_formats(sound: Probe) -> InputError:
+    return joined_unlike(sound, "other formats")
+
+
+def _begun(sound: Probe, first: int) -> Iterator[tuple[int, str]]:
+    """Where files begin, from a byte on, and their kinds."""
+    for place in sound.places(*_NAMES, first=first):
+        at = place - 4 if sound.read(place, 4) == b"ftyp" else place
+        if kind := _kind(sound, at):
+            yield at, kind
 
 
 def _kind(sound: Probe, at: int) -> str | None:

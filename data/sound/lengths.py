@@ -7,7 +7,8 @@ import re
 import struct
 from functools import cache
 
-from data.sound.source import Probe, truncated
+from data.sound.joined import require_no_other_at
+from data.sound.source import Probe, joined_unlike, truncated
 
 _TAIL = 65_536
 _MP3_RATES = (44_100, 48_000, 32_000, 0)
@@ -36,7 +37,7 @@ def mp3_counted(sound: Probe) -> tuple[int, int, int] | None:
         come behind those that it counts (several files joined keep the first one's tag).
 
     Raises:
-        InputError: The file is shorter than its tag says.
+        InputError: The file is shorter than its tag says, or another format is joined to it.
     """
     first = mp3_begin(sound)
     head = sound.read(first, 256)
@@ -54,6 +55,7 @@ def mp3_counted(sound: Probe) -> tuple[int, int, int] | None:
         raise truncated(sound)
     if not checked:
         return None
+    require_no_other_at(sound, first + size, "mp3")
     behind = sound.read(first + size, 3)
     if not frames or behind == b"ID3" or (behind[:1] == b"\xff" and behind[1:2] >= b"\xe0"):
         return None
@@ -108,18 +110,23 @@ def _frame_bytes(head: bytes) -> int:
     return (144 if version == 3 else 72) * 1000 * _KBITS[version == 3][head[2] >> 4] // rate + (head[2] >> 1 & 1)
 
 
-def mp4_is_one(sound: Probe) -> bool:
-    """Whether an m4a is one file, and not several joined, of which FFmpeg hears one alone."""
-    at, begun = 0, 0
+def require_one_m4a(sound: Probe) -> None:
+    """Refuses several m4a joined, of which FFmpeg hears one alone, and one that another format is joined to.
+
+    Raises:
+        InputError: It is not one file.
+    """
+    at = 0
     while at + 8 <= sound.size:
         head = sound.read(at, 16)
-        begun += head[4:8] == b"ftyp"
+        if at and head[4:8] == b"ftyp":
+            raise joined_unlike(sound, "m4a")
+        require_no_other_at(sound, at, "m4a")
         length = int.from_bytes(head[:4], "big")
         length = int.from_bytes(head[8:], "big") if length == 1 else length
         if length < 8:  # up to the file's end, or none
             break
         at += length
-    return begun < 2
 
 
 def _crc(content: bytes) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from data.sound.joined import require_no_other_at
 from data.sound.source import Part, Probe, truncated, unreadable
 
 _HEAD = 27
@@ -20,7 +21,7 @@ def ogg_parts(sound: Probe, first: int) -> list[Part]:
         first: Where it begins, behind tags.
 
     Raises:
-        InputError: A page is damaged, or the last one of a stream is not its end.
+        InputError: A page is damaged, the last one of a stream is not its end, or another format is joined to it.
     """
     begins: list[int] = []
     before = _LAST
@@ -42,6 +43,7 @@ def _pages(sound: Probe, at: int) -> Iterator[tuple[int, int]]:
     while at + _HEAD <= sound.size:
         head = sound.read(at, _HEAD + 255)
         if head[:4] != b"OggS":
+            require_no_other_at(sound, at, "ogg")
             if b"OggS" in sound.read(at, _REACH):
                 raise unreadable(sound, "an ogg whose pages do not follow one another")
             return

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data.sound.joined import is_another
-from data.sound.source import Part, Probe, joined_unlike, truncated
+from data.sound.joined import require_no_other, require_no_other_at
+from data.sound.source import Part, Probe, truncated
 
 _FORMS = (b"RIFF", b"RIFX", b"RF64")
 _BEGINS = re.compile(rb"(?:RIF[FX]|RF64).{4}WAVE(?:fmt |ds64|JUNK|bext|LIST|fact)", re.DOTALL)
@@ -54,6 +54,7 @@ def _part(sound: Probe, first: int) -> Part | None:
     else:
         stated = stated_64
     if _is_unknown(stated, width) and not (stated == 0 and _are_chunks(sound, at, order)):
+        require_no_other(sound, at, "wav")
         end = _sound_end(sound, at, order)
         right = (end - at) // frame * frame
         if right >= 1 << 8 * width:  # libsndfile takes what is there
@@ -123,8 +124,7 @@ def _joined(sound: Probe, at: int) -> int | None:
     """Where another wav begins behind the end of one, past what was written behind its sound."""
     if at % 2 and sound.read(at, 4) not in _FORMS:
         at += 1
-    if is_another(sound, at):
-        raise joined_unlike(sound, "other formats")
+    require_no_other_at(sound, at, "wav")
     for name, first, stated in _chunks(sound, at, "little"):
         if name in _FORMS and sound.read(first, 4) == b"WAVE":
             return first - 8
