@@ -149,8 +149,8 @@ def test_under_fp16_a_step_whose_loss_is_no_number_is_left_out(train, monkeypatc
     monkeypatch.setattr(type(get_accelerator()), "is_fp16_supported", lambda self: True)
     forward, calls = Objective.forward, []
 
-    def overflowing(self, example, weights, counts):
-        loss, sums = forward(self, example, weights, counts)
+    def overflowing(self, *given):
+        loss, sums = forward(self, *given)
         if self.training:
             calls.append(1)
         factor = float("inf") if self.training and len(calls) == 2 else 1.0
