@@ -214,7 +214,7 @@ def tiny_recipe(own_data, tiny_weights, tmp_path) -> Path:
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
             "gradient_clipping": 1.0,
-            # DeepSpeed reserves a bucket of 2 GB by default, for each engine; those of a few tests, and nothing can fork.
+            # DeepSpeed's own reserves 2 GB for each engine: after a few tests the process is too large to fork.
             "zero_optimization": {"stage": 1, "reduce_bucket_size": 1_000_000},
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 1_000_000_000,
