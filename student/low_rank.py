@@ -32,20 +32,20 @@ def lower_rank(encoder: SpeechEncoder, wanted: float, heard: Iterable[tuple[Batc
             of which the shape is wanted.
 
     Raises:
-        InputError: A share is wanted of an encoder without weights, or no clip is there to be heard.
+        InputError: A share is wanted of an encoder without weights.
     """
-    linears, key = _linears(encoder), "student.encoder_rank"
+    linears = _linears(encoder)
     if isinstance(wanted, int):
         linears = {name: linear for name, linear in linears.items() if _smaller(linear, wanted)}
     elif heard is None:
-        raise InputError(f"{key}: a share of the variance takes weights; name a rank to try it at random weights")
+        raise InputError(
+            "student.encoder_rank: a share of the variance takes weights; name a rank to try it at random weights"
+        )
     if heard is None:
         for name in linears:
             _put(encoder, name, wanted)
         return
-    if not (clips := list(heard)):
-        raise InputError(f"{key}: no training clip with a text can be read; check data.train")
-    for name, moments in _moments(encoder, linears, clips).items():
+    for name, moments in _moments(encoder, linears, heard).items():
         weight_OI, bias_O = _whole(linears[name])
         mean_O, directions, variances = _principal(weight_OI, bias_O, *moments)
         rank = wanted

@@ -125,7 +125,11 @@ def _neurons(
 
 
 def _calibration(recipe: Recipe, processor: SalmonnProcessor) -> Iterator[tuple[Batch, Tensor]]:
-    """Batches of some training clips that can be read and have a text, with the encoder frames of each clip."""
+    """Batches of some training clips that can be read and have a text, with the encoder frames of each clip.
+
+    Raises:
+        InputError: There is none, by which all layers and neurons would be alike.
+    """
     rows = read_rows(recipe, recipe.data.train)
     rows = rows.where(rows.with_text)
     order = list(range(len(rows)))
@@ -137,6 +141,10 @@ def _calibration(recipe: Recipe, processor: SalmonnProcessor) -> Iterator[tuple[
         with suppress(InputError):  # named where it is cached or trained on
             wording = instruction(recipe.data.prompts, row.task, row.id, row.question)
             clips.append(Clip(load_clip(row), wording, row.text))
+    if not clips:
+        raise InputError(
+            "student: no training clip with a text can be read, on which it would show what is needed; check data.train"
+        )
     for indices in batches_by_length([len(clip.wave) / SAMPLE_RATE for clip in clips], 60):
         batch = [clips[i] for i in indices]
         frames = [encoder_frames(-(-len(clip.wave) // HOP)) for clip in batch]

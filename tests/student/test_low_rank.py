@@ -154,7 +154,5 @@ def test_silence_has_no_directions(tiny_teacher, heard):
     encoder = tiny_teacher[0].encoder.eval()
     with torch.no_grad():
         encoder.layers[0].fc1.weight.zero_()
-    with pytest.raises(InputError, match=r"student.encoder_rank: no training clip with a text can be read"):
-        lower_rank(encoder, 0.99, [])
     lower_rank(encoder, 0.99, heard)
     assert encoder.layers[0].fc1.rank == 1 and states(tiny_teacher[0], heard).isfinite().all()

@@ -117,3 +117,21 @@ def test_a_recipe_says_how_wide_the_llms_layers_are(tiny_recipe, tiny_teacher):
     del stack_of(teacher, "llm")[0].mlp.down_proj
     with pytest.raises(InputError, match=r"student.llm_ffn: the layers of this LLM have no mlp.down_proj and"):
         student_of(read_recipe(tiny_recipe, ["student.llm_ffn=24"]), *tiny_teacher)
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        ["student.llm_ffn=24"],
+        ["student.encoder_rank=4"],
+        ["student.layer_choice=ranked", "student.llm_layers=2"],
+    ],
+)
+def test_without_a_clip_with_a_text_nothing_is_ranked(tiny_recipe, tiny_teacher, own_data, cut):
+    content = json.loads((own_data / "train.json").read_text())
+    for entry in content["annotation"]:
+        entry["text"] = ""
+    (own_data / "train.json").write_text(json.dumps(content))
+    recipe = read_recipe(tiny_recipe, ["data.faults.no_text=teacher", "train.stages.1.losses.ctc=0", *cut])
+    with pytest.raises(InputError, match=r"student: no training clip with a text can be read.*; check data.train"):
+        student_of(recipe, *tiny_teacher)
