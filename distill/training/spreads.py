@@ -7,6 +7,7 @@ from deepspeed import DeepSpeedEngine
 
 from data.batches import batches_by_length
 from data.cache.targets import TARGETS
+from data.errors import InputError
 from data.progress import Progress
 from distill.losses.distances import Spread
 from distill.losses.settings import LAST, LossWeights
@@ -35,6 +36,9 @@ def measured_spreads(
         engine: DeepSpeed's, over the objective.
         examples: Makes examples of the training rows.
         names: The features.
+
+    Raises:
+        InputError: Hidden states are matched, and no row has a text on which the teacher has some.
     """
     names = sorted(names)
     objective: Objective = engine.module
@@ -42,6 +46,11 @@ def measured_spreads(
     rows = np.arange(len(examples.rows))
     if weights.texts:
         rows = np.flatnonzero(examples.texts.chosen(TARGETS) != NONE)
+        if not len(rows):
+            raise InputError(
+                "train.match.hidden 'relative': no training row has a text on which the teacher's hidden states could "
+                "be measured; set it to mse, cosine or smooth_l1"
+            )
     chosen = rows[np.random.default_rng(recipe.seed).permutation(len(rows))[: recipe.train.match.spread_clips]]
     spreads = {name: [Spread() for _ in objective.matching.layers.get(name, [(LAST,)])[0]] for name in names}
     progress = Progress("spread of the teacher's features", len(chosen), quiet=dist.get_rank() > 0)

@@ -223,3 +223,17 @@ def test_draws_are_of_the_distribution_and_a_rows_own(temperature):
     assert float((first == second).float().mean()) == pytest.approx(float(wanted_V.square().sum()), abs=0.04)
     alone = RowDraws([7], temperature, torch.device("cpu"))
     assert [int(alone(None, scores_V[None]).argmax(1)) for _ in range(2)] == [int(first[7]), int(second[7])]
+
+
+def test_rows_without_a_text_are_written_about_too(train, own_data):
+    """Of all rows none has a text: whatever is not asked of given texts goes on without."""
+    content = json.loads((own_data / "train.json").read_text())
+    for entry in content["annotation"]:
+        entry["text"] = ""
+    (own_data / "train.json").write_text(json.dumps(content))
+    untexted = ["data.faults.no_text=teacher", stages("own"), "train.stages.0.steps=1"]
+    steps, _ = train("untexted", *untexted)
+    assert steps[0]["on_policy"] and steps[0]["kd"] > 0
+    hidden = 'train.stages.0.losses={"kd": 0.5, "hidden": 0.5}'
+    steps, said = train("relative", *untexted, hidden, ends=2)
+    assert "train.match.hidden 'relative': no training row has a text" in said and not steps
