@@ -100,8 +100,14 @@ class _Asked(nn.Module):
 
 
 def frozen_teacher(recipe: Recipe, parts: Literal["whole", "without_llm"]) -> FrozenTeacher:
-    """The recipe's teacher in the precision in which it caches."""
-    model, _ = build_teacher(recipe.teacher)
+    """The recipe's teacher in the precision in which it caches.
+
+    What is untrained of it (without `teacher.weights`) is the same on every rank and whenever in a run it is loaded; in
+    fp32, that of which the student was cut.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model, _ = build_teacher(recipe.teacher)
     if parts == "whole":
         merge_lora(model)
     else:

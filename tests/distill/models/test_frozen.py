@@ -8,13 +8,13 @@ import torch
 
 from data.cache.reader import CacheReader
 from distill.losses.settings import LossWeights
-from distill.models.frozen import FrozenTeacher
+from distill.models.frozen import FrozenTeacher, frozen_teacher
 from distill.recipe.reading import read_recipe
 from distill.recipe.rows import read_rows
 from distill.training.examples import Examples
 from distill.training.objective import Objective
 from student.shrink import shrink
-from teacher.build import add_rows
+from teacher.build import add_rows, build_teacher
 from teacher.model import merge_lora
 from teacher.processor import Clip, SalmonnProcessor
 
@@ -43,6 +43,18 @@ def test_its_distributions_are_those_of_the_whole_logits(teacher, tiny_teacher, 
         torch.testing.assert_close(signal.rows(5, 100).logits_NV, expected_NV[5:], atol=1e-5, rtol=1e-5)
         assert signal.rows(0, 100).top1_N().tolist() == expected_NV.argmax(1).tolist()
     assert not made and not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_what_is_untrained_of_it_is_that_of_which_the_student_is_cut_whenever_it_is_loaded(tiny_recipe):
+    recipe = read_recipe(tiny_recipe, ["teacher.weights=null", "seed=3"])
+    torch.manual_seed(recipe.seed)  # as distill/train.py begins
+    model, _ = build_teacher(recipe.teacher, torch.float32)
+    for state in (5, 6):  # of a rank, or of a run that goes on
+        torch.manual_seed(state)
+        query = frozen_teacher(recipe, "without_llm").model.connector.query
+        assert torch.equal(query, model.connector.query)
+        after = torch.rand(1)
+        assert torch.equal(after, torch.rand(1, generator=torch.Generator().manual_seed(state)))
 
 
 # The student hears as the teacher does, or less of the silence after a clip; or pads the vocabulary with more rows.
