@@ -82,6 +82,8 @@ def write_manifest(annotations: Sequence[Path], out: Path, root: Path | None = N
                 kept, seconds = kept + 1, seconds + row["duration_s"]
                 if len(columns["id"]) == BATCH_ROWS:
                     writer.write_batch(batch_of(columns))
+            if not (kept or left_out):
+                raise InputError(f"{annotations[0]}: no rows; there is nothing to make a manifest of")
             if not kept:
                 raise InputError(f"{annotations[0]}: none of its sound files can be read below {common}; give --root")
             writer.write_batch(batch_of(columns))

@@ -106,7 +106,8 @@ def _annotated(name: str, path: str, entry: dict[str, Any], thresholds: Threshol
 def _reasons(rows: Iterable[Annotated], found: dict[str, SoundCheck], ids: set[str]) -> dict[str, str]:
     reasons: dict[str, str] = {}
     for row in rows:
-        if row.id in ids and (reason := row.malformed or row.fault_of_times(found[row.path].duration_s)):
+        there_s = found[row.path].duration_s  # 0 where no sound is
+        if row.id in ids and (reason := row.malformed or (there_s and row.fault_of_times(there_s))):
             reasons.setdefault(row.id, reason)
     return reasons
 

@@ -339,6 +339,13 @@ def test_sounds_that_cannot_be_read_are_left_out_and_listed(folder, lists):
     assert not list(folder.glob(".*")) and not (folder / "other.arrow").exists()
 
 
+def test_no_manifest_is_made_of_no_rows(tmp_path):
+    (tmp_path / "empty.json").write_text('{"annotation": []}')
+    with pytest.raises(InputError, match=r"empty\.json: no rows; there is nothing to make a manifest of"):
+        write_manifest([tmp_path / "empty.json"], tmp_path / "a.arrow", workers=1)
+    assert not (tmp_path / "a.arrow").exists()
+
+
 def test_an_id_in_two_files_is_refused(lists, folder):
     with pytest.raises(InputError, match=r'rows\.json, row 0: id "1" is there twice'):
         write_manifest([lists[0], lists[0]], folder / "rows.arrow", workers=1)

@@ -172,6 +172,17 @@ def test_what_training_refuses_is_told(tmp_path, cache):
             assert report.reasons[row["id"]].replace("a.wav", str(tmp_path / "a.wav")) in str(refused.value)
 
 
+def test_a_sound_that_is_not_there_has_no_wrong_length(tmp_path, cache):
+    soundfile.write(tmp_path / "a.wav", sound(4.0, 1), SAMPLE_RATE)
+    rows = [
+        {"path": path, "text": "x", "task": "asr", "id": "twice", "duration": 9.0} for path in ("gone.wav", "a.wav")
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps({"annotation": rows}))
+    report = report_of(tmp_path / "rows.json", None, Thresholds(), decode=False, quiet=True)
+    assert report.classes["missing_file"] == report.classes["wrong_length"] == ["twice"]
+    assert report.reasons["twice"].startswith('"duration" is 9 s, but there are 4.00 s of sound in a.wav')
+
+
 def test_a_manifest_whose_sounds_changed_is_told(tmp_path, cache):
     soundfile.write(tmp_path / "a.wav", sound(4.0, 1), SAMPLE_RATE)
     (tmp_path / "rows.json").write_text('{"annotation": [{"path": "a.wav", "text": "x", "task": "asr", "id": "a"}]}')
