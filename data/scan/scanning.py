@@ -27,7 +27,7 @@ MALFORMED = "malformed"
 """Rows that no reader takes: keys of another kind, times that no clip has."""
 CLASSES = (*FAULTS, MALFORMED, OK)
 
-_FORMAT = 3
+_FORMAT = 4
 """Of what is kept: what an older one has kept is not read."""
 _CHUNK = 64
 _FLUSH_S = 10.0

@@ -16,9 +16,11 @@ from tests.fuzz.spoiling import spoilt_json, spoilt_lines
 
 HOW = {"protocol": "scoring", "at": "2026-01-01T00:00:00", "seconds": 10.0, "batch": 1, "tokens": 64, "sound": "noise"}
 STUDENT = {key: value for key, value in student().items() if key != "checkpoint"}  # so that the logs are its own
+NAMED = {"asr_voice": {"kind": "asr", "overgenerated_clips": 1, "capped_wer": 0.1, "wer": 0.5} | TEACHER["asr"]}
+EXAMPLE = {"id": "0", "kind": "asr", "set": "asr_voice", "task": "asr", "reference": "a", "hypothesis": "b"}
 FILES = {
-    "teacher/metrics.json": TEACHER | {"measured": HOW},
-    "student/metrics.json": STUDENT | {"measured": HOW},
+    "teacher/metrics.json": TEACHER | NAMED | {"measured": HOW, "examples": [*TEACHER["examples"], EXAMPLE]},
+    "student/metrics.json": STUDENT | NAMED | {"measured": HOW, "examples": [*STUDENT["examples"], EXAMPLE]},
     "efficiency.json": {
         "protocol": {"name": "default", "tokens": 64, "sound": "noise", "counts_features": True},
         "at": "2026-01-02T00:00:00",

@@ -69,6 +69,8 @@ def files() -> dict[str, list[bytes]]:
                 subtype=subtype,
             )
             contents[suffix].append(out.getvalue())
+    for suffix, (first, *_) in list(contents.items()):  # joined to one, of one kind and of two
+        contents[suffix] += [first * 2, first + contents["flac"][0], first + contents["m4a"][0]]
     return contents
 
 
