@@ -50,8 +50,9 @@ def read_training_rows(
         for name in ("missing_file", "unreadable", "wrong_length", "duplicate_id")
         if getattr(policies, name) == "drop"
     }
-    rows = read_manifest(path, root, texts=False, left_out=dropped)[:limit].with_mono(mono)
-    read = len(rows) + sum(map(len, dropped.values()))
+    whole = read_manifest(path, root, texts=False, left_out=dropped).with_mono(mono)
+    rows, left_out = whole[:limit], sum(map(len, dropped.values()))
+    read = left_out + len(whole if left_out else rows)  # which of them are among the first is not known
     listed = read_report(scan, path, mono) if scan else {}
     stays = np.ones(len(rows), bool)
     for name, mask in _faults(rows, policies, lengths, listed).items():
@@ -68,7 +69,8 @@ def read_training_rows(
             stays &= ~mask
     lost = sum(map(len, dropped.values()))
     counts = ", ".join(f"{len(ids)} {name} ({_names(ids)})" for name, ids in dropped.items() if ids)
-    if lost > policies.max_dropped * read:
+    stay = stays.mean() * len(whole) / (len(whole) + left_out) if len(rows) else 0
+    if lost and round(1 - stay, 9) > policies.max_dropped:
         raise InputError(
             f"{path}: {lost} of {read} rows are dropped, more than data.faults.max_dropped ({policies.max_dropped}): "
             f"{counts}; mend them, or allow more"

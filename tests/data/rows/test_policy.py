@@ -175,6 +175,20 @@ def test_the_first_rows_alone(corpus, capsys):
     assert not capsys.readouterr().out
 
 
+def test_what_is_left_out_behind_the_first_rows_is_not_held_against_them(corpus):
+    rows = [{"path": "0.wav", "text": str(number), "task": "asr"} for number in range(8)]
+    gone = [{"path": f"gone{number}.wav", "text": "x", "task": "asr"} for number in range(2)]
+    written(corpus, rows + gone)
+    for limit in (None, 4):
+        policies = {"missing_file": "drop", "max_dropped": 0.2}
+        assert len(read(corpus, limit=limit, **policies)) == (limit or 8)
+        with pytest.raises(InputError, match=r"2 of 10 rows are dropped, more than data\.faults"):
+            read(corpus, limit=limit, **policies | {"max_dropped": 0.19})
+    soundfile.write(corpus.parent / "0.wav", sound(0.4, 1), SAMPLE_RATE)
+    with pytest.raises(InputError, match=r"4 of 4 rows are dropped.* 4 too_short"):
+        read(written(corpus, rows), limit=4, too_short="drop", max_dropped=0.9)
+
+
 @pytest.mark.parametrize("arrow", [False, True])
 def test_captions_are_split(corpus, tmp_path, capsys, arrow):
     path = corpus
