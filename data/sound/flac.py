@@ -26,11 +26,11 @@ def flac_parts(sound: Probe) -> list[Part]:
         InputError: One ends before the length that it states, or a sound of another format is joined to it.
     """
     first, size = behind_id3(sound), sound.size
-    require_no_other(sound, max(size - _reach(sound, first), first), "flac")
-    end = _last_sample(sound, Part(first, size))
-    if end == _stated(sound.read(first, _HEAD)) and _rises(sound, first, size, end):
+    end, last = _last_frame(sound, Part(first, size))
+    is_right = end == _stated(sound.read(first, _HEAD)) and _rises(sound, first, size, end)
+    require_no_other(sound, last if is_right else first, "flac")
+    if is_right:
         return [Part(0, size)]
-    require_no_other(sound, first, "flac")
     begins = [at for at in sound.places(b"fLaC") if _BEGINS.match(sound.read(at, 8))]
     return [_counted(sound, Part(*place)) for place in zip(begins, [*begins, size][1:], strict=True)]
 
@@ -41,7 +41,7 @@ def _stated(head: bytes) -> int:
 
 
 def _counted(sound: Probe, part: Part) -> Part:
-    head, end = sound.read(part.first, _HEAD), _last_sample(sound, part)
+    head, (end, _) = sound.read(part.first, _HEAD), _last_frame(sound, part)
     if end < _stated(head):
         raise truncated(sound)
     upper = head[_TOTAL_AT] & 0xF0  # bits of another number
@@ -49,13 +49,15 @@ def _counted(sound: Probe, part: Part) -> Part:
     return Part(part.first, part.end, head[:_TOTAL_AT] + right + head[_TOTAL_AT + 5 :])
 
 
-def _last_sample(sound: Probe, part: Part) -> int:
-    """The sample behind the last frame."""
+def _last_frame(sound: Probe, part: Part) -> tuple[int, int]:
+    """The sample behind the last frame, and the byte that this frame begins at."""
     begin = max(part.end - _reach(sound, part.first), part.first)
     frames = _frames(sound.read(begin, part.end - begin), _block(sound, part.first))
-    ends = {end for _, end in frames} | {0}
+    ends = {end for _, end, _ in frames} | {0}
     # What only looks like a frame does not go on where another one ended.
-    return max((end for first, end in frames if first in ends), default=frames[-1][1] if frames else 0)
+    going_on = [(end, at) for first, end, at in frames if first in ends]
+    end, at = max(going_on, default=frames[-1][1:] if frames else (0, 0))
+    return end, begin + at
 
 
 def _rises(sound: Probe, first: int, size: int, end: int) -> bool:
@@ -83,10 +85,10 @@ def _reach(sound: Probe, first: int) -> int:
     return min(2 * largest + 4096, _REACH) if largest else _REACH
 
 
-def _frames(window: bytes, block: int) -> list[tuple[int, int]]:
-    """First sample of each frame that begins in a window, and the one behind its last."""
+def _frames(window: bytes, block: int) -> list[tuple[int, int, int]]:
+    """First sample of each frame that begins in a window, the one behind its last, and where it begins there."""
     starts = (match.start() for match in _FRAME.finditer(window))
-    return [found for at in starts if (found := _frame(window[at : at + 16].ljust(16, b"\0"), block))]
+    return [(*found, at) for at in starts if (found := _frame(window[at : at + 16].ljust(16, b"\0"), block))]
 
 
 def _frame(head: bytes, block: int) -> tuple[int, int] | None:
