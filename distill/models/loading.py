@@ -96,10 +96,12 @@ def _require_same_recipe(recipe: Recipe, folder: Path) -> None:
     if not made_by.is_file():
         return
     try:
-        tree = loads(made_by.read_text())
-        if isinstance(tree, dict) and isinstance(tree.get("train"), dict):
-            tree["train"].pop("on_policy", None)  # of a run before stages had it; it says nothing of the model's shape
-        then = Recipe.model_validate_json(json.dumps(tree))  # keys that came later have their defaults
+        made = loads(made_by.read_text())
+        if not isinstance(made, dict):
+            raise ValueError("no recipe")
+        # The rest says nothing of the models, and has had other keys; those that came later have their defaults.
+        sections = {name: made.get(name) for name in ("teacher", "student")}
+        then = Recipe.model_validate_json(json.dumps(json.loads(recipe.model_dump_json()) | sections))
     except ValueError as error:
         faults = error.error_count() if isinstance(error, ValidationError) else 1
         raise InputError(f"{made_by}: cannot be read ({faults} faults); train the model again") from error

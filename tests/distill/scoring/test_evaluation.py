@@ -134,9 +134,10 @@ def test_a_student_must_be_there_and_of_this_recipe(recipe, tiny_recipe, tiny_te
     other = read_recipe(tiny_recipe, ["student.llm_layers=[0, 3]"])
     with pytest.raises(InputError, match=r"a checkpoint of another recipe, with 1 encoder and 3 LLM layers; this one"):
         evaluate(other, "student")
-    # (As runs have written it down before stages had `on_policy`.)
+    # (As runs have written it down before stages had `on_policy`, and rows without a text the teacher's.)
     written = json.loads(recipe.model_dump_json())
     written["train"]["on_policy"] = {"fraction": 0.0, "temperature": 1.0, "max_new_tokens": 100}
+    written["data"]["faults"]["no_text"] = "keep"
     (recipe.run_dir / "recipe.json").write_text(json.dumps(written))
     assert evaluate(recipe, "student")["llm_layers"] == 3
     other = read_recipe(tiny_recipe, ["student.llm_layers=[0, 1, 2]"])
