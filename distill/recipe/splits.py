@@ -32,9 +32,9 @@ class Split:
 
 
 def files_of(recipe: Recipe, split: SplitName) -> tuple[str, ...]:
-    """The annotation files of a split."""
+    """The annotation files of a split, each once: test sets of two kinds may be of one file."""
     data = recipe.data
-    return {"train": (data.train,), "valid": data.valid, "test": tuple(data.test.values())}[split]
+    return {"train": (data.train,), "valid": data.valid, "test": tuple(dict.fromkeys(data.test.values()))}[split]
 
 
 def read_split(recipe: Recipe, split: SplitName) -> Split:
