@@ -146,24 +146,49 @@ def shrink(
     # Where another LLM comes in, the teacher's own is not copied only to be dropped.
     source = copy.deepcopy(teacher, {} if llm is None else {id(teacher.llm): copy.deepcopy(llm)})
     merge_lora(source)
-    encoder_layers = layers_kept(settings.encoder_layers, len(source.encoder.layers), "encoder_layers")
-    llm_layers = layers_kept(settings.llm_layers, source.llm.config.num_hidden_layers, "llm_layers")
-    if settings.qformer_layers:
-        layers_kept(settings.qformer_layers, source.config.qformer["layers"], "qformer_layers")
-    if len(settings.qformer_layers) > settings.qformer.layers:
-        raise InputError(
-            f"student.qformer_layers: {list(settings.qformer_layers)} are more than the student's Q-Former has "
-            f"({settings.qformer.layers}); name fewer"
-        )
+    _require_qformer(settings, source.config)
+    llm_layers = _cut(source, settings, neurons := neurons or {}, heard)
+    config = _shape(teacher.config, settings, source, llm_layers, neurons)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        student = SalmonnForConditionalGeneration(config).to(teacher.dtype)
+    for part in ("encoder", "llm", "beats"):
+        if getattr(student, part) is not None:
+            _copy_part(getattr(student, part), getattr(source, part).state_dict(), part)
+    connector = _renumbered(source.connector.state_dict(), settings.qformer_layers)
+    if student.beats is None and source.beats is not None:
+        connector = _for_speech_alone(connector, student.connector.ln_speech.weight.numel())
+    _copy_where_shapes_allow(student.connector, connector)
+    if settings.weights:
+        _start_from(student, model_folder("student.weights", settings.weights))
+    return student
 
-    ours, theirs = settings.qformer, source.config.qformer
-    if settings.qformer_layers and ours.width == theirs["width"] and ours.heads != theirs["heads"]:
+
+def _require_qformer(settings: StudentSettings, teacher: SalmonnConfig) -> None:
+    """Refuses Q-Former layers that are not there, do not fit, or would mean something else."""
+    ours, theirs, kept = settings.qformer, teacher.qformer, settings.qformer_layers
+    if kept:
+        layers_kept(kept, theirs["layers"], "qformer_layers")
+    if len(kept) > ours.layers:
+        raise InputError(
+            f"student.qformer_layers: {list(kept)} are more than the student's Q-Former has ({ours.layers}); name fewer"
+        )
+    if kept and ours.width == theirs["width"] and ours.heads != theirs["heads"]:
         raise InputError(
             f"student.qformer.heads: {ours.heads}, but the teacher's Q-Former has {theirs['heads']} of the same width "
             "in all; the heads of qformer_layers would mean something else: keep their number, or leave that key out"
         )
 
-    neurons = neurons or {}
+
+def _cut(
+    source: SalmonnForConditionalGeneration,
+    settings: StudentSettings,
+    neurons: dict[str, list[torch.Tensor]],
+    heard: Iterable[tuple[Batch, torch.Tensor]] | None,
+) -> tuple[int, ...]:
+    """Leaves layers and neurons out, and lowers the encoder's rank, in place; which layers of the LLM stay."""
+    encoder_layers = layers_kept(settings.encoder_layers, len(source.encoder.layers), "encoder_layers")
+    llm_layers = layers_kept(settings.llm_layers, source.llm.config.num_hidden_layers, "llm_layers")
     for part, kept in neurons.items():
         keep_neurons(stack_of(source, part), part, kept)
     source.encoder.layers = nn.ModuleList(source.encoder.layers[i] for i in encoder_layers)
@@ -174,9 +199,19 @@ def shrink(
     for index, layer in enumerate(decoder.layers):
         # The key-value cache files each layer's keys under its number.
         layer.self_attn.layer_idx = index
+    return llm_layers
 
-    values = teacher.config.to_dict()
-    values["encoder_config"]["encoder_layers"] = len(encoder_layers)
+
+def _shape(
+    teacher: SalmonnConfig,
+    settings: StudentSettings,
+    source: SalmonnForConditionalGeneration,
+    llm_layers: tuple[int, ...],
+    neurons: dict[str, list[torch.Tensor]],
+) -> SalmonnConfig:
+    """The student's configuration: the teacher's, with what was cut of `source` and what the settings say."""
+    values = teacher.to_dict()
+    values["encoder_config"]["encoder_layers"] = len(source.encoder.layers)
     if "encoder" in neurons:
         values["encoder_config"]["encoder_ffn_dim"] = len(neurons["encoder"][0])
     values["encoder_ranks"] = ranks_of(source.encoder)
@@ -184,8 +219,7 @@ def shrink(
     values["llm_config"]["num_hidden_layers"] = len(llm_layers)
     if "llm" in neurons:
         values["llm_config"]["intermediate_size"] = len(neurons["llm"][0])
-    if values["llm_config"].get("layer_types"):
-        kinds = values["llm_config"]["layer_types"]
+    if kinds := values["llm_config"].get("layer_types"):
         values["llm_config"]["layer_types"] = [kinds[i] for i in llm_layers]
     values["qformer"] = settings.qformer.model_dump()
     values["window_frames"] = settings.window_frames or values["window_frames"]
@@ -202,19 +236,7 @@ def shrink(
     # As it is read from a file: lists, no tuples.
     values["lora"] = settings.lora and settings.lora.model_dump(mode="json")
     values["part_lora"] = {part: lora.model_dump(mode="json") for part, lora in settings.part_lora.items()}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        student = SalmonnForConditionalGeneration(SalmonnConfig(**values)).to(teacher.dtype)
-    for part in ("encoder", "llm", "beats"):
-        if getattr(student, part) is not None:
-            _copy_part(getattr(student, part), getattr(source, part).state_dict(), part)
-    connector = _renumbered(source.connector.state_dict(), settings.qformer_layers)
-    if student.beats is None and source.beats is not None:
-        connector = _for_speech_alone(connector, student.connector.ln_speech.weight.numel())
-    _copy_where_shapes_allow(student.connector, connector)
-    if settings.weights:
-        _start_from(student, model_folder("student.weights", settings.weights))
-    return student
+    return SalmonnConfig(**values)
 
 
 def _start_from(student: SalmonnForConditionalGeneration, folder: Path) -> None:
