@@ -85,7 +85,7 @@ def _over_noise(way: str, arguments: argparse.Namespace, folder: Path) -> Recipe
     if not stages:
         raise InputError(f"{arguments.config}: no stage has a kd weight; there is nothing that a teacher is asked")
     used = stages[-1].used
-    once = {"steps": arguments.steps, "tasks": [], "warmup_steps": 0}
+    once = {"steps": arguments.steps, "tasks": [], "targets": ["reference"], "mix": None, "warmup_steps": 0}
     once |= {"losses": {"ce": used.ce, "kd": used.kd}, "final_losses": None}  # features would ask the teacher each way
     once["on_policy"] = None
     if way == "on_policy":
