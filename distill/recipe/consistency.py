@@ -1,5 +1,6 @@
 """What settings of a recipe go together: what one section asks of another."""
 
+from data.paths import resolve
 from distill.recipe.recipe import Recipe
 from distill.recipe.stages import PARTS, StageSettings
 from teacher.device import DTYPES
@@ -15,6 +16,10 @@ def require_consistent(recipe: Recipe) -> None:
         raise ValueError("data.valid: two files of one name; they are told apart by it in the logs")
     for stage in recipe.train.stages:
         _require_stage(recipe, stage)
+    for key in ("base", "weights"):
+        start = getattr(recipe.student, key, None)
+        if start and resolve(start).is_relative_to(recipe.run_dir / "model"):
+            raise ValueError(f"student.{key}: {start} is of this run, which would write over it; name it otherwise")
     if recipe.deepspeed.get("zero_optimization", {}).get("elastic_checkpoint"):
         raise ValueError("deepspeed.zero_optimization.elastic_checkpoint: such a run cannot go on (seen); leave it out")
     _require_cache(recipe)
