@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from data.batches import batches_by_length
-from data.cache.row import CachedRow, CacheIdentity
+from data.cache.row import UNTEXTED, CachedRow, CacheIdentity
 from data.cache.targets import MAX_DRAWS, Feature, SparseTargets, Target, draw, sparsify
 from data.cache.writer import CacheWriter
 from data.errors import InputError
@@ -94,14 +94,14 @@ def cache_identity(
     # Batches too: a row's last bits depend on what it is computed with.
     unused = {"topk": {"draws"}, "sampled": {"top_p", "top_k", "min_p"}}[cache.method]
     kept = cache.model_dump(exclude={"folder", "max_failed", "hypotheses", *unused})
-    only = [cache.hypotheses] if cache.hypotheses == "untexted" else []
+    written = hash_of(generation.model_dump(exclude={"max_seconds"})) if cache.writes_texts else ""
     return CacheIdentity(
         teacher=weights_hash(teacher),
         tokenizer=hash_of(sorted(processor.tokenizer.get_vocab().items())),
         prompts=hash_of({task: list(wordings) for task, wordings in prompts.items()}),
         audio=fingerprint_of(rows),
         targets=hash_of(kept),
-        hypotheses=hash_of([generation.model_dump(exclude={"max_seconds"}), *only]) if cache.writes_texts else "",
+        hypotheses=UNTEXTED + written if cache.hypotheses == "untexted" else written,
         sounds=sounds_of(rows),
     )
 

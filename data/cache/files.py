@@ -240,8 +240,8 @@ def check_identity(folder: Path, identity: CacheIdentity | None, *, to_read: boo
         raise InputError(f"{path}: parts missing or unknown; remove the folder and cache again")
     if identity is not None and not found.serves(identity, to_read=to_read):
         parts = ", ".join(
-            f"{part} ({_MADE_FROM[part]}: {getattr(found, part)[:12] or 'none'} there, "
-            f"{getattr(identity, part)[:12] or 'none'} now)"
+            f"{part} ({_MADE_FROM[part]}: {getattr(found, part)[:21] or 'none'} there, "
+            f"{getattr(identity, part)[:21] or 'none'} now)"
             for part in found.differences(identity)
         )
         raise InputError(f"{folder}: made from another {parts}; set another cache.folder, or remove this one")

@@ -63,6 +63,10 @@ class CachedRow:
         return digest.digest()
 
 
+UNTEXTED = "untexted "
+"""Begins the identity of texts that were written for the rows without one in the annotation alone."""
+
+
 @dataclass(frozen=True)
 class CacheIdentity:
     """What a cache was made from; each part a hash (see `hash_of`). Two caches with the same parts are the same."""
@@ -77,7 +81,7 @@ class CacheIdentity:
     targets: str
     """Which texts, which cut."""
     hypotheses: str = ""
-    """How the teacher's own texts are written; empty where they are not."""
+    """How the teacher's own texts are written; empty where they are not, behind `UNTEXTED` where of some rows alone."""
     sounds: str = ""
     """The content of the clips' files; empty where not known, as over an annotation file (see `CachedRow.sound`)."""
     format_version: int = FORMAT_VERSION
@@ -95,9 +99,9 @@ class CacheIdentity:
 
         Args:
             other: What is asked for.
-            to_read: Whether it is read alone: then it may have texts where none are asked for.
+            to_read: Whether it is read alone: then it may have texts where none, or fewer, are asked for.
         """
         allowed = set() if self.sounds and other.sounds else {"sounds"}
-        if to_read and not other.hypotheses:
+        if to_read and other.hypotheses in ("", UNTEXTED + self.hypotheses):
             allowed.add("hypotheses")
         return set(self.differences(other)) <= allowed

@@ -191,6 +191,9 @@ def test_of_a_row_without_a_text_the_teachers_is_cached_alone(fill_tiny_cache, o
     found = CacheReader(folder, identity)
     assert len(found) == 12 and not found.failed() and identity.differences(with_texts) == ["audio"]
     only, asked = fill_tiny_cache(*changes, f"cache.folder={tmp_path}/only")
+    assert len(CacheReader(folder, asked)) == 12  # which has more than is asked for
+    with pytest.raises(InputError, match=r"made from another hypotheses \(.*: untexted \w+ there"):
+        CacheReader(only, identity)
     only = CacheReader(only, asked)
     assert asked.differences(identity) == ["hypotheses"] and len(only) == 12
     for number, row_id in enumerate(f"train_{number}" for number in range(12)):
