@@ -4,4 +4,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ -f .venv/bin/activate ]; then source .venv/bin/activate; fi
+command -v deepspeed >/dev/null || { echo "error: no deepspeed here; run 'bash scripts/setup.sh' first" >&2; exit 2; }
 exec deepspeed --quiet scripts/cache_teacher.py "$@"

@@ -47,12 +47,13 @@ fetch() {
 
 fetch openai/whisper-large-v2 whisper-large-v2 config.json model.safetensors
 fetch WeiChihChen/$beats beats $beats.pt
-fetch meta-llama/Llama-3.2-1B-Instruct llama-3.2-1b-instruct --exclude 'original/*'
 if [ "$recipe" = kd_7b ]; then
     fetch lmsys/vicuna-7b-v1.5 vicuna-7b-v1.5
     fetch tsinghua-ee/SALMONN-7B salmonn-7b salmonn_7b_v0.pth
-    exit
 fi
+# What is gated comes last: without its licence the rest is there.
+fetch meta-llama/Llama-3.2-1B-Instruct llama-3.2-1b-instruct --exclude 'original/*'
+if [ "$recipe" = kd_7b ]; then exit; fi
 fetch meta-llama/Llama-3.2-3B-Instruct llama-3.2-3b-instruct --exclude 'original/*'
 if [ ! -f "$weights/salmonn-3b/salmonn_3b_nota.pth" ]; then
     echo "note: Nota's SALMONN-3B is on no hub: put its file there, or train the part (README):"

@@ -70,7 +70,7 @@ def missing_error(missing: list[str]) -> InputError:
     """One message for all that is missing; it ends in the recipe that runs without any of it."""
     return InputError(
         *"\n  ".join(["the recipe needs files that are not on this machine:", *missing]).split("\n"),
-        "bash scripts/download_weights.sh fetches what configs/kd_1b.json needs of the hub.",
+        "bash scripts/download_weights.sh [kd_7b] fetches what configs/kd_1b.json [kd_7b.json] needs of the hub.",
         "To try without them: --config configs/kd_mini.json (bash scripts/setup.sh fetches its weights and sounds)",
     )
 

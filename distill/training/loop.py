@@ -1,6 +1,5 @@
 """The training loop: stages over one DeepSpeed engine, exact resume, progress, checkpoints, validation."""
 
-import time
 from pathlib import Path
 
 import torch.distributed as dist
@@ -27,7 +26,7 @@ from distill.training.held_teacher import HeldTeacher
 from distill.training.loader import StepLoader
 from distill.training.on_policy import OnPolicy
 from distill.training.rows import training_rows, validation_rows
-from distill.training.run_log import RunLog
+from distill.training.run_log import Pace, RunLog
 from distill.training.spreads import measured_spreads, relative
 from distill.training.step import OptimizerStep, sum_over_ranks
 from distill.training.stopping import StopRequest
@@ -98,7 +97,7 @@ class Trainer:
         # A run that was told to stop did not wait for it.
         if self._is_due() and self._any(self.rank == 0 and not was_validated(self.recipe, self.step)):
             self._validate()
-        first, start = self.step, time.monotonic()
+        pace = Pace()
         while self.step < total and not self.stopped:
             self._begin(self._stage_of(self.step))
             record = self.one_step(self.step)
@@ -106,7 +105,7 @@ class Trainer:
             if self.step % _GIVE_BACK_EVERY == 0:
                 give_back_memory()
             if self.rank == 0:
-                self.log.step(record, (time.monotonic() - start) / (self.step - first) * (total - self.step))
+                self.log.step(record, pace(record["stage"], record["seconds"]) * (total - self.step))
             # A signal may have reached one rank only: they stop together, and before a validation that takes long.
             self.stopped = self._any(bool(self._stop))
             better = False

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from data.sound.audio import SAMPLE_RATE, load_clips
 from distill.efficiency.memory import peak_bytes
 from distill.recipe.recipe import Recipe
 from distill.training.objective import UNITS
+
+_PACE_STEPS = 50
+"""Steps from which the time of one is told."""
 
 
 class RunLog:
@@ -107,6 +111,22 @@ class RunLog:
             tag = f"sounds/{record['set']}/{new[i].id}"
             board.summary_writer.add_audio(tag, torch.from_numpy(wave)[None], record["step"], SAMPLE_RATE)
         board.flush()
+
+
+class Pace:
+    """How long a step takes, by the last ones of its stage: those of another may take twice as long."""
+
+    def __init__(self) -> None:
+        self._stage, self._seconds = "", deque[float](maxlen=_PACE_STEPS)
+
+    def __call__(self, stage: str, seconds: float) -> float:
+        """Mean seconds of a step, with this one; a stage's first, in which much is made ready, counts alone."""
+        if stage != self._stage:
+            self._stage = stage
+            self._seconds.clear()
+            return seconds
+        self._seconds.append(seconds)
+        return sum(self._seconds) / len(self._seconds)
 
 
 def _cell(text: str | None) -> str:

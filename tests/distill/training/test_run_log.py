@@ -8,6 +8,7 @@ import pytest
 import soundfile
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from distill.training.run_log import Pace
 from tests.conftest import records
 
 
@@ -28,6 +29,12 @@ def board(train, command, tiny_recipe, own_data, tmp_path):
     assert status == 0, err
     steps, out = train("shown", *asked)
     return steps, out, tmp_path / "runs" / "shown"
+
+
+def test_the_time_left_is_told_by_the_last_steps_of_the_stage():
+    pace = Pace()
+    assert [pace("encoder", seconds) for seconds in (60.0, 2.0, 3.0)] == [60.0, 2.0, 2.5]
+    assert [pace("distil", seconds) for seconds in (9.0, 4.0, 4.0)] == [9.0, 4.0, 4.0]
 
 
 def test_what_is_measured_stands_on_the_board_in_csv_and_in_the_line(board):
