@@ -263,7 +263,7 @@ def read_failed(folder: Path, first: int = 0) -> tuple[dict[str, str], int]:
         try:
             entry = json.loads(line)
             reasons[entry["id"]] = entry["reason"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return reasons, first + len(whole) + bool(whole)
 

@@ -181,7 +181,7 @@ def _kept(path: Path, about: dict) -> dict:
     shown = {name: entry for name, entry in about.items() if name != "folder"} | {"examples": []}
     try:
         earlier = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return shown
     if not isinstance(earlier, dict) or earlier.get("identity") != about["identity"]:
         return shown

@@ -124,7 +124,7 @@ def _entry(line: bytes) -> dict:
     """What a line holds; nothing where it is half a one, or of another form."""
     try:
         entry = json.loads(line.decode())
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     is_ours = isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in _KEYS)
     return entry if is_ours and isinstance(entry.get("set", ""), str) else {}

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data.cache.reader import CacheReader
@@ -148,6 +148,7 @@ def test_identities(folder, cache, identity):
 
 
 @inputs(100)
+@example(failed=b"[" * 100_000 + b"\n")
 @given(failed=spoilt_lines([{"id": "lost", "reason": "silent"}, {"id": "row0", "reason": "x"}]))
 def test_failures(folder, cache, failed):
     write(folder, cache, **{"failed.jsonl": failed})
