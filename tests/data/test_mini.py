@@ -12,8 +12,6 @@ import pytest
 import soundfile
 
 pytest.importorskip("av", reason="av is not installed (bash scripts/setup.sh)")
-pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (bash scripts/setup.sh)")
-
 from data import mini
 from data.mini import asterisk, mixtures, pico, piper, queen, sentences, sky, sphinx, synthetic, takes, tuxpaint
 from data.mini.changes import Changed
