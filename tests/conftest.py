@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -335,3 +336,24 @@ def environment() -> dict[str, str]:
     """For commands in processes of their own: one thread, as more only get in each other's way on a tiny model."""
     scripts = Path(sys.executable).parent
     return {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
+
+
+@pytest.fixture
+def stopping_at(monkeypatch):
+    """A context in which a run gets SIGTERM when a step, counted from 0, is logged."""
+    from distill.training.run_log import RunLog
+
+    logged = RunLog.step
+
+    @contextmanager
+    def stopping_at(step):
+        def stopped(self, record, left_s):
+            logged(self, record, left_s)
+            if record["step"] == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RunLog, "step", stopped)
+            yield
+
+    return stopping_at

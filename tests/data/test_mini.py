@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import soundfile
 
-pytest.importorskip("av", reason="av is not installed (bash scripts/setup.sh)")
 from data import mini
 from data.mini import asterisk, mixtures, pico, piper, queen, sentences, sky, sphinx, synthetic, takes, tuxpaint
 from data.mini.changes import Changed

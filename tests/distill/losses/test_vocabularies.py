@@ -1,9 +1,7 @@
 """A student whose LLM has a vocabulary of another kind than the teacher's, through the whole of training."""
 
 import json
-import os
 import shutil
-import signal
 from dataclasses import replace
 
 import pytest
@@ -32,7 +30,6 @@ from distill.models.students import processor_of, student_of
 from distill.recipe.reading import read_recipe
 from distill.recipe.rows import read_rows
 from distill.training.examples import Examples
-from distill.training.run_log import RunLog
 from teacher.build import PAD_TOKEN, build_teacher
 from teacher.hypotheses import write_batch
 from teacher.model import supervised
@@ -93,22 +90,14 @@ def run(command, tiny_recipe, fill_tiny_cache, overrides, tmp_path):
     return run
 
 
-def test_it_trains_goes_on_and_writes(run, tiny_recipe, overrides, qwen, tmp_path, monkeypatch):
+def test_it_trains_goes_on_and_writes(run, tiny_recipe, overrides, qwen, tmp_path, stopping_at):
     whole, out = run("whole", "train.validate_every=3")
     for step in whole[1:]:
         assert 0 < step["kd"] < 2 and step["ce"] > 0 and "agreement" not in step
         assert step["loss"] == pytest.approx(0.3 * step["ce"] + 0.7 * step["kd"] + 0.1 * step["ctc"])
     assert "validation valid at step 6: ce" in out and any(step["ctc"] > 0 for step in whole[1:])
 
-    step = RunLog.step
-
-    def stopped(self, record, left_s):
-        step(self, record, left_s)
-        if record["step"] == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunLog, "step", stopped)
+    with stopping_at(2):
         begun, _ = run("stopped", ends=130)
     assert len(begun) == 3
     finished, out = run("stopped")

@@ -221,21 +221,13 @@ def test_rows_without_a_text_are_trained_on_what_the_teacher_wrote(
 
 
 def test_a_run_over_rows_without_texts_goes_on_bit_for_bit(
-    train, half_untexted, fill_tiny_cache, monkeypatch, tmp_path
+    train, half_untexted, fill_tiny_cache, monkeypatch, stopping_at, tmp_path
 ):
     whole_texts(monkeypatch)
     own = ["data.faults.no_text=teacher", "train.stages.1.losses.ctc=0", f"cache.folder={tmp_path}/both", *LENIENT]
     fill_tiny_cache(*own)
     whole, _ = train("whole", *own)
-    step = RunLog.step
-
-    def stopped(self, record, left_s):
-        step(self, record, left_s)
-        if record["step"] == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunLog, "step", stopped)
+    with stopping_at(3):
         assert len(train("stopped", *own, ends=130)[0]) == 4
     finished, _ = train("stopped", *own)
     assert losses(finished) == losses(whole) and len(finished) == 6
@@ -328,21 +320,13 @@ def test_a_manifest_trains_as_the_annotation_file_that_it_was_made_of(train, own
     assert losses(mapped) == losses(listed)
 
 
-def test_a_mix_is_gone_on_with_where_it_was(train, monkeypatch):
+def test_a_mix_is_gone_on_with_where_it_was(train, stopping_at):
     mixed = ['data.mix=[{"task": "asr", "weight": 2.5}, {"task": "audiocaption", "weight": 0.5}]']
     mixed.append('train.stages.0.mix=[{"task": "asr", "weight": 0}]')
     whole, _ = train("whole", *mixed)
     plain, _ = train("plain")
     assert losses(whole) != losses(plain)
-    step = RunLog.step
-
-    def stopped(self, record, left_s):
-        step(self, record, left_s)
-        if record["step"] == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunLog, "step", stopped)
+    with stopping_at(3):
         train("stopped", *mixed, ends=130)
     finished, _ = train("stopped", *mixed)
     assert losses(finished) == pytest.approx(losses(whole), rel=1e-6)

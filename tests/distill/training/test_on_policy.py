@@ -1,9 +1,7 @@
 """On-policy stages by the real command in this process, on the tiny recipe."""
 
 import json
-import os
 import shutil
-import signal
 import weakref
 
 import pytest
@@ -113,21 +111,13 @@ def test_a_share_of_the_steps_is_on_policy_and_the_others_read_the_cache(train, 
     assert [step["loss"] for step in some[:first]] == [step["loss"] for step in plain[:first]]
 
 
-def test_a_run_stopped_in_the_midst_of_the_stage_goes_on_bit_for_bit(train, fill_tiny_cache, monkeypatch):
+def test_a_run_stopped_in_the_midst_of_the_stage_goes_on_bit_for_bit(train, fill_tiny_cache, stopping_at):
     fill_tiny_cache()
     both = [stages("cache", "own"), "train.stages.1.steps=4"]
     whole, out = train("whole", *both)
     assert [step["on_policy"] for step in whole] == [False] * 2 + [True] * 4
     assert out.count("the teacher is in memory") == 1 and out.index("the teacher is in memory") > out.index("cache 1/6")
-    log = RunLog.step
-
-    def stop_after_four(self, record, left_s):
-        log(self, record, left_s)
-        if record["step"] == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunLog, "step", stop_after_four)
+    with stopping_at(3):
         assert len(train("stopped", *both, ends=130)[0]) == 4
     again, out = train("stopped", *both)
     assert again == whole and out.count("the teacher is in memory") == 1
