@@ -99,8 +99,9 @@ def scan_sounds(
                 if time.monotonic() - flushed > _FLUSH_S:
                     store.flush()
                     flushed = time.monotonic()
-        finally:
             store.flush()
+        finally:
+            store.flush()  # of what a Ctrl-C cut short, in the loop or in the last flush itself
     return found
 
 

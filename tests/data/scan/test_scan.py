@@ -1,5 +1,6 @@
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -330,19 +331,39 @@ def test_ctrl_c_keeps_what_was_found(recordings, tmp_path):
     rows = [{"path": name, "text": "a", "task": "asr"} for name in names]
     (tmp_path / "many" / "rows.json").write_text(json.dumps({"annotation": rows}))
     command = [sys.executable, str(REPOSITORY / "scripts/scan_data.py"), str(tmp_path / "many" / "rows.json")]
-    environment = {**os.environ, "SALMONN_DISTILL_CACHE": str(tmp_path / "cache")}
+    terminal, stderr = pty.openpty()  # on which progress is told at once
     scan = subprocess.Popen(
         [*command, "--decode", "--workers", "2"],
-        stderr=subprocess.PIPE,
-        env=environment,
+        stderr=stderr,
+        env={**os.environ, "SALMONN_DISTILL_CACHE": str(tmp_path / "cache")},
         # Tests that run in the background have it ignored, and what they start inherits that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    assert b"files/s" in scan.stderr.readline()  # the first chunk is done
+    os.close(stderr)
+    said = b""
+    while b"files/s" not in said:  # the first chunk is done
+        said += os.read(terminal, 1000)
     scan.send_signal(signal.SIGINT)
-    assert b"interrupted" in scan.communicate()[1]
-    assert scan.returncode == 130
+    assert scan.wait() == 130
+    assert b"interrupted" in said + os.read(terminal, 100_000)
+    os.close(terminal)
     assert list((tmp_path / "cache" / "scans").rglob("*.parquet"))
+
+
+def test_ctrl_c_at_the_last_moment_keeps_what_was_found(recordings, cache, monkeypatch):
+    write, interrupted = ScanStore._write, []
+
+    def interrupted_once(store, checks):
+        if not interrupted:
+            interrupted.append(store)
+            raise KeyboardInterrupt
+        write(store, checks)
+
+    monkeypatch.setattr(ScanStore, "_write", interrupted_once)
+    names = [path.name for path in recordings.iterdir()]
+    with pytest.raises(KeyboardInterrupt):
+        scan_sounds(recordings, names, decode=False, workers=1, quiet=True)
+    assert set(interrupted[0].read()) >= set(names)
 
 
 def test_many_small_parts_become_one(tmp_path, monkeypatch):
