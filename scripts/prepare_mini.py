@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -17,6 +18,7 @@ import numpy as np
 import soundfile
 
 from data.errors import run_cli
+from data.hashing import drawn
 from data.mini import AAC, ASR, Clip, corpora
 from data.paths import REPOSITORY, cache_dir, written_whole
 from data.rows.annotation import write_annotation
@@ -42,9 +44,11 @@ def main() -> None:
     sets = _sets(large)
     clips = list({clip.id: clip for group in sets.values() for clip in group}.values())
     lengths = _render_all(clips, folder)
-    summary = {}
+    summary, texted = {}, _texted(sets)
     for name, group in sets.items():
         rows = [_row(clip, folder, lengths[clip.id]) for clip in group if lengths[clip.id]]
+        if name in texted:
+            rows = [row if row.id in texted[name] else replace(row, text="", references=()) for row in rows]
         write_annotation(folder / f"{name}.json", rows, folder)
         summary[name] = len(rows)
         counts = Counter(f"{row.task}/{row.corpus}" for row in rows)
@@ -68,8 +72,19 @@ def _sets(large: bool) -> dict[str, list[Clip]]:
         sets[f"valid_{ending}"] = [clip for clip in valid if clip.task == task]
     sets["train_small"] = train
     if large:
-        sets["train_large"] = train + [clip for splits in found for clip in splits.extra]
+        extra = [clip for splits in found for clip in splits.extra]
+        sets["train_large"] = train + extra
+        # Evenly from all that is there: the mix is that of the whole.
+        sets["ladder_all"] = train + extra[:: len(extra) // len(train)][: len(train)]
+        sets["ladder_tenth"] = sets["ladder_all"]
     return sets
+
+
+def _texted(sets: dict[str, list[Clip]]) -> dict[str, set[str]]:
+    """The clips whose text is told, by set; of the other sets it is told of all."""
+    ids = [clip.id for clip in sets["train_small"]]
+    tenth = sorted(ids, key=drawn)[: len(ids) // 10]
+    return {"ladder_all": set(ids), "ladder_tenth": set(tenth)}
 
 
 def _render_all(clips: Sequence[Clip], folder: Path) -> dict[str, float]:

@@ -17,7 +17,7 @@ NAME = "synthetic"
 _ENGINES = {"piper": piper, "flite": flite, "espeak": espeak}
 # Sentences by engine: the neural voice is the most natural, espeak-ng's are the most varied and made the fastest.
 _TRAIN = {"piper": 500, "flite": 350, "espeak": 350}
-_EXTRA = {"piper": 13000, "flite": 7000, "espeak": 6000}
+_EXTRA = {"piper": 6000, "flite": 7000, "espeak": 6000}
 _CHANGED = 0.5  # of the clips
 _RATES, _SHIFTS, _VARIATIONS, _PITCHES = (0.85, 1.2), (0.9, 1.2), (0.7, 1.2), (-20, 20)
 
