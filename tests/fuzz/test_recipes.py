@@ -87,7 +87,7 @@ GRID = {
     "seeds": [0, 1],
     "start": {"train.stages.0.steps": 1},
     "arms": {"ce": {"student.weights": "{start}"}, "kd": {"train.kd.temperature": 2}},
-    "axes": {"train.stages.1.losses.kd": [0.5, 1]},
+    "axes": {"train.stages.0.losses.kd": [0.5, 1]},
 }
 
 

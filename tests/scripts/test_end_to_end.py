@@ -10,10 +10,8 @@ from matplotlib.image import imread
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHORT = [
     "data.limit=10",
-    "train.stages.0.steps=2",
+    "train.stages.0.steps=4",
     "train.stages.0.max_seconds=6",
-    "train.stages.1.steps=2",
-    "train.stages.1.max_seconds=6",
     "train.validate_clips=2",
     "generation.max_new_tokens=8",
     "evaluation.warmup_runs=1",
