@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from teacher.connector import within
-from teacher.model import Batch, SalmonnForConditionalGeneration, supervised
+from teacher.model import Batch, SalmonnForConditionalGeneration
 
 
 @torch.no_grad()
@@ -43,10 +43,9 @@ def block_distances(
             states = model.encode(batch.features)
             if "llm" in lengths:
                 model.hidden(batch, model.connector(states))
-        rows_N, _ = supervised(batch.labels_BT)
         for part, length in lengths.items():
             if part == "llm":
-                chosen = [of_BTD.flatten(0, 1)[rows_N] for of_BTD in seen[part]]
+                chosen = [of_BTD.flatten(0, 1)[batch.rows_N] for of_BTD in seen[part]]
             else:
                 chosen = [of_BTD[within(frames_B, of_BTD.shape[1])] for of_BTD in seen[part]]
             sums[part] += angles(chosen, length).sum(1).cpu()

@@ -126,7 +126,7 @@ class BeatsEncoder(nn.Module):
 
         Args:
             fbank_BTF: Features, of at least one patch.
-            frames_B: States of each clip that are real; later ones are not attended to.
+            frames_B: States of each clip that are real; later ones are not attended to. On the host.
 
         Returns:
             States (B, P, D).
@@ -134,9 +134,9 @@ class BeatsEncoder(nn.Module):
         x_BDTF = self.patch_embedding(fbank_BTF[:, None].to(self.patch_embedding.weight.dtype))
         hidden_BPD = self.post_extract_proj(self.layer_norm(x_BDTF.flatten(2).transpose(1, 2)))
         length = hidden_BPD.shape[1]
-        real_BP = torch.arange(length, device=frames_B.device) < frames_B[:, None]
         mask_B11P = None
-        if not bool(real_BP.all()):
+        if not bool((frames_B >= length).all()):
+            real_BP = (torch.arange(length) < frames_B[:, None]).to(hidden_BPD.device, non_blocking=True)
             hidden_BPD = hidden_BPD * real_BP[..., None]
             mask_B11P = real_BP[:, None, None]
         # An even kernel gives one output too many.

@@ -30,7 +30,7 @@ from data.words import word_error_rate
 from teacher.build import weights_hash
 from teacher.connector import AudioStates
 from teacher.hypotheses import GenerationSettings, generate_texts
-from teacher.model import Batch, SalmonnForConditionalGeneration, supervised
+from teacher.model import Batch, SalmonnForConditionalGeneration
 from teacher.processor import SalmonnProcessor
 from teacher.settings import ModelSettings
 
@@ -276,10 +276,8 @@ def _targets(
 ) -> list[SparseTargets]:
     """Sparse targets of each clip's text, teacher-forced; the head sees supervised positions only."""
     hidden_BTH = model.hidden(batch, audio_NH)
-    rows_N, labels_N = supervised(batch.labels_BT)
-    logits_NV = model.llm.get_output_embeddings()(hidden_BTH.flatten(0, 1)[rows_N])
-    lengths = (batch.labels_BT != -100).sum(1).tolist()
-    ids = [part.cpu().numpy() for part in labels_N.split(lengths)]
+    logits_NV = model.llm.get_output_embeddings()(hidden_BTH.flatten(0, 1)[batch.rows_N])
+    ids = [np.array(text, np.int64) for text in batch.texts]
     if cache.method == "sampled":
         return draw(logits_NV, ids, draws=cache.draws, seeds=seeds)
     return sparsify(logits_NV, ids, top_p=cache.top_p, top_k=cache.top_k, min_p=cache.min_p)

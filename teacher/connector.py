@@ -23,9 +23,9 @@ class AudioStates:
 
     Args:
         speech_BTD: Whisper's states, at 50 a second.
-        frames_B: Those of each clip that become audio tokens.
+        frames_B: Those of each clip that become audio tokens; counts stay on the host, which reads them.
         sound_BTD: BEATs' states, where the model has them, at 50 a second too.
-        sound_frames_B: Those of each clip that are real.
+        sound_frames_B: Those of each clip that are real, on the host too.
     """
 
     speech_BTD: Tensor
@@ -34,12 +34,9 @@ class AudioStates:
     sound_frames_B: Tensor | None = None
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "AudioStates":
-        """The same states on another device, and in another precision."""
-
-        def moved(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x.to(device, dtype if x.is_floating_point() else x.dtype)
-
-        return AudioStates(*map(moved, vars(self).values()))
+        """The same states on another device, and in another precision; their counts where they are."""
+        speech_BTD, sound_BTD = (None if x is None else x.to(device, dtype) for x in (self.speech_BTD, self.sound_BTD))
+        return AudioStates(speech_BTD, self.frames_B, sound_BTD, self.sound_frames_B)
 
     def split(self) -> list["AudioStates"]:
         """The states of each clip, as a batch of one, without what is past its end."""
@@ -71,6 +68,17 @@ class AudioStates:
 def within(frames_B: Tensor, length: int) -> Tensor:
     """Which of `length` places are among each clip's first `frames_B`: bool (B, length)."""
     return torch.arange(length, device=frames_B.device) < frames_B[:, None]
+
+
+def real(states_BTD: Tensor, frames_B: Tensor) -> Tensor:
+    """The states (N, ...) of all clips, clip after clip, without what is past each one's end.
+
+    Where they lie is found on the host, which has the counts: an index by booleans, and its gradient, would make it
+    wait for the device.
+    """
+    clip_N, place_N = within(frames_B, states_BTD.shape[1]).nonzero(as_tuple=True)
+    device = states_BTD.device
+    return states_BTD[clip_N.to(device, non_blocking=True), place_N.to(device, non_blocking=True)]
 
 
 def _padded_to(states_BTD: Tensor, length: int) -> Tensor:
@@ -119,16 +127,18 @@ class Connector(nn.Module):
 
     def forward(self, states: AudioStates) -> Tensor:
         """Audio tokens (N, H) of all clips, one after the other; clip b has `windows(frames_B[b])` of them."""
-        frames_B, states = states.frames_B, states.to(states.frames_B.device, self.query.dtype)
+        frames_B, device = states.frames_B, states.speech_BTD.device
+        states = states.to(device, self.query.dtype)
         parts = [(self.ln_speech(states.speech_BTD), frames_B)]
         if self.ln_audio is not None:
             parts.append((self.ln_audio(states.sound_BTD), states.sound_frames_B))
         # A clip hears zeros after its end, in a batch as alone.
         length = max(self.window_frames, *(part.shape[1] for part, _ in parts))
-        parts = [_padded_to(part * within(count_B, part.shape[1])[..., None], length) for part, count_B in parts]
+        masks = [within(count_B, part.shape[1]).to(device, non_blocking=True) for part, count_B in parts]
+        parts = [_padded_to(part * mask_BT[..., None], length) for (part, _), mask_BT in zip(parts, masks, strict=True)]
         states_BTD = torch.cat(parts, dim=-1)
         windows_BWFD = states_BTD.unfold(1, self.window_frames, self.window_stride).transpose(2, 3)
-        windows_NFD = windows_BWFD[within(self.windows(frames_B), windows_BWFD.shape[1])]
+        windows_NFD = real(windows_BWFD, self.windows(frames_B))
         query_N1Q = self.query.expand(len(windows_NFD), -1, -1)
         out_N1Q = self.qformer(query_embeds=query_N1Q, encoder_hidden_states=windows_NFD).last_hidden_state
         return self.proj(out_N1Q[:, 0].to(self.proj.weight.dtype))

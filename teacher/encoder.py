@@ -53,7 +53,7 @@ class SpeechEncoder(nn.Module):
 
         Args:
             mel_BMT: Log-mel features at 100 frames a second, zeros after each clip's end.
-            mel_frames_B: Real mel frames of each clip, at most twice the encoder's positions.
+            mel_frames_B: Real mel frames of each clip, at most twice the encoder's positions; on the host.
 
         Returns:
             States (B, T, D) at 50 frames a second; those past `encoder_frames(mel_frames)` mean nothing.
@@ -61,7 +61,8 @@ class SpeechEncoder(nn.Module):
         device = mel_BMT.device
         if not self.masked:
             mel_frames_B = torch.full_like(mel_frames_B, mel_BMT.shape[-1])
-        within_BT = torch.arange(mel_BMT.shape[-1], device=device) < mel_frames_B[:, None]
+        # Counts are on the host, and so are the questions about them: none of them waits for the device.
+        within_BT = (torch.arange(mel_BMT.shape[-1]) < mel_frames_B[:, None]).to(device, non_blocking=True)
         hidden = nn.functional.gelu(self.conv1(mel_BMT.to(self.conv1.weight.dtype)))
         # Alone, the second convolution sees zeros beyond the clip; in a batch it must see the same.
         hidden = nn.functional.gelu(self.conv2(hidden * within_BT[:, None]))
@@ -71,8 +72,8 @@ class SpeechEncoder(nn.Module):
         frames_B = encoder_frames(mel_frames_B)
         mask = None
         if not bool((frames_B == length).all()):
-            mask = (torch.arange(length, device=device) < frames_B[:, None])[:, None, None, :]
-            mask = mask.expand(-1, 1, length, -1)
+            mask_BT = (torch.arange(length) < frames_B[:, None]).to(device, non_blocking=True)
+            mask = mask_BT[:, None, None, :].expand(-1, 1, length, -1)
         for layer in self.layers:
             hidden_BTD = layer(hidden_BTD, mask)
         return self.layer_norm(hidden_BTD)

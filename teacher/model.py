@@ -19,6 +19,7 @@ from teacher.config import SalmonnConfig
 from teacher.connector import AudioStates, Connector
 from teacher.encoder import SpeechEncoder, encoder_frames
 from teacher.low_rank import on_factors
+from teacher.transformers_insides import one_text_a_row
 
 
 @dataclass
@@ -29,17 +30,30 @@ class Batch:
         features: What the encoders hear.
         input_ids_BT: Token ids; an attended `[PAD]` is a place for one audio token.
         attention_mask_BT: 1 at real positions (right-padded in training, left-padded for generation).
+        audio_N: Where its audio tokens go: flat row indices into (B*T), clip after clip.
         labels_BT: Ids to be predicted *at* their own position (shifted by the loss), -100 elsewhere; None to generate.
+        rows_N: Where the model predicts a supervised id: flat row indices into (B*T), clip after clip.
+        labels_N: These ids.
+        texts: The ids of each clip's text; they stay on the host.
     """
 
     features: Features
     input_ids_BT: Tensor
     attention_mask_BT: Tensor
+    audio_N: Tensor
     labels_BT: Tensor | None = None
+    rows_N: Tensor | None = None
+    labels_N: Tensor | None = None
+    texts: tuple[list[int], ...] = ()
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
-        return Batch(*[None if x is None else x.to(device) for x in vars(self).values()])
+
+        def moved(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.to(device, non_blocking=True)
+
+        *tensors, texts = list(vars(self).values())[1:]
+        return Batch(self.features.to(device), *map(moved, tensors), texts)
 
 
 class SalmonnForConditionalGeneration(PreTrainedModel):
@@ -126,26 +140,28 @@ class SalmonnForConditionalGeneration(PreTrainedModel):
 
     def embed(self, batch: Batch, audio_NH: Tensor) -> Tensor:
         """Token embeddings (B, T, H) with the audio tokens in their places."""
-        places_BT = (batch.input_ids_BT == self.config.pad_token_id) & batch.attention_mask_BT.bool()
         embeds_BTH = self.get_input_embeddings()(batch.input_ids_BT)
-        return embeds_BTH.masked_scatter(places_BT[..., None], audio_NH.to(embeds_BTH.dtype))
+        flat_TH = embeds_BTH.flatten(0, 1).index_copy(0, batch.audio_N, audio_NH.to(embeds_BTH.dtype))
+        return flat_TH.unflatten(0, embeds_BTH.shape[:2])
 
     def hidden(self, batch: Batch, audio_NH: Tensor | None = None) -> Tensor:
         """The LLM's last hidden states (B, T, H), before the head: the loss selects its rows and applies the head."""
         if audio_NH is None:
             audio_NH = self.audio_tokens(batch)
         decoder = self.llm.get_decoder()
-        return decoder(
-            inputs_embeds=self.embed(batch, audio_NH), attention_mask=batch.attention_mask_BT, use_cache=False
-        ).last_hidden_state
+        # Causal and right-padded, no real position sees padding: without a mask attention runs its fast kernels.
+        mask_BT = None if batch.labels_BT is not None else batch.attention_mask_BT
+        embeds_BTH = self.embed(batch, audio_NH)
+        with one_text_a_row():
+            return decoder(inputs_embeds=embeds_BTH, attention_mask=mask_BT, use_cache=False).last_hidden_state
 
     def forward(self, batch: Batch) -> CausalLMOutput:
         """Logits (B, T, V), and the mean cross-entropy where the batch has labels."""
         logits_BTV = self.llm.get_output_embeddings()(self.hidden(batch))
         loss = None
         if batch.labels_BT is not None:
-            rows, labels = supervised(batch.labels_BT)
-            loss = nn.functional.cross_entropy(logits_BTV.flatten(0, 1)[rows].float(), labels)
+            logits_NV = logits_BTV.flatten(0, 1)[batch.rows_N]
+            loss = nn.functional.cross_entropy(logits_NV.float(), batch.labels_N)
         return CausalLMOutput(loss=loss, logits=logits_BTV)
 
     @torch.no_grad()
@@ -181,14 +197,6 @@ class SalmonnForConditionalGeneration(PreTrainedModel):
             stopping_criteria=stopping_criteria,
             logits_processor=logits_processor,
         )
-
-
-def supervised(labels_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the model predicts a supervised id: flat row indices into (B*T), and the ids, clip after clip."""
-    targets_BT = labels_BT.roll(-1, dims=1)
-    targets_BT[:, -1] = -100
-    rows = (targets_BT.flatten() != -100).nonzero()[:, 0]
-    return rows, targets_BT.flatten()[rows]
 
 
 def merge_lora(model: SalmonnForConditionalGeneration) -> None:

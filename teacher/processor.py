@@ -198,7 +198,11 @@ class SalmonnProcessor:
             mask_BT[row, at] = 1
             if training:
                 labels_BT[row, len(prompt) : real] = torch.tensor(ending)
-        return Batch(features, ids_BT, mask_BT, labels_BT if training else None)
+        audio_N = ((ids_BT == self.config.pad_token_id) & mask_BT.bool()).flatten().nonzero()[:, 0]
+        if not training:
+            return Batch(features, ids_BT, mask_BT, audio_N)
+        rows_N, labels_N = supervised(labels_BT)
+        return Batch(features, ids_BT, mask_BT, audio_N, labels_BT, rows_N, labels_N, tuple(endings))
 
     def decode(self, ids_BT: Tensor) -> list[str]:
         """Texts of generated ids: cut at the end symbol, specials dropped, lower-case."""
@@ -207,3 +211,11 @@ class SalmonnProcessor:
             end = ids.index(self.config.eos_token_id) if self.config.eos_token_id in ids else len(ids)
             texts.append(self.tokenizer.decode(ids[:end], skip_special_tokens=True).strip().lower())
         return texts
+
+
+def supervised(labels_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the model predicts a supervised id: flat row indices into (B*T), and the ids, clip after clip."""
+    targets_BT = labels_BT.roll(-1, dims=1)
+    targets_BT[:, -1] = -100
+    rows = (targets_BT.flatten() != -100).nonzero()[:, 0]
+    return rows, targets_BT.flatten()[rows]

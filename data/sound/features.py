@@ -26,9 +26,9 @@ class Features:
 
     Args:
         mel_BMT: Log-mel features, zeros past each clip's end and margin.
-        mel_frames_B: Frames of each clip that become audio tokens.
+        mel_frames_B: Frames of each clip that become audio tokens; counts stay on the host, which reads them.
         fbank_BTF: Normalised filter banks, where the model has BEATs; zeros past each clip's end.
-        fbank_frames_B: Real frames of them.
+        fbank_frames_B: Real frames of them, on the host too.
     """
 
     mel_BMT: Tensor
@@ -37,8 +37,12 @@ class Features:
     fbank_frames_B: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Features":
-        """The same features on another device."""
-        return Features(*[None if x is None else x.to(device, non_blocking=True) for x in vars(self).values()])
+        """The same features on another device; their counts where they are."""
+
+        def moved(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.to(device, non_blocking=True)
+
+        return Features(moved(self.mel_BMT), self.mel_frames_B, moved(self.fbank_BTF), self.fbank_frames_B)
 
     def of(self, clips: list[int]) -> "Features":
         """The features of some clips."""

@@ -33,7 +33,7 @@ from distill.report.table import MISSING, markdown
 from teacher.build import build_teacher
 from teacher.cache import fill_cache
 from teacher.device import pick_device, prepare_process
-from teacher.model import SalmonnForConditionalGeneration, merge_lora, supervised
+from teacher.model import SalmonnForConditionalGeneration, merge_lora
 from teacher.processor import Clip, SalmonnProcessor
 
 ROUNDS = 2
@@ -61,10 +61,9 @@ def plain(recipe: Recipe, model: SalmonnForConditionalGeneration, processor: Sal
             texts["hypothesis"] = processor.decode(ids)[0]
         for kind in set(recipe.cache.targets) & set(texts):
             batch = processor([Clip(wave, wording, texts[kind])]).to(model.device)
-            positions, labels_N = supervised(batch.labels_BT)
-            logits_NV = model(batch).logits.flatten(0, 1)[positions]
+            logits_NV = model(batch).logits.flatten(0, 1)[batch.rows_N]
             SparseTargets.from_logits(
-                logits_NV, labels_N, **recipe.cache.model_dump(include={"top_p", "top_k", "min_p"})
+                logits_NV, batch.labels_N, **recipe.cache.model_dump(include={"top_p", "top_k", "min_p"})
             )
 
 

@@ -32,7 +32,7 @@ from distill.recipe.reading import recipe_of, recipe_parser
 from distill.recipe.rows import read_rows
 from distill.report.table import markdown
 from teacher.device import prepare_process
-from teacher.model import SalmonnForConditionalGeneration, supervised
+from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import Clip, SalmonnProcessor
 
 SHARD_ROWS = 256
@@ -114,10 +114,9 @@ def logits_of(model: SalmonnForConditionalGeneration, processor: SalmonnProcesso
         asked = [instruction(prompts, rows[i].task, question=rows[i].question) for i in indices]
         clips = [Clip(wave, of, rows[i].text) for i, wave, of in zip(indices, waves, asked, strict=True)]
         batch = processor(clips).to(model.device)
-        positions, _ = supervised(batch.labels_BT)
-        hidden_ND = model.hidden(batch).flatten(0, 1)[positions]
+        hidden_ND = model.hidden(batch).flatten(0, 1)[batch.rows_N]
         logits_NV = model.llm.get_output_embeddings()(hidden_ND).float().cpu()
-        lengths = (batch.labels_BT != -100).sum(1).tolist()
+        lengths = [len(text) for text in batch.texts]
         parts |= zip(indices, logits_NV.split(lengths), strict=True)
     return torch.cat([parts[i] for i in range(len(rows))])
 

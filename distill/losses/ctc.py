@@ -3,6 +3,8 @@
 Letters: N audio tokens of all clips, B clips, W most windows of a clip, H LLM width, C CTC classes.
 """
 
+from operator import eq
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -39,20 +41,26 @@ class CtcHead(nn.Module):
         product = audio_NH.to(self.blank_H.dtype) @ classes.to(self.blank_H.dtype).T
         return (product.float() * self.log_scale.float().exp()).log_softmax(dim=-1)
 
-    def forward(self, audio_NH: Tensor, windows_B: Tensor, texts: list[Tensor]) -> Tensor:
-        """Sum of the CTC losses over the clips that have room for their text (see `has_room`)."""
+    def forward(self, audio_NH: Tensor, windows_B: Tensor, texts: list[list[int]]) -> Tensor:
+        """Sum of the CTC losses over the clips that have room for their text (see `has_room`).
+
+        Args:
+            audio_NH: Audio tokens of all clips, clip after clip.
+            windows_B: How many each clip has, on the host.
+            texts: The ids of each clip's text, without its end symbol.
+        """
         possible = [i for i, text in enumerate(texts) if has_room(text, int(windows_B[i]))]
         # A part of the graph whatever the batch: ranks that reduce gradients together must all have them.
         nothing = 0.0 * (audio_NH.sum() + self.blank_H.sum() + self.log_scale.sum()).float()
         if not possible:
             return nothing
         log_probs = self.log_probs(audio_NH).split(windows_B.tolist())
-        targets = [self.class_of_V[texts[i]] for i in possible]
+        ids_N = torch.tensor([token for i in possible for token in texts[i]]).to(audio_NH.device, non_blocking=True)
         return nothing + nn.functional.ctc_loss(
             pad_sequence([log_probs[i] for i in possible]),
-            torch.cat(targets),
-            windows_B[possible].cpu(),
-            torch.tensor([len(target) for target in targets]),
+            self.class_of_V[ids_N],
+            windows_B[possible],
+            torch.tensor([len(texts[i]) for i in possible]),
             reduction="sum",
             zero_infinity=True,
         )
@@ -73,6 +81,6 @@ class CtcHead(nn.Module):
         return kept[order[kept].argsort()]
 
 
-def has_room(text: Tensor, windows: int) -> bool:
+def has_room(text: list[int], windows: int) -> bool:
     """Whether CTC can align a text: a window for each token, and one for the blank between two that are alike."""
-    return 0 < len(text) + int((text[1:] == text[:-1]).sum()) <= windows
+    return 0 < len(text) + sum(map(eq, text[1:], text)) <= windows

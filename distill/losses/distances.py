@@ -60,7 +60,7 @@ def between_windows(
 
     Args:
         tokens_ND: One for each of the teacher's windows, clip after clip.
-        frames_B: Encoder frames of each clip.
+        frames_B: Encoder frames of each clip, on the host.
         teacher_window: Length and stride of the teacher's windows, frames.
         student_window: Of the student's.
 
@@ -68,8 +68,8 @@ def between_windows(
         One row for each of the student's windows, clip after clip; the same tokens where the windows are the same.
     """
     counts_B, wanted_B = windows_of(frames_B, *teacher_window), windows_of(frames_B, *student_window)
-    clip_M = torch.arange(len(frames_B), device=frames_B.device).repeat_interleave(wanted_B)
-    number_M = torch.arange(len(clip_M), device=frames_B.device) - (wanted_B.cumsum(0) - wanted_B)[clip_M]
+    clip_M = torch.arange(len(frames_B)).repeat_interleave(wanted_B)
+    number_M = torch.arange(len(clip_M)) - (wanted_B.cumsum(0) - wanted_B)[clip_M]
     (length, stride), (own_length, own_stride) = teacher_window, student_window
     place_M = (number_M * own_stride + (own_length - length) / 2) / stride
     last_M = counts_B[clip_M] - 1
@@ -77,8 +77,9 @@ def between_windows(
     before_M = place_M.floor().long()
     after_M = (before_M + 1).minimum(last_M)
     first_M = (counts_B.cumsum(0) - counts_B)[clip_M]
-    share_M1 = (place_M - before_M)[:, None].to(tokens_ND.dtype)
-    return torch.lerp(tokens_ND[first_M + before_M], tokens_ND[first_M + after_M], share_M1)
+    share_M1 = (place_M - before_M)[:, None].to(tokens_ND.device, tokens_ND.dtype)
+    earlier_M, later_M = ((first_M + at_M).to(tokens_ND.device) for at_M in (before_M, after_M))
+    return torch.lerp(tokens_ND[earlier_M], tokens_ND[later_M], share_M1)
 
 
 def column_frames(patch_side: int) -> int:

@@ -6,7 +6,7 @@ all clips), P patches of a column, D/H widths.
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -18,8 +18,8 @@ from distill.losses.distances import between_windows, column_frames, distance, m
 from distill.losses.settings import LAST, MatchSettings, Pairs
 from teacher.beats import BeatsSettings
 from teacher.config import SalmonnConfig
-from teacher.connector import within
-from teacher.model import Batch, SalmonnForConditionalGeneration, supervised
+from teacher.connector import real
+from teacher.model import Batch, SalmonnForConditionalGeneration
 
 
 @contextmanager
@@ -69,14 +69,14 @@ class TeacherFeatures:
     hidden_BTH: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "TeacherFeatures":
-        """The same features on another device."""
+        """The same features on another device; their counts where they are, on the host."""
 
         def moved(value: list[Tensor] | Tensor | None) -> list[Tensor] | Tensor | None:
             if isinstance(value, list):
                 return [moved(one) for one in value]
-            return None if value is None else value.to(device)
+            return None if value is None else value.to(device, non_blocking=True)
 
-        return TeacherFeatures(*map(moved, vars(self).values()))
+        return replace(self, **{name: moved(value) for name, value in vars(self).items() if name != "columns_B"})
 
 
 class FeatureMatching(nn.Module):
@@ -178,8 +178,7 @@ class FeatureMatching(nn.Module):
         layers, decoder = self.layers["hidden"][side], model.llm.get_decoder()
         with outputs_of(decoder.layers, decoder.norm, layers) as seen:
             seen[LAST] = model.hidden(batch, audio_NH)
-        rows_N, _ = supervised(batch.labels_BT)
-        return seen[LAST], [seen[layer].flatten(0, 1)[rows_N] for layer in layers]
+        return seen[LAST], [seen[layer].flatten(0, 1)[batch.rows_N] for layer in layers]
 
     def targets(self, teacher: TeacherFeatures, frames_B: Tensor, columns_B: Tensor | None) -> dict[str, list[Tensor]]:
         """The teacher's rows that the student's are held against, by feature, for each pair of layers.
@@ -190,18 +189,18 @@ class FeatureMatching(nn.Module):
             columns_B: Columns of BEATs' states that are matched.
         """
         rows = {
-            "encoder": [_real(states_BTD, frames_B) for states_BTD in teacher.encoder],
+            "encoder": [real(states_BTD, frames_B) for states_BTD in teacher.encoder],
             "hidden": teacher.hidden,
         }
         if teacher.audio_NH is not None:
             rows["audio_tokens"] = [self._at_own_times(teacher.audio_NH, frames_B)]
         if teacher.beats_BCD is not None:
-            rows["beats"] = [_real(teacher.beats_BCD, columns_B)]
+            rows["beats"] = [real(teacher.beats_BCD, columns_B)]
         return rows
 
     def encoder(self, own: list[Tensor], teacher: list[Tensor], frames_B: Tensor) -> Tensor:
         """Sum over the clips' frames, without padding, of the mean distance of the pairs' states (B, T, D)."""
-        own, teacher = ([_real(states_BTD, frames_B) for states_BTD in side] for side in (own, teacher))
+        own, teacher = ([real(states_BTD, frames_B) for states_BTD in side] for side in (own, teacher))
         return self._distance("encoder", own, teacher)
 
     def audio_tokens(self, own_NH: Tensor, teacher_NH: Tensor, frames_B: Tensor) -> Tensor:
@@ -215,8 +214,8 @@ class FeatureMatching(nn.Module):
 
     def beats(self, own_BTD: Tensor, teacher_BCD: Tensor, columns_B: Tensor) -> Tensor:
         """Sum over the clips' columns of the distance of what is projected from the student's mean state in each."""
-        own_ND = _real(mean_of_columns(own_BTD, self.column), columns_B)
-        return self._distance("beats", [self._projected("beats", own_ND)], [_real(teacher_BCD, columns_B)])
+        own_ND = real(mean_of_columns(own_BTD, self.column), columns_B)
+        return self._distance("beats", [self._projected("beats", own_ND)], [real(teacher_BCD, columns_B)])
 
     def _distance(self, name: str, own: list[Tensor], teacher: list[Tensor]) -> Tensor:
         """The mean over the pairs of the sum over their rows."""
@@ -233,11 +232,6 @@ class FeatureMatching(nn.Module):
         if name not in self.project:
             return rows_ND
         return self.project[name](rows_ND.to(self.project[name].weight.dtype))
-
-
-def _real(states_BTD: Tensor, lengths_B: Tensor) -> Tensor:
-    """The states (N, D) of all clips, clip after clip, without padding."""
-    return states_BTD[within(lengths_B, states_BTD.shape[1])]
 
 
 def _by_side(name: str, pairs: Pairs, depths: list[int]) -> list[tuple[int, ...]]:

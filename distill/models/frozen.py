@@ -15,7 +15,7 @@ from distill.losses.matching import FeatureMatching, TeacherFeatures
 from distill.losses.signals import HeadSignal
 from distill.recipe.recipe import Recipe
 from teacher.build import build_teacher
-from teacher.model import Batch, SalmonnForConditionalGeneration, merge_lora, supervised
+from teacher.model import Batch, SalmonnForConditionalGeneration, merge_lora
 
 
 class FrozenTeacher:
@@ -46,10 +46,9 @@ class FrozenTeacher:
         """
         if hidden_BTD is None:
             hidden_BTD = self._module(batch).hidden_BTH
-        rows_N, _ = supervised(batch.labels_BT)
         head_VD = self.model.llm.get_output_embeddings().weight
         with deepspeed.zero.GatheredParameters([head_VD]):
-            yield HeadSignal(hidden_BTD.flatten(0, 1)[rows_N], head_VD, vocab_size)
+            yield HeadSignal(hidden_BTD.flatten(0, 1)[batch.rows_N], head_VD, vocab_size)
 
     def place(self, recipe: Recipe, device: torch.device) -> None:
         """Puts the weights on a device; at ZeRO 3, each rank's share of them, by an engine of DeepSpeed's own.

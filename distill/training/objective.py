@@ -3,8 +3,9 @@
 Letters: B clips, T frames or positions, N rows (supervised positions, or audio tokens of all clips), D/H widths.
 """
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from distill.models.frozen import FrozenTeacher
 from distill.recipe.stages import OnPolicySettings
 from teacher.connector import AudioStates
 from teacher.encoder import encoder_frames
-from teacher.model import Batch, SalmonnForConditionalGeneration, supervised
+from teacher.model import Batch, SalmonnForConditionalGeneration
 
 UNITS = {"ce": "tokens", "kd": "distilled", "ctc": "ctc_tokens"}
 UNITS |= {"encoder": "frames", "audio_tokens": "windows", "hidden": "tokens", "beats": "columns"}
@@ -55,15 +56,16 @@ class Example:
     on_policy: OnPolicySettings | None = None
 
     def to(self, device: torch.device | str) -> "Example":
-        """The same example on another device."""
-        return Example(*[x.to(device) if hasattr(x, "to") else x for x in vars(self).values()])
+        """The same example on another device; its counts where they are, on the host."""
+        moved = {name: x.to(device) for name, x in vars(self).items() if hasattr(x, "to") and name != "columns_B"}
+        return replace(self, **moved)
 
     def counts(self, model: SalmonnForConditionalGeneration) -> dict[str, float]:
         """Units of this micro-batch, known before any computation: the losses' denominators are sums of these."""
         frames_B = encoder_frames(self.batch.features.mel_frames_B)
         windows_B = model.connector.windows(frames_B)
-        texts = texts_of(self.batch.labels_BT, model.config.eos_token_id)
-        tokens = int((self.batch.labels_BT != -100).sum())
+        end, written = model.config.eos_token_id, self.batch.texts
+        texts, tokens = texts_of(written, end), sum(map(len, written))
         return {
             "tokens": tokens,
             "distilled": len(self.signal.spans) if isinstance(self.signal, SpanSignal) else tokens,
@@ -72,8 +74,8 @@ class Example:
             "windows": int(windows_B.sum()),
             "kept_mass": self.signal.kept_mass() if self.signal is not None else 0.0,
             "columns": 0 if self.columns_B is None else int(self.columns_B.sum()),
-            "texts": len(self.batch.labels_BT),
-            "ended": int((self.batch.labels_BT == model.config.eos_token_id).sum()),
+            "texts": len(written),
+            "ended": sum(end in text for text in written),
         }
 
 
@@ -135,7 +137,7 @@ class Objective(nn.Module):
         if weights.audio_tokens:
             terms["audio_tokens"] = self.matching.audio_tokens(audio_NH, teacher.audio_NH, states.frames_B)
         if weights.ctc:
-            texts = texts_of(batch.labels_BT, student.config.eos_token_id)
+            texts = texts_of(batch.texts, student.config.eos_token_id)
             terms["ctc"] = self.ctc(audio_NH, student.connector.windows(states.frames_B), texts)
         if weights.hidden:
             hidden_BTH, own = self.matching.hidden_states(student, 0, batch, audio_NH)
@@ -166,7 +168,7 @@ class Objective(nn.Module):
         kd: DivergenceSettings,
         sums: dict[str, Tensor],
     ) -> Tensor:
-        rows, labels_N = supervised(example.batch.labels_BT)
+        rows_N, labels_N = example.batch.rows_N, example.batch.labels_N
         judged = {}
         if own := example.on_policy:
             judged = {"top": own.top or OVERLAPPING, "union": own.top is not None}
@@ -174,7 +176,7 @@ class Objective(nn.Module):
             judged["kd_weight_N"] = torch.where(ended_N, own.end_weight, 1.0)
         with self._signal(example, weights, teacher_BTH) as signal:
             out = fused_loss(
-                hidden_BTH.flatten(0, 1)[rows],
+                hidden_BTH.flatten(0, 1)[rows_N],
                 self.student.llm.get_output_embeddings().weight,
                 labels_N,
                 signal,
@@ -210,6 +212,6 @@ class Objective(nn.Module):
         return self.teacher.features(self.matching, batch, frames_B, weights.features, llm)
 
 
-def texts_of(labels_BT: Tensor, end: int) -> list[Tensor]:
+def texts_of(texts: Sequence[list[int]], end: int) -> list[list[int]]:
     """Each clip's text without its end symbol, which one that was cut does not have."""
-    return [row[(row != -100) & (row != end)] for row in labels_BT]
+    return [[token for token in text if token != end] for text in texts]

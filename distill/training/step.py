@@ -66,7 +66,8 @@ class OptimizerStep:
         micro = [example.to(self.engine.device) for example in made]
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate(stage.peak_lr(group["name"]), stage, within)
-        sums: list[dict[str, float]] = []
+        losses: list[Tensor] = []
+        sums: list[dict[str, Tensor]] = []
         self.engine.train()
         forget_gradients(self.engine)
         with frozen(parameter for part, of in self.trained.items() if not stage.peak_lr(part) for parameter in of):
@@ -74,17 +75,21 @@ class OptimizerStep:
                 # Dropout depends on the batch's place in the run alone: not on a restart, nor on how many ranks share.
                 torch.manual_seed(seed)
                 loss, parts = self.engine(example, weights, counts, kd)
-                if not torch.isfinite(loss) and not self.engine.fp16_enabled():
-                    raise self._no_number(step, "loss", loss.item(), example.ids)
-                sums.append({name: float(value) for name, value in parts.items()})
+                # Looked at when all is launched: on a GPU each look would wait for the device.
+                losses.append(loss.detach())
+                sums.append(parts)
                 # DeepSpeed averages over accumulation and ranks; the counts are global, so the sum is wanted.
                 self.engine.backward(loss * (len(micro) * self.world))
                 self.engine.step()
         grad_norm = float(self.engine.get_global_grad_norm() or 0.0)
         # Under fp16 DeepSpeed left the step out, and lowers its loss scale.
-        if not math.isfinite(grad_norm) and not self.engine.fp16_enabled():
-            ids = [row for example in micro for row in example.ids]
-            raise self._no_number(step, "gradient's norm", grad_norm, ids)
+        if not self.engine.fp16_enabled():
+            for value, example in zip(torch.stack(losses).tolist(), micro, strict=True):
+                if not math.isfinite(value):
+                    raise self._no_number(step, "loss", value, example.ids)
+            if not math.isfinite(grad_norm):
+                ids = [row for example in micro for row in example.ids]
+                raise self._no_number(step, "gradient's norm", grad_norm, ids)
         totals = sum_over_ranks(sums, self.engine.device)
         record = {"step": step, "stage": stage.name}
         if any(of.on_policy for of in self.recipe.train.stages):
@@ -143,10 +148,11 @@ def micro_batch_seed(seed: int, step: int, number: int) -> int:
     return hash((seed, step, number))
 
 
-def sum_over_ranks(rows: list[dict[str, float]], device: torch.device) -> dict[str, float]:
+def sum_over_ranks(rows: list[dict[str, float | Tensor]], device: torch.device) -> dict[str, float]:
     """Sums of each key over rows (a rank's micro-batches) and ranks, in float64: counts stay exact."""
     keys = list(rows[0])
-    sums: Tensor = torch.tensor([[float(row[key]) for key in keys] for row in rows], dtype=torch.float64).sum(0)
+    values = [torch.stack([torch.as_tensor(row[key], dtype=torch.float64) for key in keys]) for row in rows]
+    sums = torch.stack(values).sum(0)
     if dist.get_world_size() > 1:
         sums = sums.to(device)
         dist.all_reduce(sums)

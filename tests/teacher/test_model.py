@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from teacher.build import build_teacher
-from teacher.model import SalmonnForConditionalGeneration, merge_lora, supervised
-from teacher.processor import Clip
+from teacher.model import SalmonnForConditionalGeneration, merge_lora
+from teacher.processor import Clip, supervised
 
 
 def has_lora(model) -> bool:

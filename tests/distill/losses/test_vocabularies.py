@@ -32,7 +32,6 @@ from distill.recipe.rows import read_rows
 from distill.training.examples import Examples
 from teacher.build import PAD_TOKEN, build_teacher
 from teacher.hypotheses import write_batch
-from teacher.model import supervised
 from teacher.processor import Clip, SalmonnProcessor
 from tests.conftest import SENTENCES, sound
 from tests.teacher.test_build import SHAPES
@@ -142,7 +141,7 @@ def made(tiny_recipe, tiny_teacher, fill_tiny_cache, overrides):
 def test_the_student_reads_its_own_tokens_and_the_teacher_is_held_to_its(made):
     _, student, processor, theirs, examples = made
     example = examples()([0, 5], LossWeights(kd=1.0))
-    _, labels_N = supervised(example.batch.labels_BT)
+    labels_N = example.batch.labels_N
     texts = [SENTENCES[0], SENTENCES[5]]
     assert labels_N.tolist() == [token for text in texts for token in processor.text_ids(text)]
     assert processor.tokenizer.decode(labels_N.tolist()).split("<|endoftext|>") == [*texts, ""]
@@ -171,7 +170,7 @@ def test_rows_of_the_teachers_text_are_aligned_too(made, tiny_recipe, overrides)
     example = examples(cache, recipe)([1], LossWeights(kd=1.0))
     written = cache["train_1"].hypothesis
     assert written not in ("", SENTENCES[1])
-    assert supervised(example.batch.labels_BT)[1].tolist() == processor.text_ids(written)
+    assert example.batch.labels_N.tolist() == processor.text_ids(written)
     assert len(example.signal.spans) == len(Alignment(processor, theirs)(written))
 
 

@@ -12,7 +12,6 @@ from distill.models.frozen import FrozenTeacher
 from distill.recipe.stages import OnPolicySettings
 from distill.training.objective import Example, Objective, texts_of
 from student.shrink import StudentSettings, shrink
-from teacher.model import supervised
 from teacher.processor import MAX_TEXT_TOKENS, Clip
 from teacher.settings import QFormerSettings
 
@@ -75,7 +74,7 @@ def test_a_text_that_was_cut_is_all_text_to_ctc(student, tiny_teacher, waves):
     processor = tiny_teacher[1]
     texts = ["b" * length for length in (MAX_TEXT_TOKENS + 9, MAX_TEXT_TOKENS, 3)]
     batch = processor([Clip(wave, "transcribe", text) for wave, text in zip(waves, texts, strict=True)])
-    own = texts_of(batch.labels_BT, processor.config.eos_token_id)
+    own = texts_of(batch.texts, processor.config.eos_token_id)
     assert [len(text) for text in own] == [MAX_TEXT_TOKENS, MAX_TEXT_TOKENS, 3]
     assert Example(batch).counts(student)["tokens"] == 2 * MAX_TEXT_TOKENS + 1 + 4
 
@@ -93,13 +92,13 @@ def test_the_losses_are_those_of_plain_pytorch(objective, example, student, tiny
     weights = LossWeights(ce=0.3, kd=0.7, ctc=0.2, encoder=0.5, audio_tokens=0.4)
     loss, parts = objective(example, weights, counts)
 
-    rows, labels_N = supervised(batch.labels_BT)
+    rows, labels_N = batch.rows_N, batch.labels_N
     logits_NV = student(batch).logits.flatten(0, 1)[rows]
     p_NV = (example.signal.logp_NK / 2).softmax(-1)
     frames_B = (batch.features.mel_frames_B + 1) // 2
     both = [m.encoder(batch.features.mel_BMT, batch.features.mel_frames_B) for m in (student, teacher)]
     audio_NH = student.audio_tokens(batch)
-    texts = [torch.tensor(tiny_teacher[1].text_ids(text)[:-1]) for text in TEXTS]
+    texts = [tiny_teacher[1].text_ids(text)[:-1] for text in TEXTS]
 
     def relative(a, b, name):
         return ((a - b) ** 2).sum() / SPREADS[name][0]
@@ -159,14 +158,14 @@ def test_micro_batches_add_up_to_the_batch(objective, student, tiny_teacher, wav
 @pytest.mark.parametrize("top", [None, 400])
 def test_own_texts_are_judged_by_the_teacher_and_their_ends_weighed(objective, student, tiny_teacher, waves, top):
     teacher, processor = tiny_teacher
-    batch = processor([Clip(wave, "transcribe", text) for wave, text in zip(waves, TEXTS, strict=True)])
-    batch.labels_BT[0, batch.labels_BT[0] == 1] = -100  # one was cut at the cap
+    cut, *whole = map(processor.text_ids, TEXTS)
+    batch = processor.lay_out(processor.features(waves), ["transcribe"] * 3, [cut[:-1], *whole])
     example = Example(batch, on_policy=OnPolicySettings(end_weight=3.0, top=top))
     counts = example.counts(student)
     assert (counts["texts"], counts["ended"]) == (3, 2)
     kd = DivergenceSettings(divergence="reverse_kl")
     loss, sums = objective(example, LossWeights(kd=0.5), counts, kd)
-    rows, labels = supervised(batch.labels_BT)
+    rows, labels = batch.rows_N, batch.labels_N
     logq_NV, logp_NV = (of(batch).logits.flatten(0, 1)[rows].log_softmax(1) for of in (student, teacher))
     each_N = F.kl_div(logp_NV, logq_NV, log_target=True, reduction="none").sum(1)
     expected = (each_N * torch.where(labels == 1, 3.0, 1.0)).sum()
