@@ -41,6 +41,12 @@ def main() -> None:
         f"is in brackets; default: english for {english}, else none",
     )
     parser.add_argument(
+        "--keep-untexted",
+        action="store_true",
+        help="rows without a text stay, for data.faults.no_text=teacher of a recipe, but for those of dev, valid, test "
+        "and eval splits; a table or dataset then needs no column of texts",
+    )
+    parser.add_argument(
         "--no-blacklist", action="store_true", help="wavcaps with its clips of AudioCaps' and Clotho's test sets"
     )
     arguments = parser.parse_args()
@@ -61,11 +67,13 @@ def main() -> None:
         renamed=dict(text.split("=", 1) for text in arguments.task),
         name=arguments.name,
         normalised=arguments.normalise,
+        untexted=arguments.keep_untexted,
         **({"blacklist": False} if arguments.no_blacklist else {}),
     )
     for split, path in made.files.items():
         counts = Counter({task: count for (of, task), count in made.rows.items() if of == split})
-        print(f"{path}: {counts.total()} rows ({', '.join(f'{n} {task}' for task, n in counts.items())})")
+        without = f", {made.untexted[split]} of them without a text" if made.untexted[split] else ""
+        print(f"{path}: {counts.total()} rows ({', '.join(f'{n} {task}' for task, n in counts.items())}){without}")
     if made.corrected:
         print(f"corrected: {made.corrected} rows stated another length than their sound has; that is taken")
     for line in made.told():

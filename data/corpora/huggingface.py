@@ -29,32 +29,37 @@ def name_of(place: Path) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("._-") or NAME
 
 
-def entries(sounds: Files, lists: Files) -> Iterator[Entry]:
+def entries(sounds: Files, lists: Files, *, texts: bool = True) -> Iterator[Entry]:
     """A row a row; columns `task`, `question`, `start` and `end` are taken over where they are there.
 
     What is called a text or transcript is speech, what is called a caption is not. A row is named by its split and
     number: a dataset's own ids may be those of sentences, or begin anew in each split.
+
+    Args:
+        sounds: The sounds, where the dataset names files.
+        lists: The dataset.
+        texts: Whether there must be a column of texts.
     """
     told: set[str] = set()
     own = _own_folders(sounds, lists)
     for split, columns, rows in _splits(lists):
-        sound, text = _columns(lists.place, columns)
+        sound, text = _columns(lists.place, columns, texts)
         tell_unread(lists.place, [name for name in columns if name not in {sound, text, *_MORE, *told}])
         told |= columns.keys()
         for number, values in enumerate(_read(lists.place, rows)):
             # What a table of floats lacks is NaN there, and an empty cell in a CSV.
             values = {key: None if isinstance(of, float) and math.isnan(of) else of for key, of in values.items()}
             row = Listed(values, f"{lists.place}, split {split}, row {number}")
-            texts = row.get(text) if isinstance(row.get(text), list) else [row.get(text)]
-            texts = [_string(row, text, of) for of in texts if of] or [""]
+            said = row.get(text) if isinstance(row.get(text), list) else [row.get(text)]
+            said = [_string(row, text, of) for of in said if of] or [""]
             content, path, left_out = _sound(row[sound], sounds, lists, own)
             yield Entry(
                 split=_SPLITS.get(split, split),
                 id=f"{split}/{number}",
                 path=path,
-                text=texts[0],
+                text=said[0],
                 task=_string(row, "task", row.get("task")) or ("audiocaption" if text in _CAPTIONS else "asr"),
-                references=tuple(texts) if len(texts) > 1 else (),
+                references=tuple(said) if len(said) > 1 else (),
                 question=_string(row, "question", row.get("question")),
                 start_s=seconds(row, "start"),
                 end_s=seconds(row, "end"),
@@ -136,11 +141,11 @@ def _read(place: Path, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any
         raise InputError(f"{place}: cannot be read ({str(error)[:200]}); fetch it again") from None
 
 
-def _columns(place: Path, columns: dict[str, Any]) -> tuple[str, str]:
-    """The columns of sounds and texts."""
+def _columns(place: Path, columns: dict[str, Any], texts: bool) -> tuple[str, str | None]:
+    """The columns of sounds and texts; there may be none of texts where none is asked for."""
     sound = next((name for name, kind in columns.items() if _holds_sounds(name, kind)), None)
     text = next((name for name in (*_SPEECH, *_CAPTIONS) if name in columns), None)
-    if sound is None or text is None:
+    if sound is None or (text is None and texts):
         wanted = "of sounds" if sound is None else f"named {', '.join((*_SPEECH, *_CAPTIONS))}"
         raise InputError(f"{place}: no column {wanted}; it has {', '.join(columns)}")
     return sound, text

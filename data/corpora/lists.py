@@ -150,12 +150,10 @@ def _object(where: str, line: str) -> dict[str, Any]:
 
 
 def _delimiter(head: str, columns: Sequence[str]) -> str:
-    """The first under which the header has all columns; the comma where none does, for the message."""
-    for delimiter in _DELIMITERS:
-        names = {name.strip().strip('"') for name in head.split(delimiter)}
-        if names.issuperset(columns):
-            return delimiter
-    return ","
+    """The one under which the header has most of the columns."""
+    return max(
+        _DELIMITERS, key=lambda of: len({name.strip().strip('"') for name in head.split(of)}.intersection(columns))
+    )
 
 
 def _encoding(path: Path) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from data.corpora import huggingface
+from data.corpora import huggingface, table
 from data.corpora.contents import written_out
 from data.corpora.entry import Corpus, Entry
 from data.corpora.files import Files
@@ -27,6 +27,7 @@ MISSING = "whose sound file is not there"
 TWICE = "that are there twice"
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+_HELD_OUT = re.compile(r"(dev|valid|validation|test|eval|evaluation)([-_.\d].*)?")
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Prepared:
     Attributes:
         files: Annotation file of each split.
         rows: Rows by split and task.
+        untexted: How many of them have no text, by split.
         corrected: How many rows stated another length than their sound has.
         left_out: How many rows were left out, by the reason.
         first: The first row left out for each reason.
@@ -43,6 +45,7 @@ class Prepared:
 
     files: dict[str, Path] = field(default_factory=dict)
     rows: Counter[tuple[str, str]] = field(default_factory=Counter)
+    untexted: Counter[str] = field(default_factory=Counter)
     corrected: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
@@ -69,6 +72,7 @@ def prepare(
     renamed: Mapping[str, str] | None = None,
     name: str = "",
     normalised: str = "",
+    untexted: bool = False,
     **options: Any,
 ) -> Prepared:
     """Writes `NAME_SPLIT.json` for every split of a corpus; they appear when all of it was read.
@@ -84,6 +88,7 @@ def prepare(
         renamed: New names of tasks, by the corpus's own.
         name: What the corpus is called in files and rows, if not by its own name.
         normalised: How transcripts are written down, `english` or `none`; as the corpus has it if not given.
+        untexted: Whether rows without a text stay, but for those of a split that is held out.
         options: What this corpus alone can be asked.
 
     Raises:
@@ -96,7 +101,9 @@ def prepare(
     _require_plain(name, "name", "the corpus")
     english = (normalised or corpus.NORMALISE) == "english"
     made, progress = Prepared(), Progress(name, None, unit="rows")
-    choice = _Choice(made, tasks, renamed or {}, english)
+    choice = _Choice(made, tasks, renamed or {}, english, untexted)
+    if untexted and corpus in (huggingface, table):
+        options["texts"] = False
     try:
         out.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
@@ -119,8 +126,10 @@ def prepare(
 class _Choice:
     """Goes over rows one by one: gives those that are to be written, with their task and text as they will be."""
 
-    def __init__(self, made: Prepared, tasks: Sequence[str], renamed: Mapping[str, str], english: bool) -> None:
-        self.made, self.tasks, self.renamed, self.english = made, tasks, renamed, english
+    def __init__(
+        self, made: Prepared, tasks: Sequence[str], renamed: Mapping[str, str], english: bool, untexted: bool
+    ) -> None:
+        self.made, self.tasks, self.renamed, self.english, self.untexted = made, tasks, renamed, english, untexted
         self._ids: set[int] = set()
 
     def __call__(self, entry: Entry) -> Entry | None:
@@ -138,7 +147,9 @@ class _Choice:
         if entry.left_out:
             return self.made.leave_out(entry, entry.left_out)
         if not (any(map(str.isalnum, chosen.text)) if spoken else chosen.text):
-            return self.made.leave_out(entry, TEXTLESS)
+            if not self.untexted or _HELD_OUT.fullmatch(entry.split):  # what is scored needs its texts
+                return self.made.leave_out(entry, TEXTLESS)
+            chosen = replace(chosen, text="")
         if entry.path is None and entry.content is None:
             return self.made.leave_out(entry, MISSING)
         if self._is_known(chosen, where):
@@ -146,8 +157,12 @@ class _Choice:
         return chosen
 
     def _is_known(self, entry: Entry, where: str) -> bool:
-        """Whether the very same row was there before; 8 bytes of a hash are kept of each id, and of each row."""
-        row = _hash((entry.id, entry.task, entry.text, entry.path, entry.start_s, entry.end_s, entry.question))
+        """Whether the very same row was there before; 8 bytes of a hash are kept of each id, and of each row.
+
+        Without a text, rows of one sound that are asked the same are the same: the teacher would write one text twice.
+        """
+        id = entry.id if entry.text or entry.path is None else ""
+        row = _hash((id, entry.task, entry.text, entry.path, entry.start_s, entry.end_s, entry.question))
         name = _hash(entry.id)
         known = row in self._ids
         if not known and name in self._ids:
@@ -193,6 +208,7 @@ class _Writer:
             end=end_s,
         )
         self.made.rows[entry.split, entry.task] += 1
+        self.made.untexted[entry.split] += not entry.text
 
     def _opened(self, entry: Entry, sound: Path) -> tuple[Callable[..., None], Path]:
         base = self.root if entry.content is None else self.out
@@ -253,7 +269,10 @@ def _require_rows(corpus: Corpus, root: Path, lists: Path, made: Prepared, tasks
             f"{made.first[MISSING]}; looked for {corpus.LAYOUT}"
         )
     if made.left_out[TEXTLESS]:
-        raise InputError(f"{lists}: none of {made.left_out[TEXTLESS]} rows has a text; looked for {corpus.LAYOUT}")
+        raise InputError(
+            f"{lists}: none of {made.left_out[TEXTLESS]} rows has a text; looked for {corpus.LAYOUT} (--keep-untexted "
+            "keeps training rows without one)"
+        )
     if made.left_out:
         raise InputError(f"{lists}: no rows but {'; '.join(made.told())}")
     among = f" with the task {' or '.join(tasks)}" if tasks else ""

@@ -1,7 +1,7 @@
 """A list of clips of one's own: CSV, TSV or JSON lines with `path`, `text` and `task`."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,24 @@ LAYOUT = (
     "end, duration, testset_id)"
 )
 NORMALISE = "none"
+_ALWAYS = ("path", "task")
 _NEEDED = ("path", "text", "task")
 _STRINGS = ("split", "question", "Q", "corpus", "testset_id")
 _NAMES = ("task", "split", "corpus", "id", "testset_id", "start", "end", "duration")
 _KNOWN = {*_NEEDED, *_STRINGS, "id", "references", "start", "end", "duration"}
 
 
-def entries(sounds: Files, lists: Files) -> Iterator[Entry]:
-    """A row a line; a split a file, unless a column says another. `references` of a CSV are separated by `|`."""
+def entries(sounds: Files, lists: Files, *, texts: bool = True) -> Iterator[Entry]:
+    """A row a line; a split a file, unless a column says another. `references` of a CSV are separated by `|`.
+
+    Args:
+        sounds: The sounds.
+        lists: The tables.
+        texts: Whether `text` must be there.
+    """
     for listed in lists.named("*.csv", "*.tsv", "*.jsonl"):
         name, told = listed.relative_to(lists.folder).with_suffix("").as_posix(), set()
-        for number, row in enumerate(_rows(listed)):
+        for number, row in enumerate(_rows(listed, _NEEDED if texts else _ALWAYS)):
             tell_unread(listed, [key for key in row if key not in _KNOWN | told])
             told |= row.keys()
             path, text, task = (_string(row, key) for key in _NEEDED)
@@ -66,14 +73,14 @@ def seconds(row: Listed, key: str) -> float:
     return value
 
 
-def _rows(path: Path) -> Iterator[Listed]:
+def _rows(path: Path, needed: Sequence[str]) -> Iterator[Listed]:
     if path.suffix.lower() == ".jsonl":
         for row in json_rows(path):
-            if missing := [name for name in _NEEDED if name not in row]:
+            if missing := [name for name in needed if name not in row]:
                 raise InputError(f"{row.where}: must be an object with path, text and task (no '{missing[0]}')")
             yield row
         return
-    for row in csv_rows(path, *_NEEDED, verbatim=["path"], names=_NAMES):
+    for row in csv_rows(path, *needed, verbatim=["path"], names=_NAMES):
         if path.suffix.lower() == ".tsv":
             row.update({key: _unquoted(value) for key, value in row.items()})
         row["references"] = [one.strip() for one in row.get("references", "").split("|") if one.strip()]

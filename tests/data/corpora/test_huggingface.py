@@ -242,6 +242,15 @@ def test_columns_of_another_kind(root, tmp_path):
         written("huggingface", saved(root / "other", train=rows), tmp_path)
 
 
+def test_sounds_without_a_text(root, tmp_path):
+    rows = [{"audio": content(tone(1)), "sentence": None}, {"audio": content(tone(2)), "sentence": "x"}]
+    splits = written("huggingface", saved(root / "some", train=rows), tmp_path, untexted=True)[1]
+    assert [row.text for row in splits["train"]] == ["", "x"]
+    rows = [{"audio": content(tone(seconds)), "speaker": 1} for seconds in (1, 2)]
+    made, splits = written("huggingface", saved(root / "none", train=rows), tmp_path, untexted=True)
+    assert [(row.text, row.task) for row in splits["train"]] == [("", "asr")] * 2 and not made.left_out
+
+
 def test_the_ending_is_that_of_the_first_bytes():
     for format, ending in {
         "WAV": "wav",

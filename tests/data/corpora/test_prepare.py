@@ -1,10 +1,11 @@
+import json
 import types
 
 import pytest
 
 from data.corpora import CORPORA
 from data.corpora.lengths import UNREADABLE
-from data.corpora.prepare import MISSING, prepare
+from data.corpora.prepare import MISSING, TEXTLESS, TWICE, prepare
 from data.errors import InputError
 from data.paths import REPOSITORY
 from data.rows.manifest_reader import read_manifest
@@ -102,3 +103,50 @@ def test_the_command(librispeech, tmp_path, command):
     for wrong in (["--root", tmp_path / "none"], ["--root", tmp_path, "--task", "asr"]):
         status, _, err = command("scripts/prepare_data.py", "librispeech", "--out", tmp_path, *wrong)
         assert status == 2 and err.count("\n") == 1
+
+
+def test_rows_without_a_text_are_kept_where_one_asks_for_them(root, sound, tmp_path, command):
+    for split, name in (("train-clean", "174-12"), ("dev-clean", "175-12")):
+        for number in range(2):
+            sound(f"{split}/{name}-000{number}.flac")
+        (root / split / f"{name}.trans.txt").write_text(f"{name}-0000 DON'T GO\n{name}-0001 ...\n")
+    assert written("librispeech", root, tmp_path)[0].left_out == {TEXTLESS: 2}
+    made, splits = written("librispeech", root, tmp_path, untexted=True)
+    assert [(row.id, row.text) for row in splits["train-clean"]] == [
+        ("librispeech/174-12-0000", "don't go"),
+        ("librispeech/174-12-0001", ""),
+    ]
+    # What is held out is scored, and needs its texts.
+    assert len(splits["dev-clean"]) == 1 and made.left_out == {TEXTLESS: 1}
+    status, out, _ = command(
+        *("scripts/prepare_data.py", "librispeech", "--root", root, "--out", tmp_path / "out", "--keep-untexted")
+    )
+    assert status == 0 and "librispeech_train-clean.json: 2 rows (2 asr), 1 of them without a text" in out
+    assert "librispeech_dev-clean.json: 1 rows (1 asr)\n" in out
+
+
+@pytest.mark.parametrize("name", ["calls.csv", "calls.tsv", "calls.jsonl"])
+def test_a_table_of_sounds_alone(root, sound, tmp_path, name):
+    for of in "ab":
+        sound(f"{of}.wav")
+    if name.endswith("jsonl"):
+        lines = [json.dumps({"path": f"{of}.wav", "task": "asr"}) for of in "aab"]
+    else:
+        between = "," if name.endswith("csv") else "\t"
+        lines = [between.join(of) for of in (("path", "task"), *((f"{of}.wav", "asr") for of in "aab"))]
+    (root / name).write_text("\n".join(lines))
+    with pytest.raises(InputError, match=r"no (column )?'text'"):
+        written("table", root, tmp_path)
+    made, splits = written("table", root, tmp_path, untexted=True)
+    assert [(row.path.name, row.text) for row in splits["calls"]] == [("a.wav", ""), ("b.wav", "")]
+    assert made.left_out == {TWICE: 1}  # the same sound, asked the same
+
+
+def test_what_is_held_out_needs_its_texts(root, sound, tmp_path):
+    sound("a.wav")
+    for name in ("test", "test_calls", "dev-2", "valid", "evaluation"):
+        (root / f"{name}.csv").write_text("path,text,task\na.wav,,asr\na.wav,yes,asr\n")
+    (root / "testimonies.csv").write_text("path,text,task\na.wav,,asr\na.wav,yes,asr\n")
+    made, splits = written("table", root, tmp_path, untexted=True)
+    assert {split: len(rows) for split, rows in splits.items() if len(rows) > 1} == {"testimonies": 2}
+    assert made.left_out == {TEXTLESS: 5}
