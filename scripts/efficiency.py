@@ -20,16 +20,14 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.errors import InputError, run_cli
 from data.paths import written_whole
-
-with redirect_stdout(sys.stderr):  # DeepSpeed says which device it found, as it is imported
-    from distill.efficiency.measuring import REFERENCE, Measured, Protocol, measure, sound_of
-    from distill.models.loading import student_folder
-    from distill.recipe.inputs import require_inputs
-    from distill.recipe.reading import recipe_of, recipe_parser
-    from distill.recipe.recipe import Recipe
-    from distill.report.efficiency import efficiency_page
-    from teacher.device import DTYPES, pick_device
-    from teacher.quantise import require_quantisation
+from distill.efficiency.measuring import REFERENCE, Measured, Protocol, measure, sound_of
+from distill.models.loading import student_folder
+from distill.recipe.inputs import require_inputs
+from distill.recipe.reading import recipe_of, recipe_parser
+from distill.recipe.recipe import Recipe
+from distill.report.efficiency import efficiency_page
+from teacher.device import DTYPES, pick_device
+from teacher.quantise import require_quantisation
 
 
 def numbers(text: str, kind: type, low: float, high: float, what: str) -> tuple:

@@ -19,17 +19,15 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from data.errors import InputError, run_cli
 from data.kinds import KINDS, kind_of
 from data.ranks import launched_rank
-
-with redirect_stdout(sys.stderr):  # DeepSpeed says which device it found, as it is imported
-    from distill.recipe.inputs import require_inputs
-    from distill.recipe.reading import recipe_of, recipe_parser
-    from distill.recipe.recipe import Recipe
-    from distill.recipe.test_sets import Selection
-    from distill.report import print_table, write_report
-    from distill.scoring.evaluation import evaluate, results_folder, submit
-    from teacher.device import DTYPES, pick_device, prepare_process
-    from teacher.quantise import require_quantisation
-    from teacher.settings import Quantisation
+from distill.recipe.inputs import require_inputs
+from distill.recipe.reading import recipe_of, recipe_parser
+from distill.recipe.recipe import Recipe
+from distill.recipe.test_sets import Selection
+from distill.report import print_table, write_report
+from distill.scoring.evaluation import evaluate, results_folder, submit
+from teacher.device import DTYPES, pick_device, prepare_process
+from teacher.quantise import require_quantisation
+from teacher.settings import Quantisation
 
 
 def parsed():

@@ -4,11 +4,16 @@ import ctypes
 import os
 import socket
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
-from deepspeed.accelerator import get_accelerator
 from transformers.utils.logging import disable_progress_bar
+
+# DeepSpeed says which device it found as it is imported, and its log goes where it finds stdout then. That is for what
+# a command was asked for: JSON, a list of keys.
+with redirect_stdout(sys.stderr):
+    from deepspeed.accelerator import get_accelerator
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -127,3 +127,16 @@ def _names_of_modules(tree: ast.Module) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.module:
             names |= {a.asname or a.name for a in node.names if f"{node.module}.{a.name}" in modules()}
     return names
+
+
+def test_stdout_is_left_to_what_a_command_was_asked_for():
+    """DeepSpeed prints as it is imported: what is imported beside the training has it behind `redirect_stdout`."""
+    printing = [
+        name
+        for name, tree in modules().items()
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom | ast.Import)
+        for of in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [one.name for one in node.names])
+        if of.split(".")[0] == "deepspeed" and not name.startswith("distill.training.")
+    ]
+    assert not printing

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from deepspeed.accelerator import get_accelerator
 
 from data.cache.row import CacheIdentity
 from data.cache.targets import SparseTargets
@@ -32,7 +31,7 @@ from distill.recipe.rows import read_rows
 from distill.report.table import MISSING, markdown
 from teacher.build import build_teacher
 from teacher.cache import fill_cache
-from teacher.device import pick_device, prepare_process
+from teacher.device import get_accelerator, pick_device, prepare_process
 from teacher.model import SalmonnForConditionalGeneration, merge_lora
 from teacher.processor import Clip, SalmonnProcessor
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from deepspeed.accelerator import get_accelerator
 from transformers import WhisperConfig
 
 from data.errors import InputError
@@ -30,7 +29,7 @@ from student.earlier import base_config
 from student.low_rank import lower_rank
 from student.shrink import layers_kept
 from teacher.build import default_dtype, missing_error, missing_parts
-from teacher.device import DTYPES, pick_device, prepare_process
+from teacher.device import DTYPES, get_accelerator, pick_device, prepare_process
 from teacher.encoder import SpeechEncoder
 from teacher.weights import locate
 

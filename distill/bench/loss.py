@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from deepspeed.accelerator import get_accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -30,7 +29,7 @@ from distill.losses.fused import fused_loss
 from distill.losses.signals import SparseSignal
 from distill.losses.universal import SpanSignal
 from distill.report.table import MISSING, markdown
-from teacher.device import DTYPES, pick_device
+from teacher.device import DTYPES, get_accelerator, pick_device
 
 
 def ours(hidden_ND: Tensor, head_VD: Tensor, labels_N: Tensor, teacher_NV: Tensor, kept: int) -> Callable[[], Tensor]:

@@ -4,9 +4,8 @@ import gc
 from pathlib import Path
 
 import torch
-from deepspeed.accelerator import get_accelerator
 
-from teacher.device import give_back_memory
+from teacher.device import get_accelerator, give_back_memory
 
 
 def forget_peak(device: torch.device) -> None:

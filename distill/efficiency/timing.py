@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from deepspeed.accelerator import get_accelerator
 from transformers import StoppingCriteria
 from transformers.utils.logging import disable_progress_bar
 
@@ -28,7 +27,7 @@ from distill.models.loading import load_for_scoring, parameter_counts, part_byte
 from distill.recipe.reading import read_recipe
 from distill.recipe.recipe import Recipe
 from distill.recipe.test_sets import speech_file, speech_rows
-from teacher.device import pick_device, prepare_process
+from teacher.device import get_accelerator, pick_device, prepare_process
 from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import Clip, SalmonnProcessor
 

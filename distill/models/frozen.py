@@ -3,11 +3,11 @@
 Letters: B clips, T positions, N supervised positions of all clips, V vocabulary, D width.
 """
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Literal
 
-import deepspeed
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +16,9 @@ from distill.losses.signals import HeadSignal
 from distill.recipe.recipe import Recipe
 from teacher.build import build_teacher
 from teacher.model import Batch, SalmonnForConditionalGeneration, merge_lora
+
+with redirect_stdout(sys.stderr):  # see teacher/device.py
+    import deepspeed
 
 
 class FrozenTeacher:

@@ -5,14 +5,18 @@ DeepSpeed checks the sections for which it has pydantic models, and passes over 
 
 import copy
 import difflib
+import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from typing import Any
 
-from deepspeed.runtime.config import DeepSpeedConfig
-from deepspeed.runtime.config_utils import DeepSpeedConfigModel
 from pydantic import ValidationError
 
 from data.settings import section_of
+
+with redirect_stdout(sys.stderr):  # see teacher/device.py
+    from deepspeed.runtime.config import DeepSpeedConfig
+    from deepspeed.runtime.config_utils import DeepSpeedConfigModel
 
 _OURS = {"optimizer": "train.betas, train.weight_decay and the stages' lr", "scheduler": "the stages' lr"}
 

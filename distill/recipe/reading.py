@@ -5,8 +5,6 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from deepspeed.accelerator import get_accelerator
-
 from data.errors import InputError
 from data.paths import resolve
 from data.ranks import launched_rank
@@ -14,7 +12,7 @@ from data.settings import read_settings
 from distill.recipe.consistency import require_consistent
 from distill.recipe.recipe import Recipe
 from teacher.build import shapes_of_files
-from teacher.device import cpu_has_bf16
+from teacher.device import cpu_has_bf16, get_accelerator
 
 
 def recipe_parser(about: str) -> ArgumentParser:

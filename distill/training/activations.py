@@ -5,9 +5,9 @@ from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.accelerator import get_accelerator
 
 from data.errors import InputError
+from teacher.device import get_accelerator
 from teacher.model import SalmonnForConditionalGeneration
 
 

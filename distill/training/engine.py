@@ -8,7 +8,6 @@ from datetime import timedelta
 import deepspeed
 import torch
 import torch.distributed as dist
-from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.config import DeepSpeedConfigError
 from deepspeed.runtime.zero.utils import ZeRORuntimeException
 from pydantic import ValidationError
@@ -19,7 +18,7 @@ from distill.training.activations import recompute_activations
 from distill.training.deepspeed_insides import remove_buffer_files, skip_frozen_groups
 from distill.training.objective import Objective
 from distill.training.optimizer import parameter_groups
-from teacher.device import leave_common_port
+from teacher.device import get_accelerator, leave_common_port
 
 _JOB = "log"
 

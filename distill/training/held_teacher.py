@@ -5,12 +5,11 @@ from typing import Literal
 
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
-from deepspeed.accelerator import get_accelerator
 
 from distill.models.frozen import frozen_teacher
 from distill.recipe.recipe import Recipe
 from distill.training.objective import Objective
-from teacher.device import DTYPES, give_back_memory, pick_device
+from teacher.device import DTYPES, get_accelerator, give_back_memory, pick_device
 from teacher.quantise import require_quantisation
 
 

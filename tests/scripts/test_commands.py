@@ -183,6 +183,13 @@ def test_the_keys_of_a_recipe_are_told(command):
     assert status == 2 and "no key of a recipe begins with 'train.hypothesis'; did you mean 'train.hypotheses" in err
 
 
+@pytest.mark.parametrize("words", [["recipe_keys.py", "train.kd.tem"], ["bench.py", "step", "--help"]])
+def test_what_is_printed_is_what_was_asked_for(words):
+    """In a process of its own: DeepSpeed says what it found as it is imported."""
+    done = subprocess.run([sys.executable, *words], cwd=REPOSITORY / "scripts", capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith(("train.kd.temperature: ", "usage: bench.py")), done.stdout
+
+
 def test_training_needs_no_launcher(command, tiny_recipe, monkeypatch, tmp_path):
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name)
