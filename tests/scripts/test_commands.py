@@ -1,6 +1,7 @@
 """What a person sees of the three commands when something they gave is wrong."""
 
 import json
+import re
 import subprocess
 import sys
 from argparse import Namespace
@@ -188,6 +189,28 @@ def test_what_is_printed_is_what_was_asked_for(words):
     """In a process of its own: DeepSpeed says what it found as it is imported."""
     done = subprocess.run([sys.executable, *words], cwd=REPOSITORY / "scripts", capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith(("train.kd.temperature: ", "usage: bench.py")), done.stdout
+
+
+def test_the_types_of_keys_are_what_a_person_types(command):
+    status, out, _ = command("scripts/recipe_keys.py")
+    told = dict(line.split(": ", 1) for line in out.splitlines())
+    for key, kind in {
+        "name": "(text)",
+        "seed": "(whole number; default 0)",
+        "data.limit": "(whole number >= 1, or null; default null)",
+        "student.encoder_layers": "(whole number >= 1, list of whole numbers, or null; default null)",
+        "student.encoder_rank": "(whole number >= 1, number > 0 and < 1, or null; default null)",
+        "student.beats": "(true or false; default false)",
+        "data.mono": '(one of "first", "mix"; default "first")',
+        "train.betas": "(list of 2 numbers; default [0.9, 0.98])",
+        "train.match.hidden_layers": "(list of lists of 2 whole numbers; default [[-1, -1]])",
+        "data.prompts": "(object of lists of texts)",
+        "teacher.precision.llm": '(one of "fp32", "bf16", "fp16", "int8", "int4", "bnb_int8", "bnb_nf4", or null; ',
+    }.items():
+        assert kind in told[key], told[key]
+    for key, line in told.items():
+        assert not re.search(r"typing|Annotated|Union|Literal|NoneType|\btuple\b|\bdict\b|\bstr\b|\bint\b", line), key
+    assert status == 0
 
 
 def test_training_needs_no_launcher(command, tiny_recipe, monkeypatch, tmp_path):
