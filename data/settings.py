@@ -116,8 +116,22 @@ def _item(node: Any, index: str, assignment: str) -> Any:
     return node[int(index)]
 
 
-def read_settings(model: type[T], path: Path, overrides: list[str] | tuple[str, ...] = ()) -> T:
-    """Reads and validates one JSON recipe.
+def read_settings(
+    model: type[T],
+    path: Path,
+    overrides: list[str] | tuple[str, ...] = (),
+    *,
+    what: str = "recipe",
+    where: str = "configs/",
+) -> T:
+    """Reads and validates one JSON file of settings.
+
+    Args:
+        model: What it holds.
+        path: The file.
+        overrides: Keys that are set, as `--set` has them.
+        what: What messages call it.
+        where: Where the repository's own are.
 
     Raises:
         InputError: The file is missing, not JSON, or does not fit the model; the line names the key and the mend.
@@ -125,13 +139,13 @@ def read_settings(model: type[T], path: Path, overrides: list[str] | tuple[str, 
     try:
         tree = loads(path.read_text())
     except FileNotFoundError:
-        raise InputError(f"{path}: no such recipe; the repository's are in configs/") from None
+        raise InputError(f"{path}: no such {what}; the repository's are in {where}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a JSON file") from None
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON ({str(error).split(';')[0]}); mend the file") from error
     if not isinstance(tree, dict):
-        raise InputError(f"{path}: a recipe is one JSON object")
+        raise InputError(f"{path}: a {what} is one JSON object")
     for assignment in overrides:
         override(tree, assignment)
     try:

@@ -22,7 +22,7 @@ from data.errors import INTERRUPTED, InputError
 from data.paths import REPOSITORY, resolve, written_whole
 from data.progress import clock
 from data.settings import Settings
-from distill.recipe.reading import read_recipe
+from distill.recipe.reading import in_own_precision, read_recipe
 from distill.recipe.recipe import Recipe
 from distill.report.runs import read_metrics
 
@@ -90,12 +90,12 @@ class Job:
         return ["--config", str(resolve(grid.config)), *_sets(self.overrides | {"name": f"{grid.name}/{self.folder}"})]
 
     def recipe(self, grid: GridSettings) -> Recipe:
-        """Its resolved recipe.
+        """Its resolved recipe, in the precision that its commands take here.
 
         Raises:
             InputError: An override does not fit.
         """
-        return read_recipe(grid.config, self.arguments(grid)[3::2])
+        return in_own_precision(read_recipe(grid.config, self.arguments(grid)[3::2]), quiet=True)
 
 
 def jobs(grid: GridSettings) -> tuple[list[Job], list[Job]]:

@@ -25,7 +25,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--grid", type=Path, required=True, metavar="FILE", help="the grid file")
     arguments = parser.parse_args()
-    exploration = Exploration(read_settings(GridSettings, arguments.grid), run_command)
+    grid = read_settings(GridSettings, arguments.grid, what="grid", where="configs/grids/")
+    exploration = Exploration(grid, run_command)
     whole = exploration.explore()
     folder = exploration.folder
     print_table(write_report([folder]))

@@ -43,8 +43,8 @@ def recipe_of(arguments: Namespace) -> Recipe:
     return in_own_precision(read_recipe(arguments.config, [*arguments.set, *apart]))
 
 
-def in_own_precision(recipe: Recipe) -> Recipe:
-    """The recipe as this machine runs it: on a CPU that does not compute in bf16, in fp32, which is told.
+def in_own_precision(recipe: Recipe, *, quiet: bool = False) -> Recipe:
+    """The recipe as this machine runs it: on a CPU that does not compute in bf16, in fp32, which is told unless quiet.
 
     What is made of it (a cache's identity, metrics, the saved recipe) knows the precision that was taken.
     """
@@ -58,7 +58,7 @@ def in_own_precision(recipe: Recipe) -> Recipe:
     if block.get("bf16", {}).get("enabled"):
         taken.append("deepspeed.bf16")
         recipe = recipe.model_copy(update={"deepspeed": block | {"bf16": block["bf16"] | {"enabled": False}}})
-    if taken and launched_rank() == 0:
+    if taken and launched_rank() == 0 and not quiet:
         print(
             f"fp32 in place of bf16 ({', '.join(taken)}), as this CPU does not compute in bf16; "
             "--set bf16_on_cpu=always takes bf16",

@@ -10,6 +10,7 @@ from data.errors import INTERRUPTED, InputError
 from data.paths import REPOSITORY
 from data.settings import read_settings
 from distill.explore import Exploration, GridSettings, jobs, run_command
+from distill.recipe import reading
 from distill.report import write_report
 from tests.distill.report.conftest import TEACHER, put, put_log, student
 
@@ -226,3 +227,23 @@ def test_the_grids_of_the_repository_fit_their_recipes(path):
             job.recipe(read_settings(GridSettings, path))
         except InputError as error:
             pytest.fail(str(error))
+
+
+def test_arms_are_in_the_precision_that_they_are_trained_in(grid, tmp_path, monkeypatch, capsys):
+    """On a CPU that does not compute in bf16 training takes fp32: a run in bf16 is another one there."""
+    grid["set"] |= {"teacher.dtype": "bf16"}
+    ran = {}
+    for native in (True, False, False):
+        monkeypatch.setattr(reading, "cpu_has_bf16", lambda native=native: native)
+        run = Runner(tmp_path / "results")
+        assert Exploration(settings(grid), run).explore()
+        dtype = jobs(settings(grid))[1][0].recipe(settings(grid)).teacher.dtype
+        ran.setdefault(dtype, []).append(run.names)
+    everything = ["grid/teacher", "grid/start_3", "grid/start_4", *ARMS]
+    assert ran == {"bf16": [everything], "fp32": [everything, []]}
+    assert "fp32 in place of bf16" not in capsys.readouterr().err  # each command says so itself
+
+
+def test_a_grid_that_is_not_there_is_called_one(command, tmp_path):
+    status, _, err = command("scripts/explore.py", "--grid", tmp_path / "none.json")
+    assert status == 2 and err.endswith("none.json: no such grid; the repository's are in configs/grids/\n")
