@@ -47,9 +47,10 @@ def entries(sounds: Files, lists: Files, *, texts: bool = True) -> Iterator[Entr
         tell_unread(lists.place, [name for name in columns if name not in {sound, text, *_MORE, *told}])
         told |= columns.keys()
         for number, values in enumerate(_read(lists.place, rows)):
+            where = values.where if isinstance(values, Listed) else f"{lists.place}, split {split}, row {number}"
             # What a table of floats lacks is NaN there, and an empty cell in a CSV.
             values = {key: None if isinstance(of, float) and math.isnan(of) else of for key, of in values.items()}
-            row = Listed(values, f"{lists.place}, split {split}, row {number}")
+            row = Listed(values, where)
             said = row.get(text) if isinstance(row.get(text), list) else [row.get(text)]
             said = [_string(row, text, of) for of in said if of] or [""]
             content, path, left_out = _sound(row[sound], sounds, lists, own)
@@ -130,7 +131,7 @@ def _folder(lists: Files, described: list[Path]) -> Iterator[tuple[str, dict[str
             if listed.suffix.lower() == ".csv"
             else json_rows(listed)
         )
-        rows = [row | {"audio": str(beside / str(row.get("file_name") or ""))} for row in rows]
+        rows = [Listed(row | {"audio": str(beside / str(row.get("file_name") or ""))}, row.where) for row in rows]
         yield split, {key: "audio" if key == "audio" else None for row in rows for key in row}, rows
 
 

@@ -62,7 +62,7 @@ def csv_rows(
         InputError: A column is missing or there twice, a row is too short, too long or cut by a comma, its quotation
             marks do not pair, or the file is neither UTF-8 nor UTF-16; names the line.
     """
-    reader = None
+    line = 1  # that a row begins on: a quoted text may have several
     try:
         with path.open(encoding=_encoding(path), newline="") as file:
             head = file.readline()
@@ -79,15 +79,16 @@ def csv_rows(
             )
             first = next(reader, [])
             header = _header(path, first, columns)
+            line = reader.line_num + 1
             for fields in reader:
+                where, line = f"{path}, line {line}", reader.line_num + 1
                 if any(field.strip() for field in fields):
-                    where = f"{path}, line {reader.line_num}"
                     _require_uncut(where, header, fields, len(first), names if delimiter == "," else ())
                     yield _row(where, header, fields, columns, verbatim)
     except UnicodeDecodeError:
         _refuse_encoding(path)
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: cannot be read as CSV ({error}); mend the line") from None
+        raise InputError(f"{path}, line {line}: cannot be read as CSV ({error}); mend the line") from None
 
 
 def json_rows(path: Path) -> Iterator[Listed]:

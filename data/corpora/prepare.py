@@ -53,7 +53,8 @@ class Prepared:
     def leave_out(self, entry: Entry, reason: str, about: str = "") -> None:
         """Counts a row that is left out."""
         self.left_out[reason] += 1
-        self.first.setdefault(reason, f"{entry.id}{f' ({about})' if about else ''}")
+        known = "; ".join(filter(None, (about, entry.where)))
+        self.first.setdefault(reason, f"{entry.id}{f' ({known})' if known else ''}")
 
     def told(self) -> list[str]:
         """What was left out, in words."""

@@ -233,6 +233,13 @@ def test_a_folder_of_sounds(root, sound, tmp_path, name):
     }
 
 
+def test_a_row_of_a_folders_table_is_named_by_its_line(root, sound, tmp_path):
+    sound("a.wav")
+    table(root / "metadata.csv", ["file_name", "transcription", "start"], ["a.wav", "x", "0"], ["a.wav", "y", "soon"])
+    with pytest.raises(InputError, match=r"metadata\.csv, line 3: 'start' must be seconds"):
+        written("huggingface", root, tmp_path)
+
+
 def test_columns_of_another_kind(root, tmp_path):
     rows = [{"audio": content(tone(1)), "text": 3}]
     with pytest.raises(InputError, match="split train, row 0: 'text' must be a string, not int"):

@@ -1,8 +1,10 @@
 import json
+import re
 
 import pytest
 
 from data.corpora.lengths import OUTSIDE
+from data.corpora.prepare import MISSING, TEXTLESS
 from data.errors import InputError
 from tests.data.corpora.conftest import table, written
 
@@ -185,3 +187,33 @@ def test_a_sound_outside_of_a_root_that_is_a_link(root, sound, tmp_path):
     (root / "deep" / "a.csv").write_text(f"path,text,task\na.wav,x,asr\n{outside},y,asr\n")
     _, splits = written("table", tmp_path / "link", tmp_path)
     assert all(row.path.is_file() for row in splits["a"]) and splits["a"][1].path.resolve() == outside.resolve()
+
+
+def test_rows_are_named_by_the_line_that_an_editor_shows(root, sound, tmp_path):
+    """Empty lines and texts over several lines count; a row is at the line that it begins on."""
+    sound("a.wav")
+    (root / "a.csv").write_text('path,text,task\n\na.wav,"one\ntwo",asr\nnone.wav,"x\ny",asr\n')
+    (root / "b.tsv").write_text("path\ttext\ttask\na.wav\tx\tasr\na.wav\t\tasr\n")
+    (root / "c.jsonl").write_text('\n{"path": "a.wav", "text": "x", "task": "asr", "start": 1e3, "end": 2e3}\n')
+    made, _ = written("table", root, tmp_path)
+    assert made.first == {
+        MISSING: f"a/1 ({root}/a.csv, line 5)",
+        TEXTLESS: f"b/1 ({root}/b.tsv, line 3)",
+        OUTSIDE: made.first[OUTSIDE],
+    }
+    assert re.fullmatch(rf"c/0 \(1000 to 2000 s of .* s; {root}/c.jsonl, line 2\)", made.first[OUTSIDE])
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ('a.wav,"one\ntwo",', "line 3: no 'task'"),
+        ('a.wav,"one\ntwo', "line 3: cannot be read as CSV"),
+        ('a.wav,"one\ntwo",asr,x', "line 3: 4 values"),
+    ],
+)
+def test_a_row_over_several_lines_is_where_it_begins(root, sound, tmp_path, row, told):
+    sound("a.wav")
+    (root / "a.csv").write_text(f"path,text,task\na.wav,x,asr\n{row}\n")
+    with pytest.raises(InputError, match=rf"a\.csv, {told}"):
+        written("table", root, tmp_path)
