@@ -8,7 +8,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import torch
 
 from data.cache.reader import CacheReader
-from data.errors import INTERRUPTED, run_cli
+from data.errors import INTERRUPTED, InputError, run_cli
 from data.paths import resolve
 from data.prompts import instruction
 from data.ranks import launched_rank
@@ -17,6 +17,7 @@ from distill.models.students import processor_of, student_of
 from distill.recipe.inputs import require_inputs
 from distill.recipe.reading import recipe_of, recipe_parser
 from distill.recipe.rows import read_rows
+from distill.training.checking import check
 from distill.training.loop import Trainer
 from teacher.build import build_teacher
 from teacher.cache import cache_identity
@@ -27,8 +28,15 @@ def main() -> None:
     """Reads the recipe, builds the model that it trains, trains it, saves it."""
     parser = recipe_parser(__doc__)
     parser.add_argument("--local_rank", type=int, default=-1, help="set by the launcher")
+    parser.add_argument("--check", action="store_true", help="say what would be refused or trained, and do no more")
     arguments = parser.parse_args()
     recipe = recipe_of(arguments)
+    if arguments.check:
+        told, refused = check(recipe)
+        print(told, flush=True)
+        if refused:
+            raise InputError(*refused)
+        return
     require_inputs(recipe, [recipe.data.train, *recipe.data.valid], student=True)
 
     alone_without_launcher()

@@ -3,12 +3,12 @@
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from data.errors import InputError
 from student.shrink import StudentSettings
-from teacher.build import add_rows, load_tokenizer, stand_in_tokenizer, untrained_llm
-from teacher.weights import load_pretrained, locate, weight_files
+from teacher.build import add_rows, load_tokenizer, sizes, stand_in_tokenizer, untrained_llm
+from teacher.weights import load_pretrained, locate, read_by_libraries, weight_files
 
 
 def missing_llm(settings: StudentSettings) -> list[str]:
@@ -20,6 +20,19 @@ def missing_llm(settings: StudentSettings) -> list[str]:
         return []
     how = settings.llm_source or "put it there, or name another place in the recipe"
     return [f"student's llm: {place} (config.json and *.safetensors)\n    {how.replace('{place}', str(place))}"]
+
+
+def shapes_of_llm(settings: StudentSettings) -> dict[str, Any] | None:
+    """The sizes that the files of `settings.llm` state; None where they are not on this machine.
+
+    Raises:
+        InputError: They cannot be read.
+    """
+    if settings.llm is None or not (locate(settings.llm) / "config.json").is_file():
+        return None
+    with read_by_libraries(locate(settings.llm), "no LLM"):
+        config = AutoConfig.from_pretrained(locate(settings.llm), trust_remote_code=False)
+    return sizes(config) | {"vocab_size": config.vocab_size}
 
 
 def own_tokenizer(

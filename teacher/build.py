@@ -176,10 +176,10 @@ def shapes_of_files(settings: ModelSettings) -> dict[str, Any] | None:
         llm = AutoConfig.from_pretrained(places[1], trust_remote_code=False)
     except (OSError, ValueError):
         return None
-    return {"encoder": _sizes(encoder, "model_type"), "llm": _sizes(llm)}
+    return {"encoder": sizes(encoder, "model_type"), "llm": sizes(llm)}
 
 
-def _sizes(config: PretrainedConfig, *but: str) -> dict[str, Any]:
+def sizes(config: PretrainedConfig, *but: str) -> dict[str, Any]:
     """What a configuration says other than its class does, without what is no size."""
     but += ("architectures", "dtype", "transformers_version")
     known = type(config)().to_dict()

@@ -92,6 +92,7 @@ class SalmonnForConditionalGeneration(PreTrainedModel):
         )
         self.post_init()
         for part, lora in config.adapted.items():
+            _require_named(part, getattr(self, part), lora["target_modules"])
             # After post_init, which initialises every linear layer of the LLM: an update has to start at zero.
             try:
                 inject_adapter_in_model(LoraConfig(**on_factors(lora, getattr(self, part))), getattr(self, part))
@@ -218,3 +219,11 @@ def merge_lora(model: SalmonnForConditionalGeneration) -> None:
     model.config.part_lora = {}
     if not quantised:
         model.config.lora = None
+
+
+def _require_named(part: str, module: nn.Module, targets: list[str]) -> None:
+    """Refuses a name of LoRA's that no layer has; peft passes over it where another name has one."""
+    names = {name for name, _ in module.named_modules()}
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            raise InputError(f"LoRA of the {part}: no layer is called '{target}'; name linear layers that it has")

@@ -32,16 +32,20 @@ def build_objective(
         rows: Training rows.
         teacher_processor: The teacher's, where a stage matches features.
     """
-    stages = recipe.train.stages
-    trained = {part for part in PARTS if any(getattr(stage.lr, part) for stage in stages)}
-    set_trainable(student, trained, embeddings=bool(recipe.student and recipe.student.train_embeddings))
+    train_parts(recipe, student)
     ctc = matching = None
-    if any(stage.used.ctc for stage in stages):
+    if any(stage.used.ctc for stage in recipe.train.stages):
         ctc = _ctc_head(recipe.seed, student, processor, rows)
     if recipe.matched:
         torch.manual_seed(recipe.seed)
         matching = FeatureMatching(student, teacher_processor.config, recipe.train.match, recipe.matched)
     return Objective(student, recipe.train.kd, ctc, matching=matching)
+
+
+def train_parts(recipe: Recipe, student: SalmonnForConditionalGeneration) -> None:
+    """Leaves a gradient to what some stage trains."""
+    trained = {part for part in PARTS if any(getattr(stage.lr, part) for stage in recipe.train.stages)}
+    set_trainable(student, trained, embeddings=bool(recipe.student and recipe.student.train_embeddings))
 
 
 def _ctc_head(
