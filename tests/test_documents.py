@@ -1,5 +1,6 @@
 """The documents: every link leads somewhere, and what the commands in them write is not taken for the project's."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from data.paths import REPOSITORY
+from data.strict_json import loads
+from distill.recipe.reading import read_recipe
 
 CODE = re.compile(r"^```.*?^```$|`[^`\n]*`", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -59,3 +62,15 @@ def test_what_runs_write_leaves_the_clone_clean(path):
 )
 def test_what_is_published_is_kept(path):
     assert git("check-ignore", path) == []
+
+
+def test_the_recipe_of_the_training_page_is_one(tmp_path):
+    page = (REPOSITORY / "distill/README.md").read_text(encoding="utf-8")
+    sections = loads(page.split("## A recipe from features to a finish")[1].split("```json")[1].split("```")[0])
+    mini = loads((REPOSITORY / "configs/kd_mini.json").read_text(encoding="utf-8"))
+    (tmp_path / "untexted.json").write_text(json.dumps(mini | sections | {"name": "untexted"}))
+    recipe = read_recipe(tmp_path / "untexted.json")
+    features, cold_start, on_policy, finish = recipe.train.stages
+    assert recipe.asks_hypotheses == "untexted" and features.matched == {"encoder", "audio_tokens"}
+    assert recipe.trained_on(cold_start) == {"reference", "hypothesis"} and recipe.trained_on(finish) == {"reference"}
+    assert on_policy.on_policy and recipe.in_memory(on_policy) == "whole" and not recipe.in_memory(cold_start)
