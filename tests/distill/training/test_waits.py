@@ -14,6 +14,7 @@ from teacher.model import merge_lora
 from tests.distill.training.test_objective import SPREADS, STUDENT, example_of
 from tests.pretended import DEVICE, Held, Pretended
 
+
 @pytest.fixture
 def made(tiny_teacher, waves):
     """An objective and an example of it, on the host."""
