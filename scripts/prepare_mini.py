@@ -33,7 +33,7 @@ SILENT = 1e-3
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--large", action="store_true", help="also make train_large.json (the teacher's; about half an hour on two cores)"
+        "--large", action="store_true", help="also make train_large.json (the teacher's; half an hour on two cores)"
     )
     large = parser.parse_args().large
     folder = cache_dir() / "mini"

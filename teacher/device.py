@@ -56,16 +56,18 @@ def cpu_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 def prepare_process() -> None:
     """What every entry point does first: no progress bars of libraries, its share of the cores, memory that stays.
 
-    By default each of several ranks on a CPU takes every core, and they wait for one another. And glibc maps every
-    large block anew and trims the heap after large frees: the activations of a training step on the CPU then cost a
-    page fault a page, each step.
+    By default each of several ranks takes every core, and they wait for one another: on a CPU for all, on a GPU (not
+    run) for their batches' features. There fp32 is multiplied as TF32 is, on the tensor cores. And on a CPU glibc maps
+    every large block anew and trims the heap after large frees: the activations of a training step then cost a page
+    fault a page, each step.
     """
     disable_progress_bar()
-    if get_accelerator().device_name() != "cpu":
-        return
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
     if ranks > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // ranks))
+    if get_accelerator().device_name() != "cpu":
+        torch.set_float32_matmul_precision("high")
+        return
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):
