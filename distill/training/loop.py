@@ -1,5 +1,6 @@
 """The training loop: stages over one DeepSpeed engine, exact resume, progress, checkpoints, validation."""
 
+import time
 from pathlib import Path
 
 import torch.distributed as dist
@@ -95,9 +96,9 @@ class Trainer:
         self._resume()
         settings, total = self.recipe.train, self.recipe.total_steps
         # A run that was told to stop did not wait for it.
+        pace = Pace(total, settings.validate_every if self.valid else 0)
         if self._is_due() and self._any(self.rank == 0 and not was_validated(self.recipe, self.step)):
-            self._validate()
-        pace = Pace()
+            self._validate(pace)
         while self.step < total and not self.stopped:
             self._begin(self._stage_of(self.step))
             record = self.one_step(self.step)
@@ -105,12 +106,12 @@ class Trainer:
             if self.step % _GIVE_BACK_EVERY == 0:
                 give_back_memory()
             if self.rank == 0:
-                self.log.step(record, pace(record["stage"], record["seconds"]) * (total - self.step))
+                self.log.step(record, pace(record["stage"], record["seconds"], self.step))
             # A signal may have reached one rank only: they stop together, and before a validation that takes long.
             self.stopped = self._any(bool(self._stop))
             better = False
             if self._is_due() and not self.stopped:
-                better = self._validate()
+                better = self._validate(pace)
             due = self.step % settings.save_every == 0 or self.step == total or self._loads_next()
             if due or self.stopped or better:
                 best = best_step(self.recipe, self.metric)
@@ -143,8 +144,9 @@ class Trainer:
         """Whether something holds on any rank."""
         return sum_over_ranks([{"here": float(here)}], self.engine.device)["here"] > 0
 
-    def _validate(self) -> bool:
+    def _validate(self, pace: Pace) -> bool:
         """Looks at every validation set; whether this step is the best so far."""
+        began = time.monotonic()
         stage = self._stage_of(self.step - 1)
         self.engine.eval()
         looked = {}
@@ -163,6 +165,7 @@ class Trainer:
                         flush=True,
                     )
             self.log.validation(self.step, sets)
+        pace.validated(time.monotonic() - began)
         # The first rank alone has written it.
         return self._any(self.rank == 0 and best_step(self.recipe, self.metric) == self.step)
 

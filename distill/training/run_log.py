@@ -114,19 +114,48 @@ class RunLog:
 
 
 class Pace:
-    """How long a step takes, by the last ones of its stage: those of another may take twice as long."""
+    """How long a run still takes.
 
-    def __init__(self) -> None:
+    Steps go by the last ones of their stage, as those of another may take twice as long; validations by all so far.
+
+    Args:
+        total: Steps of the run.
+        validate_every: Steps between validations, of which the last step has one too; 0: there are none.
+    """
+
+    def __init__(self, total: int, validate_every: int = 0) -> None:
+        self.total, self.every = total, validate_every
         self._stage, self._seconds = "", deque[float](maxlen=_PACE_STEPS)
+        self._validations, self._validating_s = 0, 0.0
 
-    def __call__(self, stage: str, seconds: float) -> float:
-        """Mean seconds of a step, with this one; a stage's first, in which much is made ready, counts alone."""
+    def __call__(self, stage: str, seconds: float, done: int) -> float:
+        """Seconds left after a step, and before the validation that it may have.
+
+        Args:
+            stage: Its stage, whose first step, in which much is made ready, counts alone.
+            seconds: How long it took.
+            done: Steps done, with it.
+        """
         if stage != self._stage:
             self._stage = stage
             self._seconds.clear()
-            return seconds
-        self._seconds.append(seconds)
-        return sum(self._seconds) / len(self._seconds)
+            step_s = seconds
+        else:
+            self._seconds.append(seconds)
+            step_s = sum(self._seconds) / len(self._seconds)
+        validation_s = self._validating_s / max(self._validations, 1)
+        return step_s * (self.total - done) + validation_s * self._validations_left(done)
+
+    def validated(self, seconds: float) -> None:
+        """A validation took so long."""
+        self._validations += 1
+        self._validating_s += seconds
+
+    def _validations_left(self, done: int) -> int:
+        """Validations from this step on, with its own."""
+        if not self.every:
+            return 0
+        return self.total // self.every - (done - 1) // self.every + bool(self.total % self.every)
 
 
 def _cell(text: str | None) -> str:

@@ -32,9 +32,23 @@ def board(train, command, tiny_recipe, own_data, tmp_path):
 
 
 def test_the_time_left_is_told_by_the_last_steps_of_the_stage():
-    pace = Pace()
-    assert [pace("encoder", seconds) for seconds in (60.0, 2.0, 3.0)] == [60.0, 2.0, 2.5]
-    assert [pace("distil", seconds) for seconds in (9.0, 4.0, 4.0)] == [9.0, 4.0, 4.0]
+    pace = Pace(total=10)
+    assert [pace("encoder", seconds, step) for step, seconds in enumerate((60.0, 2.0, 3.0), 1)] == [540.0, 16.0, 17.5]
+    assert [pace("distil", seconds, step) for step, seconds in enumerate((9.0, 4.0, 4.0), 4)] == [54.0, 20.0, 16.0]
+
+
+def test_the_time_left_counts_validations_by_what_they_took_so_far():
+    pace = Pace(total=10, validate_every=4)
+    assert pace("distil", 1.0, 3) == 7.0  # nothing is known of them yet
+    pace.validated(10.0)
+    # Steps 8 and 10 are still to be looked at, and step 4 where its line is told before.
+    assert pace("distil", 1.0, 4) == 6.0 + 30.0 and pace("distil", 1.0, 5) == 5.0 + 20.0
+    pace.validated(20.0)
+    assert pace("distil", 1.0, 8) == 2.0 + 30.0 and pace("distil", 1.0, 9) == 1.0 + 15.0
+    assert pace("distil", 1.0, 10) == 15.0
+    every = Pace(total=8, validate_every=4)
+    every.validated(3.0)
+    assert every("distil", 1.0, 5) == 3.0 + 3.0  # the last step is one of every four
 
 
 def test_what_is_measured_stands_on_the_board_in_csv_and_in_the_line(board):
