@@ -1,5 +1,6 @@
 """What every corpus is made of: clips that are planned first (cheap, seeded) and rendered later (in parallel)."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -9,6 +10,8 @@ from data.sound.audio import SAMPLE_RATE
 
 ASR = "asr"
 AAC = "audiocaption"
+PLAIN = re.compile(r"[A-Za-z' ,.!?-]+")
+"""A subtitle of which all is said as it is written."""
 
 
 class Clip(Protocol):

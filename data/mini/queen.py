@@ -18,7 +18,7 @@ import soundfile
 
 from data.fetch import check_contents, debian_package
 from data.mini.changes import changed
-from data.mini.clips import ASR, Splits, at_level, trimmed
+from data.mini.clips import ASR, PLAIN, Splits, at_level, trimmed
 from data.sound.audio import resample
 from data.text import normalise
 
@@ -28,7 +28,6 @@ _TRAIN, _VALID = 1000, 60
 _WORDS = range(1, 30)
 _ENTRY, _HEADER, _LEVEL = 21, 20, 96  # bytes: of the table, before a conversation, of one node of its tree
 _TURN = re.compile(r"\*(?:XY\d\d\(\d+,\d+\)|..)")
-_PLAIN = re.compile(r"[A-Za-z' ,.!?-]+")
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def _lines() -> Iterator[Line]:
             for segment, part in enumerate(_TURN.split(written), 1):
                 name = f"{file}{segment:X}.SB"
                 text = normalise(part)
-                if name in _index() and name not in seen and _PLAIN.fullmatch(part) and len(text.split()) in _WORDS:
+                if name in _index() and name not in seen and PLAIN.fullmatch(part) and len(text.split()) in _WORDS:
                     seen.add(name)
                     yield Line(name, text, f"{NAME}_joe" if speaker == "J" else NAME)
 

@@ -6,7 +6,6 @@ who speaks a line is not told.
 """
 
 import random
-import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from data.fetch import check_contents, debian_package
-from data.mini.clips import ASR, Clip, Splits, at_level, trimmed
+from data.mini.clips import ASR, PLAIN, Clip, Splits, at_level, trimmed
 from data.mini.rnc import unpacked
 from data.sound.audio import resample
 from data.text import normalise
@@ -37,7 +36,6 @@ _SYMBOLS = (
     ')Z\x8b<\x95~\x8a\x87:\x7f]#xX\x91\x88`20\x831/(=\x86^39\x984}8\\"\x90&\x8d56\x92'
     "\x8f\x8e\x93\x8c7\x80\x81\x99$@[\x9a_>\x96\x82%\t\x9c\x97{\x94!"
 )
-_PLAIN = re.compile(r"[A-Za-z' ,.!?-]+")
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ def splits() -> Splits:
     lines: dict[str, Clip] = {}
     for section, (count, first) in enumerate(_SECTIONS):
         for number in range(count):
-            if _SOUNDS + first + number in _index() and _PLAIN.fullmatch(written := _subtitle(section, number)):
+            if _SOUNDS + first + number in _index() and PLAIN.fullmatch(written := _subtitle(section, number)):
                 text = normalise(written)
                 if len(text.split()) in _WORDS:
                     lines.setdefault(text, Line(section, number, text))
