@@ -19,7 +19,7 @@ from data.progress import Progress
 from distill.efficiency.timing import TTFT_PARTS
 from distill.models.loading import checkpoint_shown
 from distill.recipe.recipe import Recipe
-from distill.recipe.test_sets import speech_file
+from distill.recipe.test_sets import speech_file, speech_set
 
 HEADLINE_S = 10.0
 COMPARED = (
@@ -204,7 +204,7 @@ def measure(recipe: Recipe, models: Iterable[Measured], protocol: Protocol) -> d
         "recipe": recipe.name,
         "random_weights": recipe.teacher.random_weights,
         "at": began.isoformat(timespec="seconds"),
-        "protocol": vars(protocol),
+        "protocol": vars(protocol) | ({"sound_set": speech_set(recipe)} if protocol.sound == "speech" else {}),
         **{model.name: blocks[model.name] for model in models},
         "ratio": ratios.get("student", {}),
         "ratios": ratios,

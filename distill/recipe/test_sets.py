@@ -74,9 +74,14 @@ class Selection:
         return found
 
 
+def speech_set(recipe: "Recipe") -> str | None:
+    """The name of the recipe's first test set of speech; None where it has none."""
+    return next((name for name in recipe.data.test if kind_of(name) == "asr"), None)
+
+
 def speech_file(recipe: "Recipe") -> str | None:
-    """The file of the recipe's first test set of speech; None where it has none."""
-    return next((path for name, path in recipe.data.test.items() if kind_of(name) == "asr"), None)
+    """The file of that set; None where the recipe has none."""
+    return recipe.data.test.get(speech_set(recipe))
 
 
 def speech_rows(recipe: "Recipe") -> list[Row]:

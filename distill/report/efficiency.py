@@ -1,5 +1,6 @@
 """efficiency.md: the tables of an efficiency run."""
 
+from distill.report.measured import sound_shown
 from distill.report.table import MISSING, markdown
 
 MODELS_ROWS = [
@@ -44,10 +45,10 @@ def _how(found: dict, names: list[str]) -> str:
         else "allocated on the device"
     )
     return (
-        f"Protocol `{protocol['name']}`: {protocol['sound']}, {first['seconds']:g} s, batch {first['batch']}, greedy, "
-        f"1 + {protocol['tokens']} tokens, {protocol['warmup']} runs to warm up and {protocol['runs']} measured, "
-        f"models of one precision in turn; {first['dtype']} on {device}. Medians. TTFT: from {begins} to the first "
-        "token; TPOT: a further token; end to end: from samples to text, RTFx: clip over that. Peak memory: "
+        f"Protocol `{protocol['name']}`: {sound_shown(protocol)}, {first['seconds']:g} s, batch {first['batch']}, "
+        f"greedy, 1 + {protocol['tokens']} tokens, {protocol['warmup']} runs to warm up and {protocol['runs']} "
+        f"measured, models of one precision in turn; {first['dtype']} on {device}. Medians. TTFT: from {begins} to the "
+        "first token; TPOT: a further token; end to end: from samples to text, RTFx: clip over that. Peak memory: "
         f"{memory}, while it runs (loading is not counted). In brackets: to the teacher."
     )
 

@@ -14,7 +14,8 @@ def measured_of(found: dict, name: str) -> dict:
     """
     protocol = found["protocol"] if isinstance(found.get("protocol"), dict) else {}
     how = protocol | found[name]
-    return {"protocol": protocol.get("name"), "at": found.get("at")} | {key: how.get(key) for key in _CONDITIONS}
+    measured = {"protocol": protocol.get("name"), "at": found.get("at")} | {key: how.get(key) for key in _CONDITIONS}
+    return measured | ({"sound_set": how["sound_set"]} if how.get("sound_set") else {})
 
 
 def with_efficiency(models: dict[str, dict], found: dict) -> dict[str, dict]:
@@ -75,8 +76,14 @@ def conditions_shown(block: dict) -> str:
     begins = "" if how.get("counts_features", True) else ", features ready"
     by = "as it was scored" if how.get("protocol") == "scoring" else "from efficiency.json"
     when = f", {measured_at(block)}" if measured_at(block) else ""
-    what = f"{seconds:g} s of {how.get('sound')}, batch {batch}, 1 + {tokens} tokens{begins}{where}"
+    what = f"{seconds:g} s of {sound_shown(how)}, batch {batch}, 1 + {tokens} tokens{begins}{where}"
     return f"memory and time with {what} ({by}{when})"
+
+
+def sound_shown(how: dict) -> str:
+    """What was heard, and of which test set where that was kept."""
+    of = f" of the test set {how['sound_set']}" if how.get("sound_set") else ""
+    return f"{how.get('sound')}{of}"
 
 
 def _subject(block: dict) -> tuple:

@@ -98,8 +98,9 @@ def test_the_command_measures_both_in_turn(command, tiny_recipe, untrained, tmp_
     )
     assert status == 0, err
     found = json.loads((tmp_path / "results" / "tiny_random" / "efficiency.json").read_text())
-    assert json.loads(out[out.index("{\n") :]) == found
+    assert json.loads(out) == found  # and nothing else
     assert found["random_weights"] and found["protocol"]["sound"] == "speech"
+    assert found["protocol"]["sound_set"] == "asr" and "speech of the test set asr, " in efficiency_page(found)
     for name in ("teacher", "student"):
         block = found[name]
         assert all(block[field] > 0 for field in FIELDS) and set(block["rtfx"]) == {"1", "2"}

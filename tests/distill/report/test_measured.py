@@ -7,7 +7,7 @@ import pytest
 
 from distill.report import write_report
 from distill.report.leaderboard import entries, rank_sums, ratio
-from distill.report.measured import comparable, conditions_shown
+from distill.report.measured import comparable, conditions_shown, measured_of
 from distill.report.runs import Run, read_run
 from tests.distill.report.conftest import TEACHER, put, student
 
@@ -125,3 +125,11 @@ def test_what_says_nothing_of_how_it_was_measured_is_told_so(how):
     assert conditions_shown(block) == "how memory and time were measured was not kept"
     assert conditions_shown({"measured": how}) == ""
     assert comparable(block, block) == {"ttft_s": 1.0, "device": "cpu"}
+
+
+def test_the_test_set_of_the_recordings_is_told_where_it_was_kept():
+    found = efficiency(protocol={"sound_set": "asr_speakers"})
+    how = measured_of(found, "student")
+    assert how["sound_set"] == "asr_speakers" and "sound_set" not in measured_of(efficiency(), "student")
+    block = {"ttft_s": 0.1, "measured": how}
+    assert "memory and time with 10 s of speech of the test set asr_speakers, batch 1" in conditions_shown(block)
