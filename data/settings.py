@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
@@ -111,8 +112,10 @@ def _item(node: Any, index: str, assignment: str) -> Any:
     """An entry of a list in a recipe, such as the second stage in `train.stages.1.steps`."""
     if not isinstance(node, list):
         raise InputError(f"--set {assignment}: what '{index}' is to be looked up in is neither a section nor a list")
-    if not index.isdigit() or int(index) >= len(node):
-        raise InputError(f"--set {assignment}: '{index}' is no entry of a list of {len(node)} (counted from 0)")
+    if not re.fullmatch("[0-9]{1,9}", index) or int(index) >= len(node):
+        raise InputError(
+            f"--set {assignment[:80]}: '{index[:80]}' is no entry of a list of {len(node)} (counted from 0)"
+        )
     return node[int(index)]
 
 

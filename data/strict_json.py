@@ -2,10 +2,13 @@
 
 import json
 import re
+import sys
+from types import UnionType
 from typing import Any
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 """How half a character beyond the first 65,536 is written; two halves make one."""
+_MOST_DIGITS = sys.float_info.max_10_exp
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -26,11 +29,11 @@ def loads(text: str, *, halves: bool = False) -> Any:
         halves: Whether half a character may be in it: what a model wrote is shown as it is.
 
     Raises:
-        ValueError: It is not JSON, has a key twice, a number of thousands of digits, half a character, or is nested too
-            deep.
+        ValueError: It is not JSON, has a key twice, a whole number that no floating-point one comes near, half a
+            character, or is nested too deep.
     """
     try:
-        value = json.loads(text, object_pairs_hook=unique)
+        value = json.loads(text, object_pairs_hook=unique, parse_int=_whole)
         if not halves and _HALF.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
@@ -38,3 +41,18 @@ def loads(text: str, *, halves: bool = False) -> Any:
     except UnicodeEncodeError:
         raise ValueError("it holds half a character, which no file can") from None
     return value
+
+
+def has(value: Any, **kinds: type | UnionType) -> bool:
+    """Whether a value is an object with values of these kinds; true and false are no numbers."""
+    return isinstance(value, dict) and all(
+        isinstance(value.get(key), kind) and not (kind is int and isinstance(value[key], bool))
+        for key, kind in kinds.items()
+    )
+
+
+def _whole(digits: str) -> int:
+    """A whole number, which is to be a float at times."""
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)

@@ -33,7 +33,9 @@ START = "{start}"
 class GridSettings(Settings):
     """A grid file: every arm with every value of every axis, for each seed."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", description="names the folders in runs/ and results/")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100, description="names the folders in runs/ and results/"
+    )
     config: str = Field(description="the recipe that is overridden; relative paths start at the repository")
     set: Overrides = Field({}, description='overrides of all runs, such as {"train.kd.temperature": 2}')
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="seeds; each arm is run with each")
@@ -53,8 +55,8 @@ class GridSettings(Settings):
             raise ValueError("an axis has no values")
         if self.start is None and START in json.dumps([self.arms, self.axes, self.set]):
             raise ValueError(f"an arm begins at {START}, but the grid has no start")
-        if any(not name or set(name) & set("/\\= ") for name in self.arms):
-            raise ValueError("an arm's name becomes a folder's: letters, digits, - and _")
+        if any(not 0 < len(name) < 80 or set(name) & set("/\\= ") for name in self.arms):
+            raise ValueError("an arm's name becomes a folder's: letters, digits, - and _, fewer than 80")
         return self
 
     def combinations(self) -> dict[str, Overrides]:

@@ -193,7 +193,8 @@ def row_of(batch: pa.RecordBatch, position: int) -> CachedRow:
             logp = arrays["logp"].astype(np.float32)
             with np.errstate(divide="ignore", invalid="ignore"):  # that is looked at next
                 arrays["logp"] = logp if draws is None else counted(logp, draws)
-            if not (np.isfinite(arrays["logp"]) & (arrays["logp"] <= 0)).all() or (arrays["counts"] < 0).any():
+            likely = (np.isfinite(arrays["logp"]) & (arrays["logp"] <= 0)).all() and (arrays["counts"] >= 1).all()
+            if not likely or (arrays["ids"] < 0).any() or (arrays["token_ids"] < 0).any():
                 raise ValueError(f"the {name} of row {texts['id']} has targets that no teacher gives")
             targets[name] = SparseTargets(**arrays, draws=draws)
     return CachedRow(**texts, targets=targets)

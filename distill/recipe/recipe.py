@@ -142,6 +142,7 @@ class Recipe(Settings):
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$",
+        max_length=200,  # of a folder's name file systems take 255
         description="names the folders of the run and of its results",
     )
     description: str = Field("", description="what the recipe is for and why it is so, for people")

@@ -6,7 +6,7 @@ from types import UnionType
 
 from data.errors import InputError
 from data.paths import resolve
-from data.strict_json import loads
+from data.strict_json import has, loads
 from distill.report.form import require_form
 from distill.report.measured import with_efficiency
 
@@ -175,7 +175,7 @@ def _log(path: Path, **kinds: type | UnionType) -> list[dict]:
             row = loads(line)
         except ValueError:
             row = None
-        if isinstance(row, dict) and all(isinstance(row.get(key), kind) for key, kind in kinds.items()):
+        if has(row, **kinds):
             rows.append({key: row[key] for key in kinds if key in row} | row)
         elif number < len(lines):
             raise InputError(f"{path}, line {number}: not a JSON object with a {' and a '.join(kinds)}: {line[:60]}")

@@ -17,7 +17,7 @@ from data.paths import file_sha256, resolve, written_whole
 from data.rows.manifest import fingerprint_of
 from data.rows.row import Row
 from data.rows.shards import layout_hash
-from data.strict_json import loads
+from data.strict_json import has, loads
 from distill.recipe.identity import NOT_OF_A_RUN, counting
 from distill.recipe.recipe import Recipe
 from teacher.build import weights_hash
@@ -247,6 +247,5 @@ def _records(path: Path) -> Iterator[tuple[dict, str]]:
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else ():
         with suppress(ValueError):
             record = loads(line, halves=True)
-            kinds = {"step": int, "set": str | None}
-            if isinstance(record, dict) and all(isinstance(record.get(key), of) for key, of in kinds.items()):
+            if has(record, step=int, set=str | None):
                 yield record, line

@@ -118,6 +118,8 @@ def test_overrides_are_json_where_they_are_and_reach_into_sections_and_lists(rea
         ("=3", "--set =3: write it as section.key=value"),
         ("name.first=x", "--set name.first=x: what 'first' is to be looked up in is neither a section nor a list"),
         ("loop.stages.7.steps=1", "--set loop.stages.7.steps=1: '7' is no entry of a list of 2"),
+        (f"loop.stages.{'9' * 5000}.steps=1", "9' is no entry of a list of 2"),
+        ("loop.stages.\u00b2.steps=1", "'\u00b2' is no entry of a list of 2"),
         ("loop.stages.first.steps=1", "--set loop.stages.first.steps=1"),
         ("loop.stages.9=1", "--set loop.stages.9=1"),
         ("loop.stage.0.steps=1", "unknown key 'loop.stage'; did you mean 'stages'?"),

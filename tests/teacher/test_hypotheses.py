@@ -13,10 +13,13 @@ from tests.conftest import sound
 def teacher_forced(model, batch, new_BT):
     """Log-probabilities (B, T, V) with which the model predicts each new id, without a key-value cache."""
     new_BT = new_BT.masked_fill(new_BT == model.config.pad_token_id, 0)  # after an end: not a place for audio
+    ids_BT = torch.cat([batch.input_ids_BT, new_BT], 1)
+    mask_BT = torch.cat([batch.attention_mask_BT, torch.ones_like(new_BT)], 1)
     whole = dataclasses.replace(
         batch,
-        input_ids_BT=torch.cat([batch.input_ids_BT, new_BT], 1),
-        attention_mask_BT=torch.cat([batch.attention_mask_BT, torch.ones_like(new_BT)], 1),
+        input_ids_BT=ids_BT,
+        attention_mask_BT=mask_BT,
+        audio_N=((ids_BT == model.config.pad_token_id) & mask_BT.bool()).flatten().nonzero()[:, 0],
     )
     positions_BT = (whole.attention_mask_BT.cumsum(1) - 1).clamp(min=0)
     hidden = model.llm.get_decoder()(

@@ -168,7 +168,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 @st.composite
 def sparse_targets(draw):
-    counts = np.array(draw(st.lists(st.integers(0, 5), max_size=6)), np.int32)
+    counts = np.array(draw(st.lists(st.integers(1, 5), max_size=6)), np.int32)
     N, S = len(counts), int(counts.sum())
     numbers = np.random.default_rng(draw(st.integers(0, 99)))
     draws = draw(st.none() | st.integers(1, 60))
@@ -478,6 +478,9 @@ def of_targets(table, **parts):
         (lambda table: of_targets(table, token_ids=[1]), 64),
         (lambda table: of_targets(table, ids=None), 64),
         (lambda table: of_targets(table, counts=[-1, 2, 2]), 64),
+        (lambda table: of_targets(table, counts=[0, 3, 3]), 64),
+        (lambda table: of_targets(table, token_ids=[-1, 1, 2]), 64),
+        (lambda table: of_targets(table, ids=[0, 1, 2, 3, 4, -1]), 64),
         (lambda table: of_targets(table, logp=[np.float16("nan")] * 6), 64),
         (lambda table: of_targets(table, logp=[np.float16(1)] * 6), 64),
         (lambda table: of_targets(table, logp=[None] * 6), 64),

@@ -177,7 +177,7 @@ def test_runs_and_results_lie_where_the_recipe_says(tiny_recipe, tmp_path):
     assert isinstance(recipe.run_dir, Path) and recipe.total_steps == 6
 
 
-@pytest.mark.parametrize("name", ["..", "a/../b", "/a", "a/", "published", "published/kd_mini", ".hidden"])
+@pytest.mark.parametrize("name", ["..", "a/../b", "/a", "a/", "published", "published/kd_mini", ".hidden", 201 * "a"])
 def test_a_name_leads_nowhere_but_to_folders_of_its_own(tiny_recipe, name):
     with pytest.raises(InputError, match="name"):
         read_recipe(tiny_recipe, [f"name={name}"])

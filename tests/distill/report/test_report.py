@@ -289,8 +289,10 @@ def test_curves_that_should_be_one(tmp_path, command):
         (tmp_path / name / "steps.jsonl").write_text("\n".join(lines) + "\n")
     for name, text in {
         "none": b'{"step": 0, "loss": 1}\n{"step": 1, "loss": "2"}\n',
+        "true": b'{"step": true, "loss": 1}\n{"step": 1, "loss": 1}\n',
         "no_step": b'{"step": "0", "loss": 1}\n{"step": 1, "loss": 1}\n',
         "bytes": b'{"step": 0, "loss": 1}\n\xff\n',
+        "huge": b'{"step": 0, "loss": 1}\n{"step": 1, "loss": 1' + 400 * b"0" + b"}\n",
         "zero": b'{"step": 0, "loss": 0.0}\n',
     }.items():
         (tmp_path / name).mkdir()
@@ -305,7 +307,9 @@ def test_curves_that_should_be_one(tmp_path, command):
         ("x=/no", "train the run first"),
         (f"x={tmp_path}/short", "the same steps"),
         (f"x={tmp_path}/none", "steps.jsonl, step 1: no loss; take another run"),
+        (f"x={tmp_path}/true", "steps.jsonl, line 1: not a JSON object with a step"),
         (f"x={tmp_path}/no_step", "steps.jsonl, line 1: not a JSON object with a step"),
+        (f"x={tmp_path}/huge", "the same steps"),  # a last line that nobody can read is that of a run that was killed
         (f"x={tmp_path}/bytes", "steps.jsonl: cannot be read"),
     ):
         status, _, err = command("scripts/report.py", "--curves", curves[0], bad, "--out", tmp_path / "no.md")
