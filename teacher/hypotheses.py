@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from transformers import LogitsProcessor, StoppingCriteria
+from transformers.generation.streamers import BaseStreamer
 
 from data.rows.row import Row
 from data.settings import Settings
@@ -106,6 +107,71 @@ class _Candidates(LogitsProcessor):
         return logp_BT
 
 
+@dataclass(frozen=True)
+class Written:
+    """What a model wrote for the clips of a batch.
+
+    Attributes:
+        ids_BT: Its ids; only end symbols from each text's end, or its cap, on.
+        logp: Mean log-probability of each text's tokens, the end symbol included.
+        ended: Whether each text has ended of itself.
+    """
+
+    ids_BT: Tensor
+    logp: list[float]
+    ended: list[bool]
+
+
+def write_ids(
+    model: SalmonnForConditionalGeneration,
+    batch: Batch,
+    audio_NH: Tensor,
+    caps: Sequence[int],
+    num_beams: int = 1,
+    *,
+    stopping_criteria: Sequence[StoppingCriteria] = (),
+    streamer: BaseStreamer | None = None,
+) -> Written:
+    """Texts for a left-padded batch whose audio tokens are there: all that a model writes is written here.
+
+    Args:
+        model: In evaluation mode.
+        batch: The prompts.
+        audio_NH: Their audio tokens.
+        caps: Most tokens of each text, and of its search: but for rounding, it is the same in any batch.
+        num_beams: Beams; 1 is greedy.
+        stopping_criteria: Further ones.
+        streamer: Gets the ids as they are written; of greedy search alone.
+    """
+    caps_B = torch.tensor(caps, device=batch.input_ids_BT.device)
+    candidates = _Candidates(num_beams)
+    out = model.generate(
+        batch,
+        audio_NH,
+        num_beams=num_beams,
+        max_new_tokens=int(caps_B.max()),
+        return_dict_in_generate=True,
+        stopping_criteria=[_Caps(caps_B), *stopping_criteria],
+        logits_processor=[candidates],
+        streamer=streamer,
+    )
+    ids_BT = out.sequences
+    rows_BT = torch.arange(len(ids_BT), device=ids_BT.device)[:, None].expand_as(ids_BT)
+    if num_beams > 1:
+        rows_BT = out.beam_indices.clamp(min=0)  # -1 past a text's end
+    logp_BT = candidates.of(ids_BT, rows_BT)
+    ended_BT = ids_BT == model.config.eos_token_id
+    # Up to and with the first end symbol, and within the cap.
+    written_BT = ended_BT.cumsum(1) - ended_BT.long() == 0
+    written_BT &= torch.arange(ids_BT.shape[1], device=ids_BT.device) < caps_B[:, None]
+    # A text that another criterion has stopped is filled up with pads.
+    pads_BT = (ids_BT == model.config.pad_token_id) & ~ended_BT
+    written_BT &= ~pads_BT.long().flip(1).cumprod(1).flip(1).bool()
+    mean_B = logp_BT.masked_fill(~written_BT, 0.0).sum(1) / written_BT.sum(1).clamp(min=1)
+    ids_BT = ids_BT.masked_fill(~written_BT, model.config.eos_token_id)
+    return Written(ids_BT, mean_B.tolist(), (ended_BT & written_BT).any(1).tolist())
+
+
 def generate_texts(
     model: SalmonnForConditionalGeneration,
     processor: SalmonnProcessor,
@@ -114,35 +180,10 @@ def generate_texts(
     seconds: list[float],
     settings: GenerationSettings,
 ) -> list[tuple[str, float, bool]]:
-    """Texts, mean log-probabilities, and whether they ended, for a left-padded batch whose audio tokens are there.
-
-    Each text, and its search, ends at the cap of its own clip's `seconds`: but for rounding, it is the same in any
-    batch.
-    """
-    caps_B = torch.tensor([settings.cap(of) for of in seconds], device=batch.input_ids_BT.device)
-    candidates = _Candidates(settings.num_beams)
-    out = model.generate(
-        batch,
-        audio_NH,
-        num_beams=settings.num_beams,
-        max_new_tokens=int(caps_B.max()),
-        return_dict_in_generate=True,
-        stopping_criteria=[_Caps(caps_B)],
-        logits_processor=[candidates],
-    )
-    ids_BT = out.sequences
-    rows_BT = torch.arange(len(ids_BT), device=ids_BT.device)[:, None].expand_as(ids_BT)
-    if settings.num_beams > 1:
-        rows_BT = out.beam_indices.clamp(min=0)  # -1 past a text's end
-    logp_BT = candidates.of(ids_BT, rows_BT)
-    ended_BT = ids_BT == model.config.eos_token_id
-    # Up to and with the first end symbol, and within the cap.
-    written_BT = ended_BT.cumsum(1) - ended_BT.long() == 0
-    written_BT &= torch.arange(ids_BT.shape[1], device=ids_BT.device) < caps_B[:, None]
-    mean_B = logp_BT.masked_fill(~written_BT, 0.0).sum(1) / written_BT.sum(1).clamp(min=1)
-    texts = processor.decode(ids_BT.masked_fill(~written_BT, model.config.eos_token_id))
-    ended_B = (ended_BT & written_BT).any(1)
-    return list(zip(texts, mean_B.tolist(), ended_B.tolist(), strict=True))
+    """Texts, mean log-probabilities, and whether they ended, each within the cap of its own clip's `seconds`."""
+    caps = [settings.cap(of) for of in seconds]
+    written = write_ids(model, batch, audio_NH, caps, settings.num_beams)
+    return list(zip(processor.decode(written.ids_BT), written.logp, written.ended, strict=True))
 
 
 @torch.no_grad()

@@ -9,7 +9,15 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor, PreTrainedModel, StoppingCriteria
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    LogitsProcessor,
+    PreTrainedModel,
+    StoppingCriteria,
+)
+from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import CausalLMOutput
 
 from data.errors import InputError
@@ -173,6 +181,7 @@ class SalmonnForConditionalGeneration(PreTrainedModel):
         *,
         stopping_criteria: list[StoppingCriteria] | None = None,
         logits_processor: list[LogitsProcessor] | None = None,
+        streamer: BaseStreamer | None = None,
         **options: object,
     ) -> object:
         """New token ids after each left-padded prompt, by transformers' `generate`.
@@ -185,6 +194,7 @@ class SalmonnForConditionalGeneration(PreTrainedModel):
             audio_NH: Their audio tokens, where they are there already.
             stopping_criteria: Further ones.
             logits_processor: Further ones.
+            streamer: Gets the ids as they are written.
             options: Of a `GenerationConfig`; greedy search if not given.
         """
         embeds_BTH = self.embed(batch, self.audio_tokens(batch) if audio_NH is None else audio_NH)
@@ -197,7 +207,11 @@ class SalmonnForConditionalGeneration(PreTrainedModel):
             generation_config=GenerationConfig(**ends | {"do_sample": False} | options),
             stopping_criteria=stopping_criteria,
             logits_processor=logits_processor,
+            streamer=streamer,
         )
+
+
+AutoModel.register(SalmonnConfig, SalmonnForConditionalGeneration)
 
 
 def merge_lora(model: SalmonnForConditionalGeneration) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
 
 from data.batches import batches_by_length
 from data.errors import InputError
@@ -51,15 +51,20 @@ class SalmonnProcessor:
         self._text_tokenizer = copy.deepcopy(tokenizer)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "SalmonnProcessor":
+    def from_pretrained(cls, folder: str | Path, **options: object) -> "SalmonnProcessor":
         """The processor that was saved beside a model.
+
+        Args:
+            folder: The model's, or its name on the hub.
+            options: Of the hub: `revision`, `token`, `cache_dir`, ...; `AutoProcessor` hands them on.
 
         Raises:
             InputError: Its files are missing or broken.
         """
+        options = {name: of for name, of in options.items() if name not in ("_from_auto", "trust_remote_code")}
         with read_by_libraries(folder, "no tokenizer"):
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            return cls(tokenizer, SalmonnConfig.from_pretrained(folder, trust_remote_code=False))
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
+            return cls(tokenizer, SalmonnConfig.from_pretrained(folder, trust_remote_code=False, **options))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Saves the tokenizer; all else stands in the model's configuration."""
@@ -211,6 +216,9 @@ class SalmonnProcessor:
             end = ids.index(self.config.eos_token_id) if self.config.eos_token_id in ids else len(ids)
             texts.append(self.tokenizer.decode(ids[:end], skip_special_tokens=True).strip().lower())
         return texts
+
+
+AutoProcessor.register(SalmonnConfig, SalmonnProcessor)
 
 
 def supervised(labels_BT: Tensor) -> tuple[Tensor, Tensor]:
