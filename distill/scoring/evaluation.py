@@ -16,6 +16,7 @@ from data.ranks import launched_rank, launched_world
 from data.rows.row import Row
 from distill.efficiency.measuring import Measured
 from distill.efficiency.memory import empty_cache
+from distill.models.card import add_scores
 from distill.models.loading import checkpoint_shown, load_for_scoring, parameter_counts, part_bytes, student_folder
 from distill.recipe.recipe import Recipe
 from distill.recipe.test_sets import Selection
@@ -63,7 +64,8 @@ def evaluate(
     Hypotheses are written as they come; a restart does only what is missing, as long as the model, the data and the
     way of writing are the same. Under a launcher every process does its share. A text is the same whatever is missing,
     is limited or is shared (see `distill.scoring.writing`). A clip that cannot be heard counts as an empty text, and is
-    told. Scores of a set that is not selected stay in metrics.json, if they are of the same model.
+    told. Scores of a set that is not selected stay in metrics.json, if they are of the same model. Those of whole test
+    sets are also told on the card in the model's folder.
 
     Args:
         recipe: The recipe.
@@ -102,6 +104,8 @@ def evaluate(
     metrics |= measure_scored(recipe, place.parent, Measured(which, quantise, about["folder"]))
     with written_whole(place / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if about["folder"] and quantise is None and selection.split == "test" and selection.limit is None:
+        add_scores(about["folder"], metrics)
     return metrics
 
 

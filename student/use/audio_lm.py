@@ -1,11 +1,14 @@
 """A trained model, teacher or student, as people use it."""
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal, overload
 
 import torch
+from huggingface_hub import HfApi
 
 from data.batches import batches_by_length
 from data.errors import InputError
@@ -16,7 +19,7 @@ from student.use.results import SEPARATOR, Piece, Result, Segment, Task, result_
 from student.use.sounds import Given, all_of, as_sound
 from student.use.streaming import TextStreamer, pumped
 from student.use.stretches import Stretch, speech, windows
-from student.use.usage import TaskUse, Usage, read_usage, write_usage
+from student.use.usage import CARD, TaskUse, Usage, read_usage, write_usage
 from student.use.writer import Writer
 from teacher.device import DTYPES, cpu_has_bf16, pick_device
 from teacher.model import SalmonnForConditionalGeneration, merge_lora
@@ -37,10 +40,17 @@ class AudioLM:
         model: In evaluation mode, on its device.
         processor: The model's.
         usage: Instructions and bounds.
+        folder: Where it was loaded from; its card goes with it when it is saved.
     """
 
-    def __init__(self, model: SalmonnForConditionalGeneration, processor: SalmonnProcessor, usage: Usage) -> None:
-        self.model, self.processor, self.usage = model, processor, usage
+    def __init__(
+        self,
+        model: SalmonnForConditionalGeneration,
+        processor: SalmonnProcessor,
+        usage: Usage,
+        folder: Path | None = None,
+    ) -> None:
+        self.model, self.processor, self.usage, self.folder = model, processor, usage, folder
         self.writer = Writer(model, processor, usage.num_beams)
 
     @classmethod
@@ -62,13 +72,34 @@ class AudioLM:
         on = torch.device(device) if device else pick_device()
         model = load_pretrained(SalmonnForConditionalGeneration, place, _dtype(processor, on, dtype))
         merge_lora(model)
-        return cls(model.eval().to(on), processor, usage)
+        return cls(model.eval().to(on), processor, usage, place)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the model, its tokenizer and `usage.json`."""
+        """Writes the model, its tokenizer and `usage.json`, and the card that it was loaded with."""
+        folder = Path(folder)
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
-        write_usage(self.usage, Path(folder))
+        write_usage(self.usage, folder)
+        for name in CARD:
+            if self.folder and self.folder.resolve() != folder.resolve() and (self.folder / name).is_file():
+                shutil.copy(self.folder / name, folder / name)
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+        """Puts all of it on a hub, the model card too (transformers' own `push_to_hub` would put one of its own there).
+
+        Args:
+            repo_id: `name` or `owner/name`; it is made if it is not there.
+            private: Whether nobody else sees it, where it is made.
+            token: Of the hub; that of `hf auth login` if not given.
+
+        Returns:
+            The address of the commit.
+        """
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload model").commit_url
 
     @overload
     def transcribe(self, sound: Given, *, stream: Literal[False] = False) -> Result: ...

@@ -51,9 +51,14 @@ class Result:
         return tuple(sorted(found - {"silence"}))
 
     def as_dict(self) -> dict:
-        """For JSON."""
-        segments = [asdict(segment) | {"flags": list(segment.flags)} for segment in self.segments]
-        return {"text": self.text, "seconds": self.seconds, "flags": list(self.flags), "segments": segments}
+        """For JSON: times to the millisecond."""
+        segments = [
+            asdict(of)
+            | {"start_s": round(of.start_s, 3), "end_s": round(of.end_s, 3)}
+            | {"flags": list(of.flags), "logp": round(of.logp, 4)}
+            for of in self.segments
+        ]
+        return {"text": self.text, "seconds": round(self.seconds, 3), "flags": list(self.flags), "segments": segments}
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from student.use.results import Task
 from teacher.hypotheses import GenerationSettings, LengthCap
 
 FILE = "usage.json"
+CARD = ("README.md", "card.json")
+"""What else a model's folder says of it (`distill/models/card.py`)."""
 ROWS: dict[Task, tuple[str, ...]] = {
     "transcribe": ("asr",),
     "caption": ("audiocaption", "audiocaption_v2"),

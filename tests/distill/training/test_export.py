@@ -10,6 +10,7 @@ import torch
 
 from distill.models.students import student_of
 from distill.recipe.reading import read_recipe
+from student import AudioLM
 from teacher.build import build_teacher
 from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import Clip, SalmonnProcessor
@@ -27,6 +28,7 @@ def test_adapters_are_folded_into_the_exported_student(
     status, _, err = command("distill/train.py", "--config", tiny_recipe, *options)
     assert status == 0, err
     run = tmp_path / "runs" / "adapted"
+    assert_usable(run / "model", waves)
     exported = SalmonnForConditionalGeneration.from_pretrained(run / "model").eval()
     assert not exported.config.adapted
     assert not [name for name, _ in exported.named_parameters() if ".lora_" in name or "base_layer" in name]
@@ -45,7 +47,18 @@ def test_adapters_are_folded_into_the_exported_student(
             torch.testing.assert_close(student(batch).logits, found, atol=1e-4, rtol=1e-4)
 
 
-def test_a_teacher_keeps_all_that_was_trained_of_it(command, tiny_recipe, tmp_path):
+def assert_usable(folder, waves):
+    """The folder needs nothing beside it: it says how it is used, and what it is."""
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"config.json", "model.safetensors", "tokenizer.json", "usage.json", "card.json", "README.md"}
+    model = AudioLM.load(folder, dtype="fp32")
+    assert model.usage.tasks["transcribe"].max_new_tokens == 8 and model.usage.tasks["caption"].trained
+    assert model.caption([(wave, 16_000) for wave in waves])[2].segments[0].end_s == len(waves[2]) / 16_000
+    card = (folder / "README.md").read_text()
+    assert "transcribe" in card and "audiocaption" in card and "has not been scored" in card
+
+
+def test_a_teacher_keeps_all_that_was_trained_of_it(command, tiny_recipe, waves, tmp_path):
     def train(name, lr, *changes):
         stage = {"name": "ce", "steps": 2, "max_seconds": 6, "warmup_steps": 0, "losses": {"ce": 1}, "lr": lr}
         changes = [f"name={name}", "student=null", "cache=null", f"train.stages={json.dumps([stage])}", *changes]
@@ -56,6 +69,7 @@ def test_a_teacher_keeps_all_that_was_trained_of_it(command, tiny_recipe, tmp_pa
         return tmp_path / "runs" / name / "model" / "trained.safetensors"
 
     first = train("first", {"encoder": 1e-2, "connector": 1e-2}, "teacher.weights=null")
+    assert_usable(first.parent, waves)
     second = train("second", {"connector": 1e-2}, f"teacher.weights={first}")
     untrained, *built = (
         build_teacher(read_recipe(tiny_recipe, [f"teacher.weights={weights}"]).teacher)[0]

@@ -14,22 +14,6 @@ from tests.conftest import sound
 SECOND = 16_000
 
 
-class Loud(VoiceDetector):
-    """Takes what is loud for speech, as a test's speech is."""
-
-    def __init__(self) -> None:
-        return
-
-    def __call__(self, wave):
-        frames = np.pad(wave, (0, -len(wave) % FRAME)).reshape(-1, FRAME)
-        return np.where(np.abs(frames).max(1, initial=0) > 0.1, 0.99, 0.01).astype(np.float32)
-
-
-@pytest.fixture
-def loud(monkeypatch):
-    monkeypatch.setattr("student.use.stretches.VoiceDetector", Loud)
-
-
 def in_blocks(wave, size):
     return (wave[i : i + size] for i in range(0, len(wave), size))
 
