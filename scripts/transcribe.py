@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--question", default="", help="what --task ask asks")
     parser.add_argument("--format", choices=get_args(Format), default="text")
     parser.add_argument("--out", type=Path, metavar="DIR", help="a file for each sound, instead of standard output")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()  # files may stand before and after options
     require_asked(arguments.task, arguments.question, arguments.model)
     outputs = Outputs(arguments.files, arguments.format, arguments.out)
     prepare_process()

@@ -14,6 +14,7 @@ from data.sound.stream import seconds_of
 from student.use.audio_lm import AudioLM
 from student.use.formats import SUFFIX, Format, formatted
 from student.use.results import Result, Task
+from student.use.written import Written
 
 STANDARD_INPUT = "-"
 
@@ -80,24 +81,29 @@ class Outputs:
 def write_all(model: AudioLM, outputs: Outputs, task: Task, question: str) -> int:
     """Writes the texts of all sounds; one that cannot be heard is told in a line, and the others go on.
 
+    In a folder, texts that are there already are left as they are.
+
     Returns:
         The exit status: 2 where a sound could not be heard.
     """
     if not model.usage.asked(task, question).trained:
         print(f"note: this model was not trained to {task}; take what it writes as a guess", file=sys.stderr)
-    sounds = [_named(name) for name in outputs.names]
-    total = 0.0
-    for sound in sounds:
-        with suppress(InputError):  # which is told when its turn comes
-            total += seconds_of(sound)
-    progress, faults = Progress(task, max(round(total), 1), "s", stream=sys.stderr), 0
-    told = _Whole(progress)
-    for name, result in zip(outputs.names, model.results(sounds, task, question, told.add), strict=True):
+    names, written = outputs.names, None
+    if outputs.folder is not None:
+        written = Written(outputs.folder, model, [task, question, outputs.form])
+        names = [name for name in names if not written.has(outputs.place(name), Path(name))]
+        if there := len(outputs.names) - len(names):
+            print(f"note: {there} of {len(outputs.names)} are written already", file=sys.stderr, flush=True)
+    sounds, faults = [_named(name) for name in names], 0
+    told = _Whole(task, sounds)
+    for name, result in zip(names, model.results(sounds, task, question, told.add), strict=True):
         if isinstance(result, InputError):
             print(f"error: {result}", file=sys.stderr, flush=True)
             faults += 1
             continue
         outputs.put(name, result)
+        if written:
+            written.add(outputs.place(name), Path(name))
         if result.flags:
             print(f"note: {name}: {', '.join(result.flags)}", file=sys.stderr, flush=True)
     return 2 if faults else 0
@@ -108,10 +114,14 @@ def _named(name: str) -> Sound:
 
 
 class _Whole:
-    """Progress in whole seconds."""
+    """Progress in whole seconds of sound."""
 
-    def __init__(self, progress: Progress) -> None:
-        self.progress, self.seconds = progress, 0.0
+    def __init__(self, task: Task, sounds: list[Sound]) -> None:
+        total, self.seconds = 0.0, 0.0
+        for sound in sounds:
+            with suppress(InputError):  # which is told when its turn comes
+                total += seconds_of(sound)
+        self.progress = Progress(task, max(round(total), 1), "s", stream=sys.stderr)
 
     def add(self, seconds: float) -> None:
         """Counts further seconds."""

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from data.errors import InputError
 from data.paths import REPOSITORY, written_whole
@@ -25,6 +25,7 @@ ROWS: dict[Task, tuple[str, ...]] = {
     "ask": ("QA", "inference_QA"),
 }
 """The recipes' tasks that a model has learnt each task of use from."""
+_PROMPTS = TypeAdapter(Prompts)
 _SPOKEN = 12.0
 """Tokens a second that no speech has: a recipe that bounds no texts is used with this bound."""
 
@@ -94,7 +95,7 @@ def read_usage(folder: Path) -> Usage:
     if (recipe := folder.parent / "recipe.json").is_file():
         return _of_recipe(recipe)
     print(
-        f"{folder}: no {FILE}, and no recipe beside the folder: asked with the first wordings of data/prompts.json",
+        f"note: {folder}: no {FILE}, and no recipe beside it: asked with the first wordings of data/prompts.json",
         file=sys.stderr,
         flush=True,
     )
@@ -105,9 +106,10 @@ def read_usage(folder: Path) -> Usage:
 def _of_recipe(file: Path) -> Usage:
     try:
         made = loads(file.read_text(encoding="utf-8"))
-        prompts = {task: tuple(of) for task, of in made["data"]["prompts"].items()}
+        prompts = _PROMPTS.validate_python(made["data"]["prompts"])
         generation = GenerationSettings.model_validate_json(json.dumps(made["generation"]))
         return usage_of(prompts, generation, made["data"].get("mono", "first"))
     except (ValueError, ValidationError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else f"{type(error).__name__}: {error}"
         raise InputError(f"{file}: no recipe that can be read ({reason}); write {file.parent}/model/{FILE}") from None

@@ -9,7 +9,9 @@ import torch
 from hypothesis import given
 from transformers.utils.logging import disable_progress_bar
 
+from student.use.usage import read_usage, usage_of
 from teacher.build import build_teacher
+from teacher.hypotheses import GenerationSettings
 from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import SalmonnProcessor
 from teacher.settings import ModelSettings
@@ -72,3 +74,27 @@ def test_models(parts, name):
         loads()
     finally:
         path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("name", ["run/model/usage.json", "run/recipe.json"])
+def test_how_a_model_is_used(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True)
+    (tmp_path / "run" / "model").mkdir(exist_ok=True)
+    usage = usage_of({"asr": ("transcribe",), "QA": ("{}",)}, GenerationSettings(tokens_per_second=5))
+    generation = {"num_beams": 2, "max_new_tokens": 80, "tokens_per_second": None, "max_seconds": 120.0}
+    recipe = {"data": {"prompts": {"asr": ["transcribe", "write"]}, "mono": "mix"}, "generation": generation}
+
+    def read_it():
+        found = read_usage(tmp_path / "run" / "model")
+        for task, use in found.tasks.items():
+            asked = found.asked(task, "who is it?" if "{}" in use.instruction else "")
+            assert isinstance(asked.instruction, str) and 1 <= asked.cap(3.0) <= use.max_new_tokens
+
+    @inputs(60, share=0.1)
+    @given(content=spoilt_json(usage.model_dump() if path.name == "usage.json" else recipe))
+    def reads(content):
+        path.write_bytes(content)
+        ends_well(read_it, tmp_path)
+
+    reads()

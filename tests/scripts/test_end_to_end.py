@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
+from data.paths import cache_dir
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHORT = [
     "data.limit=10",
@@ -68,3 +70,15 @@ def test_from_the_cache_to_the_table(tmp_path, environment, free_port):
     assert "CIDEr-D" in (results / "report.md").read_text()
     assert imread(results / "report.png").std() > 0
     assert (results / "steps.jsonl").read_text() == (folder / "steps.jsonl").read_text()
+
+    card = (folder / "model" / "README.md").read_text()
+    assert "CC-BY-SA-3.0" in card and "| WER speakers, % |" in card
+    clip = json.loads((cache_dir() / "mini" / "test_asr.json").read_text())["annotation"][0]
+    words = ["python", "scripts/transcribe.py", cache_dir() / "mini" / clip["path"], "--format", "json"]
+    words += ["--model", folder / "model"]
+    heard = subprocess.run(words, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600)
+    assert heard.returncode == 0, heard.stderr
+    written = json.loads(heard.stdout)
+    assert written["seconds"] == pytest.approx(clip["duration"], abs=0.01) and written["flags"] != ["silence"]
+    (segment,) = written["segments"]
+    assert 0 <= segment["start_s"] < segment["end_s"] <= written["seconds"] and "transcribe: " in heard.stderr

@@ -46,7 +46,7 @@ def test_each_format_in_a_folder_and_on_the_screen(transcribe, files, tmp_path, 
     status, out, _ = transcribe(files["a"], files["b"], "--format", form, "--out", tmp_path / "out")
     assert status == 0 and not out
     suffix = {"text": "txt"}.get(form, form)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"a.{suffix}", f"b.{suffix}"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("[ab].*")) == [f"a.{suffix}", f"b.{suffix}"]
     written = (tmp_path / "out" / f"a.{suffix}").read_text()
     result = tiny_lm.transcribe(files["a"])
     assert result.text in written or form == "json"
@@ -58,6 +58,21 @@ def test_each_format_in_a_folder_and_on_the_screen(transcribe, files, tmp_path, 
         assert shown == {"file": str(files["a"])} | written and written["text"] == result.text
     else:
         assert out == written
+
+
+def test_in_a_folder_the_same_command_goes_on_where_it_was(transcribe, files, tmp_path):
+    out = tmp_path / "out"
+    status, _, err = transcribe(files["a"], files["bad"], "--out", out)
+    assert status == 2 and "written already" not in err and "transcribe: 2/2 s" in err
+    (out / "a.txt").write_text("mine")
+    soundfile.write(files["bad"], sound(1.2, 3), RATE)
+    status, _, err = transcribe(files["a"], files["bad"], files["b"], "--out", out)
+    assert status == 0 and "1 of 3 are written already" in err and (out / "a.txt").read_text() == "mine"
+    assert sorted(path.name for path in out.glob("*.txt")) == ["a.txt", "b.txt", "bad.txt"]
+    soundfile.write(files["a"], sound(1.7, 3), RATE)  # another sound
+    assert "written already" not in transcribe(files["a"], "--out", out)[2] and (out / "a.txt").read_text() != "mine"
+    (out / "a.txt").write_text("mine")
+    assert "written already" not in transcribe(files["a"], "--out", out, "--task", "caption")[2]
 
 
 def test_standard_input_is_a_sound_like_others(transcribe, files, monkeypatch):

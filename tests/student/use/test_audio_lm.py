@@ -203,6 +203,9 @@ def test_a_folder_of_before_is_asked_as_its_recipe_says(tiny_lm, tiny_recipe, tm
         "ask": "{}",
     }
     assert usage.tasks["caption"].max_new_tokens == 8 and not usage.tasks["ask"].trained
+    (tmp_path / "run" / "recipe.json").write_text('{"data": {"prompts": {"asr": 3}}, "generation": {}}')
+    with pytest.raises(InputError, match=r"recipe\.json: no recipe that can be read"):
+        read_usage(tmp_path / "run" / "model")
 
 
 @pytest.mark.parametrize(
