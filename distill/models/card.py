@@ -1,20 +1,23 @@
-"""What a trained model's folder says of it: `card.json`, and the model card (README.md) that is made of it."""
+"""What a trained model's folder says of it: `usage.json`, `card.json`, and the model card (README.md) made of both."""
 
 import json
 from collections import defaultdict
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
+import numpy as np
 from safetensors import safe_open
 
 from data.errors import InputError
 from data.kinds import kind_of
 from data.paths import written_whole
-from data.rows.manifest import durations_of
+from data.rows.manifest import Manifest
 from data.strict_json import loads
 from distill.recipe.recipe import Recipe
 from distill.recipe.rows import read_rows
 from distill.report.card import model_card
-from student.use.usage import read_usage
+from student.use.usage import read_usage, usage_of, write_usage
 from teacher.weights import weight_files
 
 FILE = "card.json"
@@ -22,8 +25,11 @@ _SCORES = ("wer", "wer_low", "wer_high", "cider_d", "cider_d_low", "cider_d_high
 _COSTS = ("ttft_s", "tpot_s", "peak_memory_bytes", "device", "dtype")
 
 
-def write_card(recipe: Recipe, folder: Path) -> None:
-    """Writes both files into a model's folder, which has its weights and its `usage.json` already."""
+def describe(recipe: Recipe, folder: Path) -> None:
+    """Writes how a model is used and what it is into its folder, which has its weights already."""
+    rows = _training_rows(recipe)
+    learnt = None if rows is None else _lengths_of(rows)
+    write_usage(usage_of(recipe.data.prompts, recipe.generation, recipe.data.mono, learnt), folder)
     facts = {
         "recipe": recipe.name,
         "description": recipe.description,
@@ -31,14 +37,14 @@ def write_card(recipe: Recipe, folder: Path) -> None:
         "made_of": _made_of(recipe),
         "stages": [{"name": stage.name, "steps": stage.steps} for stage in recipe.train.stages],
         "random_weights": recipe.teacher.random_weights,
-        "data": _data_of(recipe),
+        "data": None if rows is None else _data_of(rows),
         **_sizes(folder),
     }
     _write(folder, facts)
 
 
 def add_scores(folder: Path, metrics: dict) -> None:
-    """Writes both files anew, with what a model was scored and measured; one without `card.json` is left as it is.
+    """Writes the card anew, with what a model was scored and measured; one without `card.json` is left as it is.
 
     Args:
         folder: The model's.
@@ -79,22 +85,34 @@ def _made_of(recipe: Recipe) -> dict[str, str]:
     return {part: Path(name).name if name.startswith(("{", "/", ".")) else name for part, name in named.items() if name}
 
 
-def _data_of(recipe: Recipe) -> list[dict] | None:
-    """Rows and hours of each corpus and task; None where the rows cannot be read any more."""
+def _training_rows(recipe: Recipe) -> Manifest | None:
+    """The rows; None where they cannot be read any more."""
     try:
-        rows = read_rows(recipe, recipe.data.train)
+        with redirect_stdout(StringIO()):  # what it says of rows was said when training began
+            return read_rows(recipe, recipe.data.train)
     except (InputError, OSError):
         return None
+
+
+def _data_of(rows: Manifest) -> list[dict]:
+    """Rows and hours of each corpus and task."""
     counts: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0.0])
-    columns = rows.values("corpus"), rows.values("task"), durations_of(rows).tolist()
+    columns = rows.values("corpus"), rows.values("task"), rows.durations_s.tolist()
     for corpus, task, seconds in zip(*columns, strict=True):
         count = counts[corpus or "unnamed", task]
         count[0] += 1
-        count[1] += max(seconds, 0.0)
+        count[1] += seconds
     return [
         {"corpus": corpus, "task": task, "rows": number, "hours": round(seconds / 3600, 2)}
         for (corpus, task), (number, seconds) in sorted(counts.items())
     ]
+
+
+def _lengths_of(rows: Manifest) -> dict[str, float]:
+    """How long nearly all clips (99%) of each task are at most, seconds."""
+    tasks = rows.table.column("task").unique().to_pylist()
+    masks = {task: rows.among("task", [task]) for task in tasks}
+    return {task: float(np.percentile(rows.durations_s[mask], 99)) for task, mask in masks.items() if mask.any()}
 
 
 def _sizes(folder: Path) -> dict:

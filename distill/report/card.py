@@ -12,7 +12,7 @@ from distill.report.table import shown
 from student.use.usage import Usage
 
 _TAGS = ["audio", "audio-text-to-text", "automatic-speech-recognition", "audio-captioning", "salmonn"]
-_METRICS = {"asr": ("WER, %", "wer", 100, 1), "aac": ("CIDEr-D", "cider_d", 1, 2)}
+_METRICS = {"asr": ("WER", "wer", 100, 1), "aac": ("CIDEr-D", "cider_d", 1, 2)}
 _USE = """from student import AudioLM
 
 model = AudioLM.load("FOLDER")
@@ -66,11 +66,11 @@ def _use(usage: Usage) -> Iterator[Block]:
     yield Text("In the repository of salmonn-distill, with `FOLDER` for this one:")
     yield Code(_USE)
     yield Text(
-        "Or `python scripts/transcribe.py sound.wav --model FOLDER`. What it is asked, and how long a text may be:"
+        "Or `python scripts/transcribe.py sound.wav --model FOLDER`. What it is asked, how much it hears and writes:"
     )
-    header = ["task", "instruction", "most tokens", "most tokens a second of sound"]
+    header = ["task", "instruction", "most seconds at once", "most tokens", "most tokens a second of sound"]
     lines = [
-        [task, use.instruction, str(use.max_new_tokens), shown(use.tokens_per_second, 1)]
+        [task, use.instruction, f"{use.longest_s:g}", str(use.max_new_tokens), shown(use.tokens_per_second, 1)]
         for task, use in usage.tasks.items()
     ]
     yield Table(header, lines)
@@ -88,7 +88,14 @@ def _scores(facts: dict) -> Iterator[Block]:
             shown(None if (of := block.get(at)) is None else factor * of, digits)
             for at in (key, f"{key}_low", f"{key}_high")
         )
-        lines.append([titled(label, name), score, f"{low} to {high}", f"{block.get('clips', 0):,}"])
+        lines.append(
+            [
+                titled(label, name) + (", %" if factor == 100 else ""),
+                score,
+                f"{low} to {high}",
+                f"{block.get('clips', 0):,}",
+            ]
+        )
     yield Table(["test set", "score", "95% interval", "clips"], lines)
     yield Text("WER: word error rate of transcripts, lower is better. CIDEr-D: likeness of captions, of 10.")
 
@@ -131,14 +138,14 @@ def _limits(facts: dict, usage: Usage) -> Iterator[Block]:
     untrained = [task for task, use in usage.tasks.items() if not use.trained]
     tasks = sorted({row["task"] for row in facts["data"] or ()})
     limits = [
-        "It hears at most 30 s at once: longer speech is cut at pauses, and of other sounds each 30 s have a text.",
+        "Longer sound is not heard as one: speech is cut at pauses, and of other sounds each window has a text.",
         "It makes up words and sounds, most of all of what it was not trained on, such as noise, other languages or "
         "several speakers at once. No text is proof of what was said.",
     ]
     if tasks:
         limits.append(f"It was trained on these tasks alone: {', '.join(tasks)}.")
     if untrained:
-        limits.append(f"What it writes when asked to {' or '.join(untrained)} is a guess: it was not trained to.")
+        limits.append(f"What it writes when used to {' or '.join(untrained)} is a guess: it was not trained to.")
     if not facts.get("scores"):
         limits.append("How well it does is not known.")
     yield Items(limits)

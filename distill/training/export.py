@@ -12,9 +12,8 @@ from deepspeed import DeepSpeedEngine
 from torch import Tensor, nn
 
 from data.paths import resolve
-from distill.models.card import write_card
+from distill.models.card import describe
 from distill.recipe.recipe import Recipe
-from student.use.usage import usage_of, write_usage
 from teacher.build import default_dtype
 from teacher.model import SalmonnForConditionalGeneration, merge_lora
 from teacher.processor import SalmonnProcessor
@@ -52,8 +51,7 @@ def _write(
         student = _merged(student, tensors)
         tensors = student.state_dict()
     student.save_pretrained(folder, state_dict=tensors)  # it empties the dictionary
-    write_usage(usage_of(recipe.data.prompts, recipe.generation, recipe.data.mono), folder)
-    write_card(recipe, folder)
+    describe(recipe, folder)
 
 
 def _exchange(new: Path, folder: Path, old: Path) -> None:

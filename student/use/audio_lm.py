@@ -33,8 +33,8 @@ _AHEAD = 4
 class AudioLM:
     """Hears sounds of any length and writes what is said, what is heard, or answers.
 
-    Of speech a text comes in segments that end at pauses; where nobody speaks there is none. A caption or an answer is
-    of up to 30 s: a longer sound is captioned, or asked about, in windows of 30 s.
+    Of speech a text comes in segments that end at pauses; where nobody speaks there is none. Of other sounds a text is
+    of as much as the model hears at once: a longer one is captioned, or asked about, in windows.
 
     Args:
         model: In evaluation mode, on its device.
@@ -222,7 +222,7 @@ class AudioLM:
                 one.add(len(block) / SAMPLE_RATE)
                 yield block
 
-        return (speech if task == "transcribe" else windows)(measured())
+        return (speech if task == "transcribe" else windows)(measured(), self.usage.tasks[task].longest_s)
 
 
 @dataclass

@@ -1,9 +1,9 @@
-"""A sound of any length in stretches of at most 30 s, which is what the models hear at once.
+"""A sound of any length in stretches of which each is heard at once, none over 30 s: longer ones no model takes.
 
 Speech is cut at pauses, and what is none is left out. Everything else is cut into windows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,17 +11,20 @@ import numpy as np
 from data.sound.audio import MAX_SECONDS, MIN_SECONDS, SAMPLE_RATE
 from student.use.voice import FRAME, VoiceDetector
 
-MAX_FRAMES = MAX_SECONDS * SAMPLE_RATE // FRAME
 _SPEECH, _QUIET = 0.5, 0.35
 """Probabilities of speech above which it has begun, and below which it has paused (those that Silero recommends)."""
 _LEAST = 3
 """Frames of speech that are more than a click: of 421 spoken test clips of the mini recipe none has fewer."""
 _PAUSE = 16
-"""Frames of a pause at which a stretch ends: 0.5 s."""
+"""Frames of a pause at which a stretch ends: 0.5 s.
+
+Measured on the mini teacher, 90 test clips joined with 0.3 to 4 s between them: WER 13.6% with pauses of 0.3 s, 13.1%
+with 0.5 s, 15.1% with 1 s, 25.2% with 1.5 s; the clips one by one 14.0%.
+"""
 _MARGIN = 6
 """Frames that are heard before and after what is said: 0.2 s, less than half a pause."""
 _SHORT_PAUSE = 3
-"""Frames of a pause that is as good a place as any, where 30 s are spoken without a longer one: 0.1 s."""
+"""Frames of a pause that is as good a place as any, where there is no longer one: 0.1 s."""
 _SILENT = 1e-3
 """Amplitude (-60 dB of full scale) that nothing in a silent window exceeds."""
 
@@ -57,16 +60,20 @@ class Span:
 
 
 Blocks = Iterator[np.ndarray]
-Cutter = Callable[[Blocks], Iterator[Stretch]]
 
 
-def speech(blocks: Blocks) -> Iterator[Stretch]:
+def speech(blocks: Blocks, longest_s: float = MAX_SECONDS) -> Iterator[Stretch]:
     """The stretches of a sound in which somebody speaks, each as soon as it has ended.
 
-    A sound of up to 30 s is one stretch, heard as it is: so the models were trained and are scored. Of a longer one a
-    stretch ends at a pause of half a second; where there is none within 30 s, at the longest shorter one of the last
-    15 s, or else where it is least loud.
+    A sound that is not longer than a stretch may be is heard as it is: so the models were trained and are scored. Of a
+    longer one a stretch ends at a pause of half a second; where there is none, at the longest shorter one of its second
+    half, or else where it is least loud.
+
+    Args:
+        blocks: The sound.
+        longest_s: Most seconds of a stretch.
     """
+    most = int(longest_s * SAMPLE_RATE) // FRAME
     detector = VoiceDetector()
     wave, speech_T, base, beginning = np.zeros(0, np.float32), np.zeros(0, np.float32), 0, True
     for block, last in _with_last(blocks):
@@ -74,20 +81,20 @@ def speech(blocks: Blocks) -> Iterator[Stretch]:
         known = len(speech_T) * FRAME
         whole = len(wave) if last else len(wave) // FRAME * FRAME
         speech_T = np.concatenate([speech_T, detector(wave[known:whole])])
-        if beginning and len(wave) <= MAX_SECONDS * SAMPLE_RATE:
+        if beginning and len(wave) <= longest_s * SAMPLE_RATE:
             if last and (span := _said(speech_T, 0, len(speech_T))):
                 yield _stretch(wave, 0, Span((0, len(speech_T)), span))
             continue
         beginning = False
-        spans, done = cut(speech_T, _loudness(wave[: len(speech_T) * FRAME]), last)
+        spans, done = cut(speech_T, _loudness(wave[: len(speech_T) * FRAME]), last, most)
         for span in spans:
             yield _stretch(wave, base, span)
         wave, speech_T, base = wave[done * FRAME :], speech_T[done:], base + done
 
 
-def windows(blocks: Blocks) -> Iterator[Stretch]:
-    """A sound in windows of 30 s; where a last part is over, it is halved with the one before it."""
-    limit = MAX_SECONDS * SAMPLE_RATE
+def windows(blocks: Blocks, longest_s: float = MAX_SECONDS) -> Iterator[Stretch]:
+    """A sound in windows of `longest_s` seconds; where a last part is over, it is halved with the one before it."""
+    limit = int(longest_s * SAMPLE_RATE)
     wave, first = np.zeros(0, np.float32), 0
     for block, last in _with_last(blocks):
         wave = np.concatenate([wave, block])
@@ -99,16 +106,17 @@ def windows(blocks: Blocks) -> Iterator[Stretch]:
         yield _window(wave, first)
 
 
-def cut(speech_T: np.ndarray, loudness_T: np.ndarray, last: bool) -> tuple[list[Span], int]:
+def cut(speech_T: np.ndarray, loudness_T: np.ndarray, last: bool, most: int) -> tuple[list[Span], int]:
     """Cuts frames into stretches.
 
     Args:
         speech_T: How likely speech is in each frame.
         loudness_T: How loud each is.
         last: Whether the sound ends with them.
+        most: Frames of the longest stretch.
 
     Returns:
-        The stretches that have ended, none over 30 s, none of which overlap; and the frames that are done with.
+        The stretches that have ended, none of which overlap; and the frames that are done with.
     """
     spans, done, count = [], 0, len(speech_T)
     while True:
@@ -118,12 +126,12 @@ def cut(speech_T: np.ndarray, loudness_T: np.ndarray, last: bool) -> tuple[list[
             return spans, count if last else max(done, count - _MARGIN)
         first = done + int(begins[0])
         start = max(done, first - _MARGIN)
-        limit = start + MAX_FRAMES
+        limit = start + most
         end = _pause(speech_T, first, min(limit, count))
         if end is not None:
             stop = min(end + _MARGIN, limit, count)
         elif limit < count or (limit == count and not last):
-            stop = end = _best_cut(speech_T, loudness_T, start + MAX_FRAMES // 2, limit)
+            stop = end = _best_cut(speech_T, loudness_T, start + most // 2, limit)
         elif last:
             stop = end = count
         else:

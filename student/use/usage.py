@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ from data.paths import REPOSITORY, written_whole
 from data.prompts import QUESTION, Prompts
 from data.rows.row import Mono
 from data.settings import Settings, read_settings
+from data.sound.audio import MAX_SECONDS
 from data.strict_json import loads
 from student.use.results import Task
 from teacher.hypotheses import GenerationSettings, LengthCap
@@ -26,6 +28,8 @@ ROWS: dict[Task, tuple[str, ...]] = {
 }
 """The recipes' tasks that a model has learnt each task of use from."""
 _PROMPTS = TypeAdapter(Prompts)
+_LONGEST_S = (10.0, float(MAX_SECONDS))
+"""Bounds of what is heard at once."""
 _SPOKEN = 12.0
 """Tokens a second that no speech has: a recipe that bounds no texts is used with this bound."""
 
@@ -34,6 +38,12 @@ class TaskUse(LengthCap):
     """One task."""
 
     instruction: str = Field(description="what the model is told; {} is where a question comes in")
+    longest_s: float = Field(
+        15.0,
+        ge=2,
+        le=MAX_SECONDS,
+        description="seconds of sound that are heard at once, at most: about as long as the clips of training",
+    )
     trained: bool = Field(True, description="whether the model was trained on such instructions")
 
 
@@ -64,18 +74,39 @@ class Usage(Settings):
         return use.model_copy(update={"instruction": use.instruction.replace(QUESTION, question.strip())})
 
 
-def usage_of(prompts: Prompts, generation: GenerationSettings, mono: Mono = "first") -> Usage:
-    """The use of a model that was trained under these prompts, as it is scored: their first wordings, its own caps."""
+def usage_of(
+    prompts: Prompts, generation: GenerationSettings, mono: Mono = "first", learnt: Mapping[str, float] | None = None
+) -> Usage:
+    """The use of a model that was trained under these prompts, as it is scored: their first wordings, its own caps.
+
+    Args:
+        prompts: The recipe's.
+        generation: The recipe's.
+        mono: The recipe's.
+        learnt: For each task of the rows that it was trained on how long nearly all of its clips are at most, seconds;
+            None where the rows are not known: all tasks that have prompts.
+    """
     caps = generation.model_dump(include=set(LengthCap.model_fields))
     tasks: dict[Task, TaskUse] = {}
     for task, rows in ROWS.items():
-        wordings = next((prompts[name] for name in rows if prompts.get(name)), None)
-        if wordings or task == "ask":
-            wording = wordings[0] if wordings else QUESTION
-            tasks[task] = TaskUse(instruction=wording, trained=wordings is not None, **caps)
-    if "transcribe" in tasks and generation.tokens_per_second is None:
-        tasks["transcribe"] = tasks["transcribe"].model_copy(update={"tokens_per_second": _SPOKEN})
+        worded = [name for name in rows if prompts.get(name)]
+        taught = [name for name in worded if learnt is None or name in learnt]
+        if not worded and task != "ask":
+            continue
+        wording = prompts[(taught or worded)[0]][0] if worded else QUESTION
+        use = TaskUse(instruction=wording, trained=bool(taught), **caps)
+        if learnt and taught:
+            use = use.model_copy(update={"longest_s": _longest(max(learnt[name] for name in taught), generation)})
+        if task == "transcribe" and generation.tokens_per_second is None:
+            use = use.model_copy(update={"tokens_per_second": _SPOKEN})
+        tasks[task] = use
     return Usage(tasks=tasks, num_beams=generation.num_beams, max_seconds=generation.max_seconds, mono=mono)
+
+
+def _longest(trained_s: float, caps: LengthCap) -> float:
+    """What is heard at once: as much as in training, and no more than the longest text has room for."""
+    room_s = MAX_SECONDS if caps.tokens_per_second is None else caps.max_new_tokens / caps.tokens_per_second
+    return round(min(max(min(trained_s, room_s), _LONGEST_S[0]), _LONGEST_S[1]), 1)
 
 
 def write_usage(usage: Usage, folder: Path) -> None:

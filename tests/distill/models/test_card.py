@@ -7,10 +7,10 @@ from huggingface_hub import ModelCard
 
 from data.corpora.licences import UNKNOWN, licence_of
 from data.errors import InputError
-from distill.models.card import add_scores, write_card
+from distill.models.card import add_scores, describe
 from distill.models.loading import parameter_counts
 from distill.recipe.reading import read_recipe
-from student.use.usage import usage_of, write_usage
+from student.use.usage import read_usage
 
 METRICS = {
     "asr": {"kind": "asr", "wer": 0.2, "wer_low": 0.15, "wer_high": 0.26, "clips": 10},
@@ -27,8 +27,7 @@ def exported(tiny_recipe, tiny_teacher, tmp_path):
     recipe, folder = read_recipe(tiny_recipe), tmp_path / "runs" / "tiny" / "model"
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    write_usage(usage_of(recipe.data.prompts, recipe.generation), folder)
-    write_card(recipe, folder)
+    describe(recipe, folder)
     return recipe, folder
 
 
@@ -47,6 +46,20 @@ def test_a_card_says_what_the_model_is_and_is_one_that_hubs_read(exported, tiny_
     assert str(folder) not in page and "whisper" in page
 
 
+def test_a_task_without_rows_was_not_learnt(exported, own_data):
+    recipe, folder = exported
+    kept = [row for row in json.loads((own_data / "train.json").read_text())["annotation"] if row["task"] == "asr"]
+    assert {task: use.trained for task, use in read_usage(folder).tasks.items()} == {
+        "transcribe": True,
+        "caption": True,
+        "ask": False,
+    }
+    (own_data / "train.json").write_text(json.dumps({"annotation": kept}))
+    describe(recipe, folder)
+    assert not read_usage(folder).tasks["caption"].trained and read_usage(folder).tasks["transcribe"].trained
+    assert "used to caption or ask is a guess" in (folder / "README.md").read_text()
+
+
 def test_scores_come_onto_the_card_with_their_intervals(exported):
     _, folder = exported
     add_scores(folder, METRICS)
@@ -61,7 +74,7 @@ def test_scores_come_onto_the_card_with_their_intervals(exported):
 def test_rows_that_are_gone_cost_nothing_but_their_table(exported, own_data):
     recipe, folder = exported
     (own_data / "train.json").unlink()
-    write_card(recipe, folder)
+    describe(recipe, folder)
     assert "could not be read" in (folder / "README.md").read_text()
 
 

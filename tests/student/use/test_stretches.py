@@ -7,11 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from student.use.stretches import MAX_FRAMES, cut, speech, windows
+from student.use.stretches import cut, speech, windows
 from student.use.voice import FRAME, VoiceDetector
 from tests.conftest import sound
 
 SECOND = 16_000
+
+
+MOST = 30 * SECOND // FRAME
 
 
 def in_blocks(wave, size):
@@ -80,12 +83,12 @@ def test_all_speech_is_in_some_stretch_none_of_which_is_too_long_or_overlaps(par
     loudness_T = np.random.default_rng(len(speech_T)).random(len(speech_T))
     spans, base = [], 0
     for end in [*range(step, len(speech_T), step), len(speech_T)]:
-        found, done = cut(speech_T[base:end], loudness_T[base:end], end == len(speech_T))
+        found, done = cut(speech_T[base:end], loudness_T[base:end], end == len(speech_T), MOST)
         spans += [(base + of.heard[0], base + of.heard[1]) for of in found]
         base += done
-    assert all(0 < end - first <= MAX_FRAMES for first, end in spans)
+    assert all(0 < end - first <= MOST for first, end in spans)
     assert all(end <= first for (_, end), (first, _) in itertools.pairwise(spans))
-    whole, _ = cut(speech_T, loudness_T, True)
+    whole, _ = cut(speech_T, loudness_T, True, MOST)
     assert [of.heard for of in whole] == spans
     heard = np.zeros(len(speech_T), bool)
     for first, end in spans:
@@ -126,6 +129,12 @@ def test_windows_of_like_length(seconds, lengths):
     assert [stretch.seconds for stretch in found] == pytest.approx(lengths)
     assert found[0].start_s == 0 and found[-1].end_s == pytest.approx(seconds)
     assert not any(stretch.silent for stretch in found)
+
+
+def test_stretches_are_as_short_as_is_asked(loud):
+    wave = joined(25, -0.2, 20)
+    assert all(stretch.seconds <= 8 for stretch in speech(in_blocks(wave, SECOND), 8))
+    assert [of.seconds for of in windows(in_blocks(wave[: 45 * SECOND], SECOND), 20)] == pytest.approx([20, 12.5, 12.5])
 
 
 def test_a_silent_window_is_told():
