@@ -43,7 +43,7 @@ def test_from_the_cache_to_the_table(tmp_path, environment, free_port):
     folder = tmp_path / "runs" / "short"
     assert f"trained model: {folder}/model" in trained
     steps = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
-    assert [step["stage"] for step in steps] == ["encoder"] * 2 + ["distil"] * 2
+    assert [step["stage"] for step in steps] == ["distil"] * 4
     assert {"ce", "kd", "loss", "grad_norm"} <= set(steps[-1])
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
         path.name for path in (folder / "model").iterdir()
@@ -66,7 +66,6 @@ def test_from_the_cache_to_the_table(tmp_path, environment, free_port):
         assert (results / which / "metrics.json").is_file()
     teacher, student = report["teacher"], report["student"]
     assert student["parameters_without_embeddings"] <= 0.75 * teacher["parameters_without_embeddings"]
-    assert 2 * student["encoder_layers"] == teacher["encoder_layers"]
     assert "CIDEr-D" in (results / "report.md").read_text()
     assert imread(results / "report.png").std() > 0
     assert (results / "steps.jsonl").read_text() == (folder / "steps.jsonl").read_text()
