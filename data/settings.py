@@ -139,10 +139,13 @@ def read_settings(
     Raises:
         InputError: The file is missing, not JSON, or does not fit the model; the line names the key and the mend.
     """
+    absent = InputError(f"{path}: no such {what}; the repository's are in {where}")
+    if "\0" in str(path):  # which no file's name has, and which no error of the system's names
+        raise absent
     try:
         tree = loads(path.read_text())
     except FileNotFoundError:
-        raise InputError(f"{path}: no such {what}; the repository's are in {where}") from None
+        raise absent from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a JSON file") from None
     except ValueError as error:
