@@ -71,8 +71,6 @@ class Trainer:
         self.teacher = HeldTeacher(recipe, self.engine)
         self.identity = run_identity(recipe, rows, self.world, None if cache is None else cache.identity)
         self.examples = build_examples(recipe, processor, rows, cache, teacher_processor, quiet=self.rank > 0)
-        if recipe.train.keep_encoded:
-            self.examples.keep_encoded(student, max_seconds=120, quiet=self.rank > 0)
         accumulation = self.engine.gradient_accumulation_steps()
         loader = StepLoader(recipe, self.examples, rank=self.rank, world=self.world, accumulation=accumulation)
         on_policy = OnPolicy(recipe.seed, self.engine, processor, self.examples.teacher_processor)
@@ -95,8 +93,10 @@ class Trainer:
     def _train(self) -> None:
         self._resume()
         settings, total = self.recipe.train, self.recipe.total_steps
-        # A run that was told to stop did not wait for it.
+        if settings.keep_encoded and self.step < total:
+            self.examples.keep_encoded(self.engine.module.student, max_seconds=120, quiet=self.rank > 0)
         pace = Pace(total, settings.validate_every if self.valid else 0)
+        # A run that was told to stop did not wait for it.
         if self._is_due() and self._any(self.rank == 0 and not was_validated(self.recipe, self.step)):
             self._validate(pace)
         while self.step < total and not self.stopped:
