@@ -143,7 +143,8 @@ def read_settings(
     if "\0" in str(path):  # which no file's name has, and which no error of the system's names
         raise absent
     try:
-        tree = loads(path.read_text())
+        # A device is none, and may never end.
+        tree = None if path.is_char_device() else loads(path.read_text())
     except FileNotFoundError:
         raise absent from None
     except OSError as error:

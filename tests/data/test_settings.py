@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 from pydantic import Field
@@ -93,6 +94,8 @@ def test_bytes_that_are_no_text_and_files_that_are_not_there_are_refused(tmp_pat
         read_settings(Plan, tmp_path)
     with pytest.raises(InputError, match="no such recipe"):
         read_settings(Plan, tmp_path / "a\0b.json")
+    with pytest.raises(InputError, match="/dev/zero: a recipe is one JSON object"):
+        read_settings(Plan, Path("/dev/zero"))
 
 
 def test_overrides_are_json_where_they_are_and_reach_into_sections_and_lists(read):
