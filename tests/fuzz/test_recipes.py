@@ -103,6 +103,7 @@ def test_grids(folder, content):
         "--set",
         "no such recipe",
         "a JSON file",
+        "is one JSON object",
     )
 
 
