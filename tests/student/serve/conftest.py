@@ -65,3 +65,19 @@ def client(served):
 
     with OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
         yield client
+
+
+@pytest.fixture
+def fake(loud):  # noqa: F811
+    from tests.student.serve.fake import Fake
+
+    return Fake()
+
+
+def transcript(server, content: bytes, **given):
+    """The response to a sound."""
+    import httpx
+
+    fields = {"model": "fake"} | given.pop("data", {})
+    address = f"{server.url}/v1/audio/transcriptions"
+    return httpx.post(address, data=fields, files={"file": ("a.wav", content)}, timeout=60, **given)
