@@ -15,9 +15,9 @@ from tests.student.serve.conftest import RATE, running, wav
 
 @pytest.fixture
 def long():
-    """45 s with pauses, as a file."""
+    """35 s with pauses, as a file."""
     pause, file = np.zeros(int(0.8 * RATE), np.float32), io.BytesIO()
-    wave = np.concatenate([part for i in range(9) for part in (sound(4 + i % 3 / 2, i), pause)])
+    wave = np.concatenate([part for i in range(7) for part in (sound(4 + i % 3 / 2, i), pause)])
     soundfile.write(file, wave, RATE, format="FLAC", subtype="PCM_16")
     return file.getvalue()
 
@@ -41,11 +41,11 @@ def test_models(client):
 
 
 def test_a_transcript_in_each_format(client, tiny_lm, long):
-    for content in (wav(2), long):
+    for content, forms in ((wav(2), ("text", "srt", "vtt")), (long, ("srt",))):
         result = tiny_lm.transcribe(content)
         assert result.text
         assert heard(client, content).text == result.text
-        for form in ("text", "srt", "vtt"):
+        for form in forms:
             assert heard(client, content, response_format=form) == formatted(result, form)
         verbose = heard(
             client, content, response_format="verbose_json", timestamp_granularities=["segment"], language="en"
