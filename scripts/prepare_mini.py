@@ -74,8 +74,8 @@ def _sets(large: bool) -> dict[str, list[Clip]]:
     if large:
         extra = [clip for splits in found for clip in splits.extra]
         sets["train_large"] = train + extra
-        # Evenly from all that is there: the mix is that of the whole.
-        sets["ladder_all"] = train + extra[:: len(extra) // len(train)][: len(train)]
+        # As many again, evenly from all that is there: the mix is that of the whole.
+        sets["ladder_all"] = train + [extra[i * len(extra) // len(train)] for i in range(len(train))]
         sets["ladder_tenth"] = sets["ladder_all"]
     return sets
 

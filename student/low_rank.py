@@ -87,7 +87,7 @@ def _moments(
         with ExitStack() as hooks:
             for name, of in linears.items():
                 hooks.callback(of.register_forward_hook(partial(note, name, frames_B.to(device))).remove)
-            encoder(batch.features.mel_BMT.to(device), batch.features.mel_frames_B.to(device))
+            encoder(batch.features.mel_BMT.to(device), batch.features.mel_frames_B)
         number += int(frames_B.sum())
     means = {name: of / number for name, of in sums.items()}
     return {name: (means[name], of / number - means[name].outer(means[name])) for name, of in squares.items()}

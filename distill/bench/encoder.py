@@ -91,7 +91,7 @@ def measure(
         ways = {}
         for way, margin in (("seconds", margin_s), ("always_30_s", None)):
             mel_BMT, frames_B = log_mel([wave], mel_bins=encoder.conv1.in_channels, margin_s=margin)
-            ways[way] = mel_BMT.to(device), frames_B.to(device)
+            ways[way] = mel_BMT.to(device), frames_B
         taken: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(runs + 1):
             for way, inputs in ways.items():

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from numbers import Integral
 from pathlib import Path
 from typing import IO
 
@@ -27,8 +28,8 @@ def as_sound(given: Given) -> Sound | Samples:
         return Path(given)
     if isinstance(given, bytes | bytearray | memoryview):
         return SoundBytes(bytes(given), "sound in memory")
-    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], int):
-        return Samples(np.asarray(given[0]), given[1])
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Integral):
+        return Samples(np.asarray(given[0]), int(given[1]))
     if hasattr(given, "read"):
         content = given.read()
         if isinstance(content, bytes):

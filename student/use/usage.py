@@ -122,7 +122,7 @@ def read_usage(folder: Path) -> Usage:
         InputError: A file is there, but broken.
     """
     if (folder / FILE).exists():
-        return read_settings(Usage, folder / FILE)
+        return read_settings(Usage, folder / FILE, what="usage", where="runs/NAME/model")
     if (recipe := folder.parent / "recipe.json").is_file():
         return _of_recipe(recipe)
     print(

@@ -15,6 +15,7 @@ from data.sound.audio import load_audio
 from student import AudioLM
 from student.use.guards import circling
 from student.use.results import Result
+from student.use.sounds import as_sound
 from student.use.usage import read_usage, usage_of
 from teacher.hypotheses import GenerationSettings, generate_texts
 from teacher.model import SalmonnForConditionalGeneration
@@ -59,6 +60,11 @@ class _Beams:
 
     def __init__(self, caps):
         self.cap = caps.cap
+
+
+def test_a_rate_of_numpys_is_a_rate():
+    sound = as_sound((np.zeros((8, 2), np.int16), np.int64(8000)))
+    assert sound.rate == 8000 and sound.seconds == 0.001
 
 
 def test_a_batch_has_the_texts_of_each_sound_alone(tiny_lm, files):
@@ -113,7 +119,7 @@ def test_a_sound_that_cannot_be_heard_is_told_in_its_place(tiny_lm, files, tmp_p
     found = list(tiny_lm.results(given, "transcribe", heard=seconds.append))
     faulty = [isinstance(result, InputError) for result in found]
     assert faulty == [False, True, False, True, False]
-    assert found[0] == found[4] and "bad.wav" in str(found[1]) and "truncated" in str(found[3])
+    assert found[0].text == found[4].text and "bad.wav" in str(found[1]) and "truncated" in str(found[3])
     assert sum(seconds) >= sum(of.seconds for of in found if isinstance(of, Result)) - 1e-6
     with pytest.raises(InputError, match=r"bad\.wav"):
         tiny_lm.transcribe(given)
@@ -222,6 +228,7 @@ def test_a_folder_of_before_is_asked_as_its_recipe_says(tiny_lm, tiny_recipe, tm
     ("content", "complaint"),
     [
         ("{", "not valid JSON"),
+        ("[]", "a usage is one JSON object"),
         (json.dumps({"format": 2, "tasks": {}}), "format"),
         (json.dumps({"tasks": {"transcribe": {"instruktion": "x"}}}), "instruktion"),
     ],
