@@ -75,7 +75,8 @@ def _sets(large: bool) -> dict[str, list[Clip]]:
         extra = [clip for splits in found for clip in splits.extra]
         sets["train_large"] = train + extra
         # As many again, evenly from all that is there: the mix is that of the whole.
-        sets["ladder_all"] = train + [extra[i * len(extra) // len(train)] for i in range(len(train))]
+        more = min(len(train), len(extra))
+        sets["ladder_all"] = train + [extra[i * len(extra) // more] for i in range(more)]
         sets["ladder_tenth"] = sets["ladder_all"]
     return sets
 

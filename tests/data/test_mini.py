@@ -289,3 +289,5 @@ def test_script_writes_annotations_and_goes_on_where_it_was(script, tmp_path, mo
     assert [row.id for row in read_manifest(folder / "train_large.json")] == ["a", "loud", "e"]
     assert rows[1].path.is_file() and rows[0].path.stat().st_mtime_ns == kept
     assert json.loads((folder / "large.stamp.json").read_text())["rows"]["train_large"] == 3
+    texts = [row["text"] for row in json.loads((folder / "ladder_all.json").read_text())["annotation"]]
+    assert len(texts) == 3 and all(texts[:2]) and not texts[2]  # of another clip it is not told
