@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import InputError
-from teacher.connector import within
+from teacher.connector import real
 from teacher.encoder import SpeechEncoder
 from teacher.low_rank import LowRank
 from teacher.model import Batch
@@ -79,14 +79,14 @@ def _moments(
 
     def note(name: str, frames_B: Tensor, linear: nn.Module, given: tuple[Tensor], out: Tensor) -> None:
         states = out if linear.out_features <= linear.in_features else given[0]
-        states_ND = states[within(frames_B, states.shape[1])].float()
+        states_ND = real(states, frames_B).float()
         sums[name] += states_ND.sum(0).double().cpu()
         squares[name] += (states_ND.T @ states_ND).double().cpu()
 
     for batch, frames_B in heard:
         with ExitStack() as hooks:
             for name, of in linears.items():
-                hooks.callback(of.register_forward_hook(partial(note, name, frames_B.to(device))).remove)
+                hooks.callback(of.register_forward_hook(partial(note, name, frames_B)).remove)
             encoder(batch.features.mel_BMT.to(device), batch.features.mel_frames_B)
         number += int(frames_B.sum())
     means = {name: of / number for name, of in sums.items()}
