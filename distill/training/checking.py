@@ -5,6 +5,7 @@ machine, else of the recipe's `shapes`.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -23,10 +24,28 @@ from student.earlier import model_folder
 from student.llm import own_tokenizer, shapes_of_llm
 from teacher.build import build_teacher, load_tokenizer, shapes_of_files
 from teacher.model import SalmonnForConditionalGeneration
+from teacher.processor import SalmonnProcessor
 from teacher.settings import ShapeSettings
 from teacher.weights import locate
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Shaped:
+    """The models of a recipe, of sizes alone.
+
+    Attributes:
+        teacher: The teacher, with its adapters.
+        model: The model that is trained; what some stage trains of it needs a gradient.
+        processors: The teacher's and the model's, with a tokenizer that stands in.
+        matching: The feature losses, where a stage has one.
+    """
+
+    teacher: SalmonnForConditionalGeneration
+    model: SalmonnForConditionalGeneration
+    processors: tuple[SalmonnProcessor, SalmonnProcessor]
+    matching: FeatureMatching | None = None
 
 
 def check(recipe: Recipe) -> tuple[str, list[str]]:
@@ -52,8 +71,8 @@ def check(recipe: Recipe) -> tuple[str, list[str]]:
     rows = {path: tried(lambda path=path: read_rows(recipe, path)) for path in there}
     told += [f"{path}: {_counted(of)}" for path, of in rows.items() if of is not None]
     tried(lambda: _require_tokenizers(recipe))
-    if (sized := tried(lambda: _of_sizes(recipe))) is not None and (model := tried(lambda: _built(sized))) is not None:
-        told += _parts(model)
+    if (sized := tried(lambda: of_sizes(recipe))) is not None and (shaped := tried(lambda: built(sized))) is not None:
+        told += _parts(shaped.model)
         if recipe.student and isinstance(recipe.student.encoder_rank, float):
             told.append("(student.encoder_rank: a share; how many parameters that leaves is known when it is built)")
     told += [_stage(recipe, stage, rows.get(recipe.data.train)) for stage in recipe.train.stages]
@@ -71,7 +90,7 @@ def _require_tokenizers(recipe: Recipe) -> None:
         own_tokenizer(recipe.student, load_tokenizer(recipe.teacher.llm), universal=universal)
 
 
-def _of_sizes(recipe: Recipe) -> Recipe | None:
+def of_sizes(recipe: Recipe) -> Recipe | None:
     """The recipe at random weights, its parts' sizes those of their files; None where neither says them.
 
     Raises:
@@ -94,22 +113,22 @@ def _of_sizes(recipe: Recipe) -> Recipe | None:
     return recipe.model_copy(update={"teacher": teacher, "student": student})
 
 
-def _built(recipe: Recipe) -> SalmonnForConditionalGeneration:
-    """The model that is trained, of sizes alone; what is trained of it needs a gradient.
+def built(recipe: Recipe) -> Shaped:
+    """A recipe's models on the meta device; the recipe is one of sizes (`of_sizes`).
 
     Raises:
-        InputError: It cannot be made so, or has no such layers.
+        InputError: They cannot be made so, or have no such layers.
     """
     with torch.device("meta"):
-        model, processor = build_teacher(recipe.teacher, torch.float32)
-        teacher = processor.config
+        teacher, hears = build_teacher(recipe.teacher, torch.float32)
+        model, own, matching = teacher, hears, None
         if recipe.student:
-            model = student_of(recipe, model, processor)
-            processor_of(recipe, model, processor)
+            model = student_of(recipe, teacher, hears)
+            own = processor_of(recipe, model, hears)
         train_parts(recipe, model)
         if recipe.matched:
-            FeatureMatching(model, teacher, recipe.train.match, recipe.matched)
-    return model
+            matching = FeatureMatching(model, hears.config, recipe.train.match, recipe.matched)
+    return Shaped(teacher, model, (hears, own), matching)
 
 
 def _counted(rows: Manifest) -> str:

@@ -1,0 +1,1 @@
+"""What a run would take, computed before it starts: memory by part, operations, hours, disk."""
