@@ -65,7 +65,7 @@ def of_encoder(encoder: SpeechEncoder, batch: MicroBatch, sizes: Sizes) -> Kept:
         attention, inner = layer.self_attn, layer.fc1.out_features
         readers = [attention.q_proj, attention.k_proj, attention.v_proj]
         row = 2 * _norm(width, e) + kept_inputs(readers, width, sizes) + _attended(4 * width, attention.num_heads, e)
-        row += kept_inputs([attention.out_proj], width, sizes, there=True)
+        row += kept_inputs([attention.out_proj], width, sizes, there=not sizes.copied)
         row += kept_inputs([layer.fc1], width, sizes) + inner * e + kept_inputs([layer.fc2], inner, sizes)
         mask = batch.clips * batch.frames**2 * e if encoder.masked else 0  # the kernel's, of numbers
         layers.append(rows * row + mask)
@@ -97,11 +97,12 @@ def of_connector(connector: Connector, batch: MicroBatch, sizes: Sizes, *, flows
     for layer in connector.qformer.encoder.layer:
         own, cross = layer.attention, layer.crossattention
         # Self-attention of one query to itself; cross-attention to the frames of its window.
-        row = kept_inputs(_three(own.attention), width, sizes) + _attended(4 * width, heads, e)
-        row += kept_inputs([cross.attention.query], width, sizes)
-        row += _attended(2 * width + 2 * frames * width, heads, e)
-        for dense in (own.output.dense, cross.output.dense):
-            row += kept_inputs([dense], width, sizes, there=True) + _norm(width, e) + width * p
+        row = _attended(2 * width + 2 * frames * width, heads, e)
+        row += kept_inputs([cross.output.dense], width, sizes, there=True) + _norm(width, e) + width * p
+        if layers or needs_gradient(connector):  # else the first layer's query is a constant
+            row += kept_inputs(_three(own.attention), width, sizes) + _attended(4 * width, heads, e)
+            row += kept_inputs([own.output.dense], width, sizes, there=True) + _norm(width, e) + width * p
+            row += kept_inputs([cross.attention.query], width, sizes)
         inner = layer.intermediate_query.dense.out_features
         row += kept_inputs([layer.intermediate_query.dense], width, sizes) + inner * e
         row += kept_inputs([layer.output_query.dense], inner, sizes) + _norm(width, e) + width * p
@@ -137,7 +138,9 @@ def of_llm(model: SalmonnForConditionalGeneration, batch: MicroBatch, sizes: Siz
         queries, keys, values = (of.out_features for of in readers)
         inner = mlp.gate_proj.out_features
         norms = [of for of in layer.children() if hasattr(of, "weight") and of.weight.ndim == 1]
-        row = sum(_rms_norm(of, e) for of in norms) + kept_inputs(readers, width, sizes)
+        inner_flows = flows or bool(layers)  # of an LLM that is trained alone the first layer's input has no gradient
+        row = sum(_rms_norm(of, e, flows=inner_flows or of is not norms[0]) for of in norms)
+        row += kept_inputs(readers, width, sizes, flows=inner_flows)
         row += _attended(2 * queries + keys + values, queries // attention.head_dim, e)
         row += kept_inputs([attention.o_proj], queries, sizes, there=True)
         # The gate's input and output, and what it is multiplied by.
@@ -183,10 +186,10 @@ def _norm(width: int, element: int) -> int:
     return width * element + 2 * _FP32
 
 
-def _rms_norm(norm: nn.Module, element: int) -> int:
+def _rms_norm(norm: nn.Module, element: int, *, flows: bool = True) -> int:
     """Transformers' RMS norm computes in fp32: it keeps its input so, the root, and, if trained, what it scales."""
     width = norm.weight.numel()
-    return width * _FP32 + _FP32 + (width * element if norm.weight.requires_grad else 0)
+    return flows * (width + 1) * _FP32 + (width * element if norm.weight.requires_grad else 0)
 
 
 def _three(attention: nn.Module) -> list[nn.Module]:

@@ -11,10 +11,17 @@ from teacher.low_rank import LowRank
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes of an element of an activation, and of one of a dropout's mask (1 on a GPU; a number on a CPU)."""
+    """Of what is kept, on a kind of device.
+
+    Attributes:
+        element: Bytes of an element of an activation.
+        mask: Bytes of one of a dropout's mask: on a CPU it is a number.
+        copied: Whether the output of masked attention is kept twice, as on a CPU, where what reads it gets a copy.
+    """
 
     element: int
     mask: int = 1
+    copied: bool = False
 
 
 def whole_linears(module: nn.Module) -> Iterator[nn.Module]:
@@ -39,17 +46,20 @@ def products(linear: nn.Module) -> Iterator[nn.Linear]:
         yield linear
 
 
-def kept_inputs(readers: Iterable[nn.Module], width: int, sizes: Sizes, *, there: bool = False) -> int:
+def kept_inputs(
+    readers: Iterable[nn.Module], width: int, sizes: Sizes, *, there: bool = False, flows: bool = True
+) -> int:
     """Bytes that autograd keeps of one position that these layers read.
 
     A product keeps its input where its weight gets a gradient, and readers share it; behind a dropout of its own, an
-    adapter has another one, and the mask.
+    adapter has another one. The mask is kept where the input gets a gradient, be the adapter frozen.
 
     Args:
         readers: Layers with one and the same input.
         width: Of that input.
         sizes: Of elements.
         there: Whether the input is kept anyway.
+        flows: Whether it gets a gradient.
     """
     shared, own = False, 0
     for reader in readers:
@@ -57,12 +67,10 @@ def kept_inputs(readers: Iterable[nn.Module], width: int, sizes: Sizes, *, there
         if isinstance(reader, LoraLayer):
             plain = reader.get_base_layer()
             for name, down in reader.lora_A.items():
-                if down.weight.requires_grad:
-                    own += down.out_features * sizes.element
-                    if getattr(reader.lora_dropout[name], "p", 0):
-                        own += width * (sizes.element + sizes.mask)
-                    else:
-                        shared = True
+                drops, learns = bool(getattr(reader.lora_dropout[name], "p", 0)), down.weight.requires_grad
+                own += width * sizes.mask * (drops and flows)
+                own += learns * (down.out_features + width * drops) * sizes.element
+                shared |= learns and not drops
         first, *others = products(plain)
         shared |= first.weight.requires_grad
         own += sum(of.in_features * sizes.element for of in others if of.weight.requires_grad)
