@@ -71,10 +71,15 @@ def run_cli(main: Callable[[], None]) -> None:
 
 
 def _is_of_the_machine(error: RuntimeError) -> bool:
-    """Whether what was given is nested too deep, or a path's links lead in a circle: before Python 3.13 this is none of
-    the system's errors.
+    """Whether what was given is nested too deep, a device's memory is used up, or a path's links lead in a circle:
+    before Python 3.13 this is none of the system's errors.
     """
-    return isinstance(error, RecursionError) or str(error).startswith("Symlink loop")
+    return isinstance(error, RecursionError) or str(error).startswith("Symlink loop") or _is_of_a_device(error)
+
+
+def _is_of_a_device(error: BaseException) -> bool:
+    """Whether an accelerator's memory is used up; torch, whose error it is, is not loaded for this."""
+    return type(error).__name__ == "OutOfMemoryError"
 
 
 def _said(error: BaseException) -> str:
@@ -83,6 +88,8 @@ def _said(error: BaseException) -> str:
         return str(error)
     if isinstance(error, MemoryError):
         said = "out of memory; give the machine more, or take less at once"
+    elif _is_of_a_device(error):
+        said = "out of memory on the device; leave it to this command alone, or take less at once"
     elif isinstance(error, RecursionError):
         said = "something is nested too deep; mend the file"
     elif isinstance(error, OSError) and error.strerror:

@@ -20,7 +20,7 @@ from data.paths import resolve
 from distill.planning.clips import TOKENS_A_SECOND, Clips, counted_clips, stated_clips
 from distill.planning.disk import KEPT
 from distill.planning.page import page, planned
-from distill.planning.plan import Card, Plan
+from distill.planning.setting import Card, Setting
 from distill.recipe.reading import read_recipe, recipe_parser
 from distill.recipe.recipe import Recipe
 from distill.recipe.rows import read_rows
@@ -63,7 +63,7 @@ def main() -> None:
     card = Card(arguments.gpus, arguments.memory * 1e9, arguments.reserve, **speed)
     with redirect_stdout(sys.stderr):
         clips = clips_of(arguments, recipe)
-        found = planned(Plan(recipe, clips, card), arguments.kept)
+        found = planned(Setting(recipe, clips, card), arguments.kept)
     print(json.dumps(found, indent=2) if arguments.json else page(found, recipe))
 
 

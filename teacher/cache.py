@@ -29,10 +29,13 @@ from data.sound.features import Features
 from data.words import word_error_rate
 from teacher.build import weights_hash
 from teacher.connector import AudioStates
+from teacher.device import lowering
 from teacher.hypotheses import GenerationSettings, generate_texts
 from teacher.model import Batch, SalmonnForConditionalGeneration
 from teacher.processor import SalmonnProcessor
 from teacher.settings import ModelSettings
+
+_OTHER_FOLDER = " (what is cached stays; under another budget it goes into another cache.folder)"
 
 
 class CacheSettings(Settings):
@@ -165,7 +168,8 @@ def fill_cache(
             if readable:
                 clips = [waves[row.id] for row in readable]
                 read_s += sum(map(len, clips)) / SAMPLE_RATE
-                made, lost = _cache_what_can_be(model, processor, readable, clips, prompts, cache, generation)
+                with writer.kept_in_error(), lowering("cache.max_seconds", cache.max_seconds, _OTHER_FOLDER):
+                    made, lost = _cache_what_can_be(model, processor, readable, clips, prompts, cache, generation)
                 for row_id, error in lost.items():
                     if row_id not in done:
                         writer.fail(row_id, str(error))

@@ -4,11 +4,14 @@ import ctypes
 import os
 import socket
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import torch
 from transformers.utils.logging import disable_progress_bar
+
+from data.errors import InputError
 
 # DeepSpeed says which device it found as it is imported, and its log goes where it finds stdout then. That is for what
 # a command was asked for: JSON, a list of keys.
@@ -16,6 +19,24 @@ with redirect_stdout(sys.stderr):
     from deepspeed.accelerator import get_accelerator
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""Torch's variable for how memory on a device is allocated; up to 2.8 it knows the second name alone."""
+
+
+def let_segments_grow() -> None:
+    """Has CUDA's allocator map memory by pages, where the person has not said otherwise (not run on a GPU).
+
+    Batches are of many shapes: blocks that are freed leave gaps that the next batch does not fit, until memory is used
+    up that is not in use. Torch reads the variable when memory on a device is first asked for, in each process of a
+    launcher for itself.
+    """
+    if not any(name in os.environ for name in _ALLOCATOR):
+        known_as = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9)
+        os.environ[_ALLOCATOR[known_as]] = "expandable_segments:True"
+
+
+let_segments_grow()  # here, where nothing has asked a device yet
 
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 """As Linux names them: x86's, and ARM's."""
@@ -99,6 +120,27 @@ def leave_common_port() -> None:
     if on_one_machine and os.environ.get("MASTER_PORT") == _DEFAULT_PORT:
         # Below those that systems give to outgoing connections.
         os.environ["MASTER_PORT"] = str(20_000 + os.getppid() % 10_000)
+
+
+@contextmanager
+def lowering(key: str, value: float, mend: str = "") -> Iterator[None]:
+    """Raises InputError where memory is used up, which names the key to lower.
+
+    Args:
+        key: Of the recipe.
+        value: What it is.
+        mend: What else helps, as a clause.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
+        raise InputError(
+            f"{rank}out of memory on {pick_device()}: lower {key}, which is {value:g}{mend}; python scripts/plan.py "
+            "computes what fits"
+        ) from error
 
 
 def give_back_memory() -> None:

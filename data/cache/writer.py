@@ -98,6 +98,15 @@ class CacheWriter:
         if kind is None:
             self.close()
 
+    @contextmanager
+    def kept_in_error(self) -> Iterator[None]:
+        """What was added before is written where an error ends the context."""
+        try:
+            yield
+        except Exception:
+            self.close()
+            raise
+
     def _locked(self, rank: int):
         """The lock file of a rank, held as long as this process lives or the writer is there."""
         lock = open(self._folder / f"rank-{rank:05d}.lock", "a+")  # noqa: SIM115 (closed it would be free)

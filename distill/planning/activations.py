@@ -74,7 +74,9 @@ def of_encoder(encoder: SpeechEncoder, batch: MicroBatch, sizes: Sizes) -> Kept:
     # Two frames before the second convolution, which has stride 2; GELU keeps its input.
     front = 2 * mels * trained[0] + 2 * width * (any(trained) + trained[1]) + width * any(trained)
     around = rows * (front * e + _norm(width, e))
-    return Kept(tuple(layers), (rows * width * e,) * len(layers), around, 3 * rows * encoder.layers[0].fc1.out_features * e)
+    return Kept(
+        tuple(layers), (rows * width * e,) * len(layers), around, 3 * rows * encoder.layers[0].fc1.out_features * e
+    )
 
 
 def of_connector(connector: Connector, batch: MicroBatch, sizes: Sizes, *, flows: bool) -> Kept:

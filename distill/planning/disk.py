@@ -14,9 +14,7 @@ _LOGP, _COUNT, _CHARACTER, _ROW = 0.95, 0.85, 0.6, 35.0
 _CHARACTERS_A_TOKEN = 4.0
 
 
-def cache_bytes(
-    settings: CacheSettings, teacher: SalmonnConfig, clips: Clips, kept: float = KEPT
-) -> dict[str, float]:
+def cache_bytes(settings: CacheSettings, teacher: SalmonnConfig, clips: Clips, kept: float = KEPT) -> dict[str, float]:
     """Bytes of a cache's `targets`, `texts` and `features`.
 
     Args:

@@ -19,7 +19,10 @@ def encoder_work(encoder: SpeechEncoder, batch: MicroBatch, *, again: bool = Fal
     """Whisper's encoder."""
     flows, rows = needs_gradient(encoder), batch.clips * batch.frames
     width, done = encoder.layer_norm.weight.numel(), Work()
-    for conv, of, given in ((encoder.conv1, 2 * rows, False), (encoder.conv2, rows, encoder.conv1.weight.requires_grad)):
+    for conv, of, given in (
+        (encoder.conv1, 2 * rows, False),
+        (encoder.conv2, rows, encoder.conv1.weight.requires_grad),
+    ):
         forward = 2.0 * of * conv.in_channels * conv.out_channels * conv.kernel_size[0]
         done += Work(forward, forward * (given + conv.weight.requires_grad))
     layers = _layers(encoder.layers, rows, flows=flows)
@@ -56,7 +59,9 @@ def connector_work(connector: Connector, batch: MicroBatch, *, flows: bool, agai
         for of in whole_linears(layer):
             if of not in unused:
                 layers += work_of(of, windows, flows=flows)
-        layers += attention_work(windows, 1, 1, width, flows=flows) + attention_work(windows, 1, frames, width, flows=flows)
+        layers += attention_work(windows, 1, 1, width, flows=flows) + attention_work(
+            windows, 1, frames, width, flows=flows
+        )
     return _again(layers, again and flows) + work_of(connector.proj, windows, flows=flows)
 
 

@@ -3,46 +3,48 @@
 from typing import Any
 
 from distill.planning.disk import cache_bytes
-from distill.planning.plan import Plan
+from distill.planning.memory import Memory
+from distill.planning.setting import Setting
+from distill.planning.times import caching_hours, stage_times
 from distill.recipe.recipe import Recipe
 
 _GB, _PETA, _TERA = 1e9, 1e15, 1e12
 _WIDE = 32
 
 
-def planned(plan: Plan, kept: float) -> dict[str, Any]:
+def planned(on: Setting, kept: float) -> dict[str, Any]:
     """What a recipe takes on its GPUs, stage by stage, as JSON has it.
 
     Args:
-        plan: Of the recipe.
+        on: The recipe and its GPUs.
         kept: Ids of a cached position.
     """
-    recipe, card = plan.recipe, plan.card
+    recipe, card, memory = on.recipe, on.card, Memory(on)
     stages = []
     for number, stage in enumerate(recipe.train.stages):
-        times, memory = plan.times(stage), plan.memory(stage)
+        times = stage_times(on, stage)
         stages.append(
             {
                 "name": stage.name,
-                "memory": memory,
+                "memory": memory.of_stage(stage),
                 "key": f"train.stages.{number}.max_seconds",
                 "max_seconds": stage.max_seconds,
-                "largest": plan.largest(lambda s, stage=stage: plan.memory(stage, s), plan.student),
+                "largest": memory.largest(lambda s, stage=stage: memory.of_stage(stage, s), on.student),
                 **vars(times),
             }
         )
-    found = {"recipe": recipe.name, "clips": plan.clips.source, "stages": stages}
+    found = {"recipe": recipe.name, "clips": on.clips.source, "stages": stages}
     found |= {"gpus": card.number, "memory": card.memory, "room": card.room}
     found |= {"flops": card.flops, "utilisation": card.utilisation}
     if recipe.cache:
         found["caching"] = {
             "name": "caching",
-            "memory": plan.caching(),
+            "memory": memory.of_caching(),
             "key": "cache.max_seconds",
             "max_seconds": recipe.cache.max_seconds,
-            "largest": plan.largest(plan.caching, plan.teacher),
-            "hours": plan.caching_hours(),
-            "disk": cache_bytes(recipe.cache, plan.teacher.config, plan.clips, kept),
+            "largest": memory.largest(memory.of_caching, on.teacher),
+            "hours": caching_hours(on),
+            "disk": cache_bytes(recipe.cache, on.teacher.config, on.clips, kept),
         }
     return found
 
@@ -65,7 +67,9 @@ def page(found: dict[str, Any], recipe: Recipe) -> str:
     lines.append(_line("  the largest that fits", [str(of["largest"] or "none") for of in columns]))
     blank = [""] * (len(columns) - len(found["stages"]))
     lines.append(_line("steps an epoch", [*blank, *(f"{of['steps_an_epoch']:,.0f}" for of in found["stages"])]))
-    lines.append(_line("PFLOP a step and GPU", [*blank, *(f"{of['flop_a_step'] / _PETA:,.2f}" for of in found["stages"])]))
+    lines.append(
+        _line("PFLOP a step and GPU", [*blank, *(f"{of['flop_a_step'] / _PETA:,.2f}" for of in found["stages"])])
+    )
     speed = f"{found['utilisation']:.0%} of {found['flops'] / _TERA:,.0f} TFLOP/s"
     lines.append(_line(f"hours at {speed}", [f"{of['hours']:,.1f}" for of in columns]))
     lines.append(f"  in all {sum(of['hours'] for of in columns):,.1f} hours; writing texts is not in them")

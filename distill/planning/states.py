@@ -57,7 +57,7 @@ class Engine:
         return (self.share(groups) if self.stage >= 2 else sum(groups)) * self.gradient
 
     def states(self, groups: list[int]) -> int:
-        """Bytes of AdamW's two moments and of the fp32 weights that it steps on (DeepSpeed copies those of fp32 too)."""
+        """Bytes of AdamW's two moments and of the weights in fp32 that it steps on, which are a copy in fp32 too."""
         if self._offloads("optimizer"):
             return 0
         return (self.share(groups) if self.stage >= 1 else sum(groups)) * 12

@@ -105,6 +105,11 @@ class TrainSettings(Settings):
     betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's")
     keep_encoded: bool = Field(False, description="compute a frozen encoder's states once and keep them in memory")
     prefetch: int = Field(1, ge=0, description="steps whose batches are made ahead, in as many threads")
+    largest_first: Literal["gpu", "always", "never"] = Field(
+        "gpu",
+        description="at each start, passes each coming stage's largest micro-batches forward and backward, and learns "
+        "nothing: what memory is too small for ends the run then, not hours later; gpu: not on a CPU",
+    )
     save_every: int = Field(200, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept; the best one is kept beside them")
     best_by: Literal["wer", "cider_d", "ce"] | None = Field(
@@ -132,6 +137,11 @@ class EvaluationSettings(Settings):
         le=1,
         description="share of a set's clips that may be unreadable or silent, and count as empty texts; more stop the "
         "scoring (three never do, but at 0)",
+    )
+    max_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="padded audio seconds of a batch of texts; null: 120; in 16 bits a text may depend on its batch",
     )
     warmup_runs: int = Field(2, ge=0, description="timed runs of each length not counted")
     measured_runs: int = Field(10, ge=1, description="timed runs of each length counted")

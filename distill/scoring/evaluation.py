@@ -226,6 +226,7 @@ def _written(
     ids = {name: [row.id for row in rows] for name, rows in every.items()}
     with HypothesisWriter(path, about["identity"], ids, rank, world, torch.distributed.barrier) as writer:
         how = {"limit": limit, "max_unreadable": most, "rank": rank, "world": world}
+        how |= {"max_seconds": recipe.evaluation.max_seconds}
         for name, of in pairs.items():
             write_set(model, processor, writer, name, of, recipe.generation, **how, label=f"{what.name}, {name}")
     if rank > 0:

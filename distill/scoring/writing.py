@@ -18,6 +18,7 @@ from data.rows.row import Row
 from data.sound.audio import load_clip
 from data.sound.headers import fingerprint, read_headers
 from distill.scoring.hypothesis_writer import HypothesisWriter
+from teacher.device import lowering
 from teacher.hypotheses import GenerationSettings, write_batch
 from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import SalmonnProcessor
@@ -25,17 +26,18 @@ from teacher.processor import SalmonnProcessor
 BATCH_SECONDS = 120.0
 WINDOW_ROWS = 128
 _TOLERATED = 3
+_ANEW = " (what is written stays, and counts where its batch is the same)"
 
 
-def fixed_batches(seconds: np.ndarray) -> list[list[int]]:
-    """Row numbers in batches of like length, of `BATCH_SECONDS` padded seconds at most.
+def fixed_batches(seconds: np.ndarray, max_seconds: float | None = None) -> list[list[int]]:
+    """Row numbers in batches of like length, of `max_seconds` (`BATCH_SECONDS`) padded seconds at most.
 
     They are made among `WINDOW_ROWS` rows that follow one another: the first rows of a set are then in few batches.
     """
     return [
         [start + i for i in batch]
         for start in range(0, len(seconds), WINDOW_ROWS)
-        for batch in batches_by_length(seconds[start : start + WINDOW_ROWS], BATCH_SECONDS)
+        for batch in batches_by_length(seconds[start : start + WINDOW_ROWS], max_seconds or BATCH_SECONDS)
     ]
 
 
@@ -58,6 +60,7 @@ def write_set(
     *,
     limit: int | None = None,
     max_unreadable: float = 1.0,
+    max_seconds: float | None = None,
     rank: int = 0,
     world: int = 1,
     label: str = "hypotheses",
@@ -75,15 +78,16 @@ def write_set(
         settings: Beams and caps.
         limit: The first rows, whose texts are wanted; all if not given.
         max_unreadable: See `require_readable`.
+        max_seconds: Padded audio seconds of a batch; None: `BATCH_SECONDS`.
         rank: Number of this process.
         world: Number of processes.
         label: Of the progress line.
 
     Raises:
-        InputError: Too many clips cannot be heard.
+        InputError: Too many clips cannot be heard, or a batch is too much for the device's memory.
     """
     seconds = processor.seconds([row for row, _ in pairs])
-    wanted = [batch for batch in fixed_batches(seconds) if min(batch) < (limit or len(pairs))]
+    wanted = [batch for batch in fixed_batches(seconds, max_seconds) if min(batch) < (limit or len(pairs))]
     # The longest come first, so that dealing them out balances the ranks.
     share = sorted(wanted, key=lambda batch: -seconds[batch[0]])[rank::world]
     todo = [batch for batch in share if not _is_written(writer, name, [pairs[i][0] for i in batch])]
@@ -92,7 +96,9 @@ def write_set(
     for indices in todo:
         batch = [pairs[i] for i in indices]
         key = batch_hash([row for row, _ in batch])
-        for hypothesis in write_batch(model, processor, batch, settings):
+        with lowering("evaluation.max_seconds", max_seconds or BATCH_SECONDS, _ANEW):
+            texts = write_batch(model, processor, batch, settings)
+        for hypothesis in texts:
             writer.append(name, hypothesis, key)
             if hypothesis.fault:
                 faults[hypothesis.row.id] = hypothesis.fault

@@ -3,6 +3,7 @@
 To be looked at with every new release of DeepSpeed (the tests of each are in brackets):
 
 - the flat buffers in which ZeRO keeps gradients, and the optimizer under its own (`forget_gradients`: test_engine.py);
+- what it counts, and where it keeps its loss scale (`nothing_counted`: test_largest_first.py);
 - that its checkpoints restore the states that an optimizer has, be it of some groups alone (`skip_frozen_groups`:
   test_optimizer.py);
 - the files of its buffers between ranks on a CPU (`remove_buffer_files`: tests/scripts/test_launcher.py);
@@ -18,6 +19,8 @@ of steps goes on.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -50,6 +53,30 @@ def forget_gradients(engine: DeepSpeedEngine) -> None:
     for gradient in gradients:
         if gradient is not None:
             gradient.zero_()
+
+
+_COUNTS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")
+
+
+@contextmanager
+def nothing_counted(engine: DeepSpeedEngine) -> Iterator[None]:
+    """What the engine counts, its loss scale and the chance of dropout are as before after the context.
+
+    Nothing is written by its monitors in it.
+    """
+    counts = {name: getattr(engine, name) for name in _COUNTS}
+    scaler, watched = getattr(engine.optimizer, "loss_scaler", None), engine.monitor.enabled
+    scale = dict(vars(scaler)) if hasattr(scaler, "__dict__") else {}
+    engine.monitor.enabled = False
+    devices = [] if engine.device.type == "cpu" else [engine.device]
+    try:
+        with torch.random.fork_rng(devices, device_type=engine.device.type if devices else "cuda"):
+            yield
+    finally:
+        engine.monitor.enabled = watched
+        vars(engine).update(counts)
+        if scale:
+            vars(scaler).update(scale)
 
 
 def skip_frozen_groups(optimizer: torch.optim.Optimizer) -> None:

@@ -70,6 +70,13 @@ class StepLoader:
                 self._coming[ahead] = self._ask(ahead)
         return made
 
+    def largest(self, index: int) -> list[Example]:
+        """The micro-batches of a stage that take the most memory, whichever rank meets them."""
+        batches, chosen, _ = self._stages[index]
+        stage = self.recipe.train.stages[index]
+        own_texts = stage.on_policy is not None
+        return [self.examples(chosen[of].tolist(), stage.used, stage.targets, own_texts) for of in batches.largest()]
+
     def _order(self, stage: StageSettings, mix: Mix, texts: np.ndarray, seed: int) -> tuple[LengthBatches, np.ndarray]:
         """The batches of a stage's rows, and the numbers of these rows among all."""
         data, processor, every = self.recipe.data, self.examples.processor, self.examples.rows

@@ -1,6 +1,7 @@
 """The training loop: stages over one DeepSpeed engine, exact resume, progress, checkpoints, validation."""
 
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch.distributed as dist
@@ -32,10 +33,11 @@ from distill.training.spreads import measured_spreads, relative
 from distill.training.step import OptimizerStep, sum_over_ranks
 from distill.training.stopping import StopRequest
 from distill.training.validation import default_metric, score_texts, validate
-from teacher.device import give_back_memory
+from teacher.device import give_back_memory, lowering
 from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import SalmonnProcessor
 
+_GOES_ON = "; this run then goes on from its last checkpoint"
 _GIVE_BACK_EVERY = 20
 """Steps after which freed memory goes back to the system, on the CPU."""
 
@@ -95,13 +97,16 @@ class Trainer:
         settings, total = self.recipe.train, self.recipe.total_steps
         if settings.keep_encoded and self.step < total:
             self.examples.keep_encoded(self.engine.module.student, max_seconds=120, quiet=self.rank > 0)
+        if self._tries_largest() and self.step < total:
+            self._try_largest()
         pace = Pace(total, settings.validate_every if self.valid else 0)
         # A run that was told to stop did not wait for it.
         if self._is_due() and self._any(self.rank == 0 and not was_validated(self.recipe, self.step)):
             self._validate(pace)
         while self.step < total and not self.stopped:
-            self._begin(self._stage_of(self.step))
-            record = self.one_step(self.step)
+            with self._within(self.recipe.locate(self.step)[0]):
+                self._begin(self._stage_of(self.step))
+                record = self.one_step(self.step)
             self.step += 1
             if self.step % _GIVE_BACK_EVERY == 0:
                 give_back_memory()
@@ -120,6 +125,27 @@ class Trainer:
         self.teacher.hold(None)
         if self.stopped and self.rank == 0:
             print(f"stopped at step {self.step}; the same command goes on from there", flush=True)
+
+    def _tries_largest(self) -> bool:
+        asked = self.recipe.train.largest_first
+        return asked == "always" or (asked == "gpu" and self.engine.device.type != "cpu")
+
+    def _try_largest(self) -> None:
+        """Passes the largest micro-batches of all stages that are to come: memory is too small now, or never."""
+        began = time.monotonic()
+        for index in range(self.recipe.locate(self.step)[0], len(self.recipe.train.stages)):
+            with self._within(index):
+                self._begin(self.recipe.train.stages[index])
+                self.one_step.rehearse(index)
+        if self.rank == 0:
+            print(f"the largest batches fit ({time.monotonic() - began:.0f} s)", flush=True)
+
+    def _within(self, index: int) -> AbstractContextManager[None]:
+        """Where memory is used up in a stage, its budget is named, and what helps a run that has begun."""
+        stage, mend = self.recipe.train.stages[index], "; the last checkpoint is kept, another budget is another run"
+        if "activation_checkpointing" not in self.recipe.deepspeed:
+            mend = ", or go on from the last checkpoint with deepspeed.activation_checkpointing={}"
+        return lowering(f"train.stages.{index}.max_seconds", stage.max_seconds, mend)
 
     def _loads_next(self) -> bool:
         """Whether the next step loads the teacher, which may not fit into memory: what was done before it is saved."""
@@ -152,7 +178,8 @@ class Trainer:
         looked = {}
         with gathered(self.engine):
             for name, rows in self.valid.items():
-                looked[name] = validate(self.recipe, self.engine.module, self.processor, rows, stage.used)
+                with lowering("generation.max_seconds", self.recipe.generation.max_seconds, _GOES_ON):
+                    looked[name] = validate(self.recipe, self.engine.module, self.processor, rows, stage.used)
         if self.rank == 0:
             sets = {}
             for name, (figures, texts, faults) in looked.items():

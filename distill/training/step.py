@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -14,9 +14,10 @@ from data.errors import InputError
 from data.paths import written_whole
 from distill.losses.settings import LossWeights
 from distill.recipe.recipe import Recipe
-from distill.training.deepspeed_insides import forget_gradients
+from distill.recipe.stages import StageSettings
+from distill.training.deepspeed_insides import forget_gradients, nothing_counted
 from distill.training.loader import StepLoader
-from distill.training.objective import UNITS
+from distill.training.objective import UNITS, Example
 from distill.training.on_policy import OnPolicy
 from distill.training.optimizer import frozen, learning_rate, parameters_by_part
 
@@ -66,21 +67,7 @@ class OptimizerStep:
         micro = [example.to(self.engine.device) for example in made]
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate(stage.peak_lr(group["name"]), stage, within)
-        losses: list[Tensor] = []
-        sums: list[dict[str, Tensor]] = []
-        self.engine.train()
-        forget_gradients(self.engine)
-        with frozen(parameter for part, of in self.trained.items() if not stage.peak_lr(part) for parameter in of):
-            for seed, example in zip(seeds, micro, strict=True):
-                # Dropout depends on the batch's place in the run alone: not on a restart, nor on how many ranks share.
-                torch.manual_seed(seed)
-                loss, parts = self.engine(example, weights, counts, kd)
-                # Looked at when all is launched: on a GPU each look would wait for the device.
-                losses.append(loss.detach())
-                sums.append(parts)
-                # DeepSpeed averages over accumulation and ranks; the counts are global, so the sum is wanted.
-                self.engine.backward(loss * (len(micro) * self.world))
-                self.engine.step()
+        losses, sums = self._pass(stage, zip(seeds, micro, strict=True), len(micro), (weights, counts, kd))
         grad_norm = float(self.engine.get_global_grad_norm() or 0.0)
         # Under fp16 DeepSpeed left the step out, and lowers its loss scale.
         if not self.engine.fp16_enabled():
@@ -104,6 +91,61 @@ class OptimizerStep:
         record["lr"] = {group["name"]: group["lr"] for group in self.engine.optimizer.param_groups}
         record |= {"tokens": int(counts["tokens"]), "audio_s": counts["frames"] / 50}
         return record | {"seconds": time.monotonic() - began}
+
+    def rehearse(self, index: int) -> None:
+        """Takes a step over each of a stage's largest micro-batches and learns nothing, to see that memory is enough.
+
+        At rates of 0 neither weights nor moments move (`skip_frozen_groups`); what the engine counts is put back.
+
+        Args:
+            index: Of the stage, which has in memory what it asks of the teacher.
+        """
+        stage, accumulation = self.recipe.train.stages[index], self.engine.gradient_accumulation_steps()
+        weights = stage.used
+        if stage.on_policy:
+            weights = weights.model_copy(update={"ce": 0.0, "ctc": 0.0})
+        with nothing_counted(self.engine):
+            for example in self.loader.largest(index):
+                made = [example.to(self.engine.device)] * accumulation
+                if stage.on_policy:
+                    made = self.on_policy.rewrite(made, 0, stage.on_policy)
+                counts = sum_over_ranks([of.counts(self.engine.module.student) for of in made], self.engine.device)
+                for group in self.engine.optimizer.param_groups:
+                    group["lr"] = 0.0
+                micro = [(0, of.to(self.engine.device)) for of in made]
+                self._pass(stage, micro, accumulation, (weights, counts, self.recipe.divergence_of(stage)))
+        forget_gradients(self.engine)
+
+    def _pass(
+        self, stage: StageSettings, micro: Iterable[tuple[int, Example]], number: int, how: tuple
+    ) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+        """Forward and backward of a step's micro-batches, and the optimizer's step.
+
+        Args:
+            stage: Whose parts are trained.
+            micro: Each micro-batch and its seed, on the device.
+            number: How many there are.
+            how: Weights, counts and divergence.
+
+        Returns:
+            Losses, and the sums of each, on the device.
+        """
+        losses: list[Tensor] = []
+        sums: list[dict[str, Tensor]] = []
+        self.engine.train()
+        forget_gradients(self.engine)
+        with frozen(parameter for part, of in self.trained.items() if not stage.peak_lr(part) for parameter in of):
+            for seed, example in micro:
+                # Dropout depends on the batch's place in the run alone: not on a restart, nor on how many ranks share.
+                torch.manual_seed(seed)
+                loss, parts = self.engine(example, *how)
+                # Looked at when all is launched: on a GPU each look would wait for the device.
+                losses.append(loss.detach())
+                sums.append(parts)
+                # DeepSpeed averages over accumulation and ranks; the counts are global, so the sum is wanted.
+                self.engine.backward(loss * (number * self.world))
+                self.engine.step()
+        return losses, sums
 
     @staticmethod
     def _losses(

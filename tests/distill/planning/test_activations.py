@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -17,7 +16,9 @@ from teacher.processor import Clip, SalmonnProcessor
 from tests.conftest import sound
 
 SECONDS, TEXT = (2.9, 2.88, 2.9), "the agent is now logged in"
-LORA = 'student.lora={"r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "target_modules": ["q_proj", "k_proj", "down_proj"]}'
+LORA = (
+    'student.lora={"r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "target_modules": ["q_proj", "k_proj", "down_proj"]}'
+)
 TRAINED = [("encoder", "connector", "llm"), ("connector",), ("llm",), ("encoder",)]
 DROPOUT = ["student.qformer.dropout=0.1"]
 SHAPES = [[], [LORA], DROPOUT, ["student.encoder_rank=8"]]
@@ -111,7 +112,9 @@ def test_what_is_computed_again_keeps_the_layers_inputs(student):
     model, processor = student(trained)
     model._set_gradient_checkpointing(True, partial(checkpoint, use_reentrant=True))
     found, batch = passes(model, processor)
-    for part, measured, of in zip(("encoder", "connector", "llm"), found, planned_parts(model, batch, trained), strict=True):
+    for part, measured, of in zip(
+        ("encoder", "connector", "llm"), found, planned_parts(model, batch, trained), strict=True
+    ):
         kept = of.all(again=True) - max(of.layers)  # one of which is there later, in the backward pass
         assert kept == pytest.approx(measured, rel=0.1, abs=5000), part
         assert of.all(again=True, moved=True) == of.all(again=True) - sum(of.inputs)

@@ -53,7 +53,9 @@ def test_a_frozen_teacher_costs_one_pass(tiny_salmonn):
     planned = micro_batch(model.config, 2, 2.9, ids, prompt)
     model.requires_grad_(False)
     with torch.no_grad():
-        logits, found = counted(lambda: model.llm.get_output_embeddings()(model.hidden(batch).flatten(0, 1)[batch.rows_N]))
+        logits, found = counted(
+            lambda: model.llm.get_output_embeddings()(model.hidden(batch).flatten(0, 1)[batch.rows_N])
+        )
     work = asked_work(model, planned, llm=True)
     assert planned.patches == model.beats.frames(int(batch.features.fbank_frames_B[0]), 128)
     assert work.forward == pytest.approx(found, rel=0.01) and len(logits) == 2 * ids
