@@ -18,6 +18,7 @@ ROOMS = (
     {"distill.efficiency"},
     {"distill.scoring"},
     {"distill.training"},
+    {"distill.planning"},
     {"distill.bench", "distill.explore", "distill.train"},
 )
 """Of distill/, likewise; those that stand side by side import nothing of each other."""

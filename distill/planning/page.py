@@ -74,8 +74,8 @@ def page(found: dict[str, Any], recipe: Recipe) -> str:
     lines.append(_line(f"hours at {speed}", [f"{of['hours']:,.1f}" for of in columns]))
     lines.append(f"  in all {sum(of['hours'] for of in columns):,.1f} hours; writing texts is not in them")
     if caching := found.get("caching"):
-        disk = ", ".join(f"{name} {of / _GB:,.1f} GB" for name, of in caching["disk"].items())
-        lines.append(f"disk for the cache: {sum(caching['disk'].values()) / _GB:,.1f} GB ({disk})")
+        disk = ", ".join(f"{name} {of / _GB:,.2f} GB" for name, of in caching["disk"].items())
+        lines.append(f"disk for the cache: {sum(caching['disk'].values()) / _GB:,.2f} GB ({disk})")
     return "\n".join(lines + _told(columns, room))
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from data.errors import InputError, run_cli
 from data.paths import REPOSITORY
@@ -34,6 +35,12 @@ def _raise(error):
         (RuntimeError("Symlink loop from 'a'"), 2, "error: Symlink loop from 'a' (--debug shows where)\n"),
         (RecursionError(), 2, "error: something is nested too deep; mend the file (--debug shows where)\n"),
         (MemoryError(), 2, "error: out of memory; give the machine more, or take less at once (--debug shows where)\n"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+            2,
+            "error: out of memory on the device; leave it to this command alone, or take less at once "
+            "(--debug shows where)\n",
+        ),
         (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here\n"),
     ],
 )

@@ -1,10 +1,15 @@
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from data.errors import InputError
+from data.paths import REPOSITORY
 from teacher import device
-from teacher.device import cpu_has_bf16
+from teacher.device import cpu_has_bf16, let_segments_grow, lowering
 
 
 @pytest.mark.parametrize(
@@ -38,3 +43,46 @@ def test_ranks_share_the_cores_and_a_gpu_multiplies_on_its_tensor_cores(monkeypa
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     device.prepare_process()
     assert asked == {"threads": 4} | ({"fp32": "high"} if kind == "cuda" else {})
+
+
+@pytest.mark.parametrize(
+    ("version", "there", "wanted"),
+    [
+        ("2.14.1+cu130", {}, {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}),
+        ("2.8.0", {}, {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}),
+        ("2.14.1", {"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, {"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}),
+        ("2.14.1", {"PYTORCH_ALLOC_CONF": ""}, {"PYTORCH_ALLOC_CONF": ""}),
+    ],
+)
+def test_segments_grow_unless_the_person_says_how_memory_is_allocated(monkeypatch, version, there, wanted):
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in there.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch, "__version__", version)
+    let_segments_grow()
+    assert {name: os.environ[name] for name in names if name in os.environ} == wanted
+
+
+def test_segments_grow_before_a_device_is_asked():
+    code = "import teacher.device, os, torch; print(os.environ['PYTORCH_ALLOC_CONF'], torch.cuda.is_initialized())"
+    own = {name: value for name, value in os.environ.items() if not name.endswith("ALLOC_CONF")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=own, capture_output=True, text=True)
+    assert done.stdout.split() == ["expandable_segments:True", "False"], done.stderr
+
+
+def test_other_errors_are_not_taken_for_memory(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(RuntimeError, match="shapes"), lowering("a.b", 1):
+        raise RuntimeError("shapes do not fit")
+    for error in (
+        torch.OutOfMemoryError("x"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ):
+        with (
+            pytest.raises(InputError, match=r"rank 1: out of memory on .*: lower a\.b, which is 60; python"),
+            lowering("a.b", 60),
+        ):
+            raise error
