@@ -119,7 +119,8 @@ class Memory:
                 generation = self.on.recipe.generation
                 texts = micro_batch(self.on.teacher.config, clips, seconds, generation.cap(seconds), self.on.prompts[0])
                 written = writing_bytes(self.on.teacher, texts, e, beams=generation.num_beams)
-                parts["writing texts, more than that"] = max(written - sum(parts.values()), 0)
+                if (more := written - sum(parts.values())) > 0:
+                    parts["writing texts, more than that"] = more
             every.append(parts)
         return {"teacher's weights": self.teacher_bytes()} | max(every, key=lambda parts: sum(parts.values()))
 

@@ -87,7 +87,8 @@ def passes(model, processor):
 
 
 def planned_parts(model, batch, trained):
-    sizes = Sizes(4, 4, copied=True)
+    e = model.dtype.itemsize
+    sizes = Sizes(e, e, copied=True)
     return (
         of_encoder(model.encoder, batch, sizes),
         of_connector(model.connector, batch, sizes, flows="encoder" in trained),
@@ -105,6 +106,17 @@ def test_kept_bytes_are_those_that_autograd_saves(student, changes, trained):
     parts = planned_parts(model, batch, trained)
     for part, measured, of in zip(("encoder", "connector", "llm"), found, parts, strict=True):
         assert of.all(again=False) == pytest.approx(measured, rel=WITHIN[part], abs=3000), part
+
+
+def test_kept_bytes_are_those_of_16_bits_too(student):
+    """RMS norms keep fp32 all the same."""
+    trained = ("encoder", "connector", "llm")
+    model, processor = student(trained, [LORA])
+    found, batch = passes(model.to(torch.bfloat16), processor)
+    for part, measured, of in zip(
+        ("encoder", "connector", "llm"), found, planned_parts(model, batch, trained), strict=True
+    ):
+        assert of.all(again=False) == pytest.approx(measured, rel=WITHIN["connector"], abs=3000), part
 
 
 def test_what_is_computed_again_keeps_the_layers_inputs(student):
