@@ -6,13 +6,14 @@ from distill.recipe.recipe import Recipe
 
 NOT_OF_A_RUN = (
     *("description", "runs", "results", "bf16_on_cpu", "data.valid", "data.test", "cache", "generation", "evaluation"),
-    "deepspeed.activation_checkpointing",  # what is computed again is the same
     "data.faults",  # rows are compared as they are
     *("train.save_every", "train.keep_checkpoints", "train.best_by", "train.export", "train.prefetch"),
     *("train.validate_every", "train.validate_clips", "train.validate_shown", "train.timeout_s"),
     "train.largest_first",
 )
 """A run goes on under others of these: where it lies, how often it is saved and watched, what is done after it."""
+COMPUTED_AGAIN = "deepspeed.activation_checkpointing"
+"""Nor does it change a run that layers are computed again, but for rounding: where memory was used up it goes on so."""
 NOT_OF_A_MODEL = (
     *("teacher.dtype", "teacher.precision", "teacher.weights", "teacher.shapes"),
     *("student.weights", "student.llm_shapes"),

@@ -18,7 +18,7 @@ from data.rows.manifest import fingerprint_of
 from data.rows.row import Row
 from data.rows.shards import layout_hash
 from data.strict_json import has, loads
-from distill.recipe.identity import NOT_OF_A_RUN, counting
+from distill.recipe.identity import COMPUTED_AGAIN, NOT_OF_A_RUN, counting
 from distill.recipe.recipe import Recipe
 from teacher.build import weights_hash
 from teacher.weights import folder_hash, locate
@@ -45,7 +45,7 @@ def run_identity(recipe: Recipe, rows: Sequence[Row], world: int, cache: CacheId
     # Shards of another layout would be batched otherwise.
     layout = {"shards": layout_hash(rows)} if recipe.data.source == "shards" else {}
     return layout | {
-        "recipe": hash_of(counting(recipe, NOT_OF_A_RUN)),
+        "recipe": hash_of(counting(recipe, (*NOT_OF_A_RUN, COMPUTED_AGAIN))),
         "teacher": weights_hash(recipe.teacher),
         "start": "".join(parts),
         "rows": fingerprint_of(rows),
