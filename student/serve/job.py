@@ -65,7 +65,7 @@ class Job:
             ApiError: It is too long, by its header or by what is decoded.
         """
         self._require_length(seconds_of(self.sound))
-        yield from (speech if self.task == "transcribe" else windows)(self._measured(mono))
+        yield from (speech if self.task == "transcribe" else windows)(self._measured(mono), self.use.longest_s)
 
     def _measured(self, mono: Mono) -> Iterator[np.ndarray]:
         for block in mono_blocks(self.sound, mono):

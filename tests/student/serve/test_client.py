@@ -69,6 +69,14 @@ def test_a_transcript_as_it_is_written(client, tiny_lm, long):
     assert [event.text for event in segments] == [segment.text for segment in result.segments]
 
 
+def test_no_more_is_heard_at_once_than_the_model_has_learnt(client, tiny_lm):
+    content = wav(15)  # of which 10 s are heard at once
+    segments = heard(client, content, response_format="verbose_json").segments
+    assert len(segments) == 2
+    assert [segment.text for segment in segments] == [of.text for of in tiny_lm.transcribe(content).segments]
+    assert asked(client, content).choices[0].message.content == tiny_lm.caption(content).text
+
+
 def test_silence_has_an_empty_text(client):
     file = io.BytesIO()
     soundfile.write(file, np.zeros(2 * RATE), RATE, format="WAV")
