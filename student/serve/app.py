@@ -5,11 +5,13 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
 
-from student.serve import chat, transcriptions
+from student.serve import chat, page, transcriptions
+from student.serve.about import about, peak_bytes
 from student.serve.errors import ApiError, error_response, internal, json_response
 from student.serve.gate import Gate
 from student.serve.metrics import CONTENT_TYPE
 from student.serve.service import Service
+from student.serve.settings import ServeSettings
 
 
 def app_of(service: Service) -> FastAPI:
@@ -25,10 +27,12 @@ def app_of(service: Service) -> FastAPI:
     app = FastAPI(lifespan=running, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.include_router(transcriptions.routes(service))
     app.include_router(chat.routes(service))
+    app.include_router(page.routes())
 
     @app.get("/v1/models")
     async def models() -> Response:
-        return json_response({"object": "list", "data": [_model(service, name) for name in service.models]})
+        listed = [_model(service, name) for name in service.models]
+        return json_response({"object": "list", "data": listed, "server": _server(service.settings)})
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> Response:
@@ -53,14 +57,19 @@ def app_of(service: Service) -> FastAPI:
 
 
 def _model(service: Service, name: str) -> dict:
-    tasks = service.models[name].usage.tasks
+    model = service.models[name]
     return {
         "id": name,
         "object": "model",
         "created": service.created,
         "owned_by": "salmonn-distill",
-        "tasks": {task: {"trained": use.trained} for task, use in tasks.items()},
+        "tasks": {task: {"trained": use.trained} for task, use in model.usage.tasks.items()},
+        "about": about(model),
     }
+
+
+def _server(settings: ServeSettings) -> dict:
+    return {**settings.model_dump(include={"max_megabytes", "max_seconds"}), "peak_memory_bytes": peak_bytes()}
 
 
 async def _refused(request: Request, error: ApiError) -> Response:

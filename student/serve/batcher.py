@@ -189,7 +189,10 @@ class Batcher:
             streamed = Rows([part.streamer for part in audible], lambda: self._first(audible))
         gone = EndsGone(lambda: [part.job.gone for part in audible])
         asked = [(part.stretch, part.job.use) for part in batch]
-        return writer.segments(asked, streamed, stopping_criteria=[gone])
+        segments = writer.segments(asked, streamed, stopping_criteria=[gone])
+        for job in {part.job for part in audible} if streamed else ():
+            job.steps, job.steps_s = job.steps + streamed.steps, job.steps_s + streamed.seconds
+        return segments
 
     def _stream(self, parts: list[_Part]) -> None:
         """Of each live job the first stretch is said as it is written; anew, it goes on where it was."""
@@ -204,9 +207,9 @@ class Batcher:
     def _first(self, parts: list[_Part], segments: list | None = None) -> None:
         """Notes the time of each job's first token; with beams, of its first text."""
         for i, part in enumerate(parts):
-            if not part.job.first and (segments is None or segments[i].text):
-                part.job.first = True
-                self._metrics.first_token.labels(self.name).observe(monotonic() - part.job.began)
+            if part.job.first_s is None and (segments is None or segments[i].text):
+                part.job.first_s = monotonic() - part.job.began
+                self._metrics.first_token.labels(self.name).observe(part.job.first_s)
 
     def _fail(self, job: Job) -> None:
         with self._changed:

@@ -11,8 +11,9 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from data.strict_json import loads
-from student.serve.answers import events
+from student.serve.answers import events, segment
 from student.serve.errors import ApiError, bad_parameters, json_response
+from student.serve.job import Job
 from student.serve.service import Asked, Service
 from student.use.results import Piece, Task
 from student.use.usage import Usage
@@ -131,8 +132,8 @@ def routes(service: Service) -> APIRouter:
         asked = chat.asked(service.model(chat.model).usage)
         head = {"id": f"chatcmpl-{uuid4().hex}", "created": int(time()), "model": chat.model}
         if chat.stream:
-            _, pieces = await service.live(request, asked)
-            return events(_chunks(head, pieces), ends="[DONE]")
+            job, pieces = await service.live(request, asked)
+            return events(_chunks(head, job, pieces), ends="[DONE]")
         result = await service.whole(request, asked)
         message = {"role": "assistant", "content": result.text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _reason(result.flags)}
@@ -141,8 +142,9 @@ def routes(service: Service) -> APIRouter:
     return router
 
 
-async def _chunks(head: dict, pieces: AsyncIterator[Piece]) -> AsyncIterator[dict]:
+async def _chunks(head: dict, job: Job, pieces: AsyncIterator[Piece]) -> AsyncIterator[dict]:
     flags: set[str] = set()
+    number = 0
 
     def chunk(delta: dict, reason: str | None = None) -> dict:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
@@ -152,8 +154,10 @@ async def _chunks(head: dict, pieces: AsyncIterator[Piece]) -> AsyncIterator[dic
     async for piece in pieces:
         if piece.text:
             yield chunk({"content": piece.text})
-        flags |= set(piece.segment.flags if piece.segment else ())
-    yield chunk({}, _reason(flags))
+        if piece.segment:
+            yield chunk({}) | {"segment": {"id": number} | segment(piece.segment)}
+            number, flags = number + 1, flags | set(piece.segment.flags)
+    yield chunk({}, _reason(flags)) | {"timing": job.timing}
 
 
 def _reason(flags) -> str:

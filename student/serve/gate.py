@@ -12,13 +12,15 @@ from typing import Any
 
 from student.serve.errors import ApiError, error_response
 from student.serve.metrics import Metrics
+from student.serve.page import FILES
 from student.serve.places import Places
 from student.serve.settings import ServeSettings
 
 ROUTES = ("/v1/audio/transcriptions", "/v1/chat/completions", "/v1/models", "/health", "/metrics")
 """Those that are counted by name."""
 _WORK = ROUTES[:2]
-_OPEN = ("/health",)
+_OPEN = ("/health", *FILES)
+"""The page too: it holds nothing, and asks for the key itself."""
 _BODY_S = 120.0
 """A body has to come within this time: it holds a place."""
 _SEND_S = 60.0

@@ -34,7 +34,9 @@ class Job:
         fed: Whether there will be no further ones.
         fault: Why.
         gone: Whether nobody waits for it any more.
-        first: Whether a token was written.
+        first_s: When the first token was written, seconds after the request came.
+        steps: Tokens after the first one of each batch that it was in.
+        steps_s: What they took, seconds.
         seconds: Of the sound, as far as it was read.
     """
 
@@ -49,7 +51,9 @@ class Job:
     fed: bool = False
     fault: ApiError | None = None
     gone: bool = False
-    first: bool = False
+    first_s: float | None = None
+    steps: int = 0
+    steps_s: float = 0.0
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -81,6 +85,12 @@ class Job:
                 param=self.param,
                 code="sound_too_long",
             )
+
+    @property
+    def timing(self) -> dict[str, float | None]:
+        """Time to the first token, and for each further one; none is known of beams, nor of silence."""
+        first_s = None if self.first_s is None else round(self.first_s, 4)
+        return {"ttft_s": first_s, "tpot_s": round(self.steps_s / self.steps, 5) if self.steps else None}
 
     def say(self, text: str) -> None:
         """Hands on some text as it is written."""

@@ -4,6 +4,7 @@ Letters: B texts, R rows that are continued together (B x beams).
 """
 
 from collections.abc import Callable, Sequence
+from time import monotonic
 
 import torch
 from torch import Tensor
@@ -19,18 +20,25 @@ class Rows(BaseStreamer):
     Args:
         streamers: One for each text, or None where it is not wanted live.
         first: Called at the first token.
+
+    Attributes:
+        steps: Further tokens of the longest text.
+        seconds: That they took.
     """
 
     def __init__(self, streamers: Sequence[TextStreamer | None], first: Callable[[], None]) -> None:
-        self._streamers, self._first, self._begun = streamers, first, False
+        self._streamers, self._first, self._began = streamers, first, 0.0
+        self.steps, self.seconds = 0, 0.0
 
     def put(self, value: Tensor) -> None:
         """Takes the next ids (B); the first ones are those of the prompt, of which there are none."""
         if not value.numel():
             return
-        if not self._begun:
-            self._begun = True
+        if not self._began:
+            self._began = monotonic()
             self._first()
+        else:
+            self.steps, self.seconds = self.steps + 1, monotonic() - self._began
         for streamer, id_1 in zip(self._streamers, value.flatten().split(1), strict=True):
             if streamer is not None:
                 streamer.put(id_1)

@@ -83,7 +83,7 @@ async def _events(job: Job, pieces: AsyncIterator[Piece], segments: bool) -> Asy
         if piece.segment and segments:
             yield {"type": "transcript.text.segment", "id": str(number)} | segment(piece.segment)
         number += piece.segment is not None
-    yield {"type": "transcript.text.done", "text": whole, "usage": usage(job.seconds)}
+    yield {"type": "transcript.text.done", "text": whole, "usage": usage(job.seconds), "timing": job.timing}
 
 
 async def _read(request: Request) -> tuple[TranscriptionForm, bytes]:

@@ -21,7 +21,7 @@ class Fake:
         # With beams nothing is streamed, as no ids are written here.
         self.usage = Usage(tasks=tasks, max_seconds=max_seconds, num_beams=2)
         self.processor = SimpleNamespace(config=SimpleNamespace(eos_token_id=1))
-        self.writer, self.folder = self, None
+        self.writer, self.folder, self.model = self, None, torch.nn.Linear(1, 1)
         self.go, self.lock = Event(), Lock()
         self.go.set()
         self.batches, self.ended, self.fails = [], 0, lambda stretch: False

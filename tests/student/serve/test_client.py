@@ -77,12 +77,23 @@ def test_no_more_is_heard_at_once_than_the_model_has_learnt(client, tiny_lm):
     assert asked(client, content).choices[0].message.content == tiny_lm.caption(content).text
 
 
+def test_times_and_segments_are_told_at_the_end_of_a_stream(client, tiny_lm, long):
+    *_, done = heard(client, long, stream=True)
+    assert done.timing["tpot_s"] > 0 and 0 < done.timing["ttft_s"] < 60
+    chunks = list(asked(client, long, stream=True))
+    assert chunks[-1].timing["tpot_s"] > 0 and not hasattr(chunks[0], "timing")
+    segments = [chunk.segment for chunk in chunks if hasattr(chunk, "segment")]
+    captions = tiny_lm.caption(long).segments
+    assert [(of["id"], of["text"]) for of in segments] == [(i, of.text) for i, of in enumerate(captions)]
+    assert [of["start"] for of in segments] == pytest.approx([of.start_s for of in captions], abs=1e-3)
+
+
 def test_silence_has_an_empty_text(client):
     file = io.BytesIO()
     soundfile.write(file, np.zeros(2 * RATE), RATE, format="WAV")
     assert heard(client, file.getvalue()).text == ""
     (done,) = heard(client, file.getvalue(), stream=True)
-    assert done.text == ""
+    assert done.text == "" and done.timing == {"ttft_s": None, "tpot_s": None}
 
 
 def test_captions_and_answers(client, tiny_lm):
