@@ -106,13 +106,19 @@ class SalmonnProcessor:
 
     def prompt_ids(self, instruction: str, slots: int) -> list[int]:
         """BOS, the prompt, and `[PAD]` in each place of an audio token."""
-        prompt = self.config.prompt
-        # Not str.format: a prompt may hold braces of its own.
-        before, _, after = prompt["template"].replace("{}", prompt["audio"]).partition(_AUDIO)
+        before, after = self.prompt_pieces
         ids = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
         ids += self._piece_ids(before, instruction)
         ids += [self.config.pad_token_id] * slots
         return ids + self._piece_ids(after, instruction)
+
+    @property
+    def prompt_pieces(self) -> tuple[str, str]:
+        """The prompt before the audio tokens and after them, each with `{}` where the instruction comes in, or none."""
+        prompt = self.config.prompt
+        # Not str.format: a prompt may hold braces of its own.
+        before, _, after = prompt["template"].replace("{}", prompt["audio"]).partition(_AUDIO)
+        return before, after
 
     def _piece_ids(self, piece: str, instruction: str) -> list[int]:
         """A piece of the prompt, whose special tokens are such, with the instruction, whose are plain text."""

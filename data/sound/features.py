@@ -50,7 +50,8 @@ class Features:
 
 
 @cache
-def _filters(mel_bins: int) -> Tensor:
+def mel_filters(mel_bins: int) -> Tensor:
+    """Whisper's mel filters (M, frequencies of the spectrum)."""
     bank = mel_filter_bank(
         num_frequency_bins=1 + _FFT // 2,
         num_mel_filters=mel_bins,
@@ -85,7 +86,7 @@ def log_mel(waves: list[np.ndarray], *, mel_bins: int, margin_s: float | None) -
         samples[:kept] = torch.from_numpy(wave[:kept])
         bins = torch.stft(samples, _FFT, HOP, window=window, return_complex=True)[:, :-1]
         power = bins.real.square().addcmul_(bins.imag, bins.imag)  # half the time of abs() ** 2
-        spectrum = (_filters(mel_bins) @ power).clamp_(min=1e-10).log10_()
+        spectrum = (mel_filters(mel_bins) @ power).clamp_(min=1e-10).log10_()
         mels.append((spectrum.maximum(spectrum.max() - 8.0) + 4.0) / 4.0)
     frames_B = torch.tensor([mel.shape[1] for mel in mels])
     mel_BMT = torch.zeros(len(mels), mel_bins, int(frames_B.max()))

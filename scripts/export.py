@@ -1,0 +1,34 @@
+"""Writes a trained model, teacher or student, as a package that runs without PyTorch and without this repository.
+
+python scripts/export.py --model runs/kd_mini/model --out package [--llm q8_0|q4_k_m|f16]
+python package/run.py speech.wav            # needs numpy, onnxruntime, llama-cpp-python and soundfile
+"""
+
+import argparse
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import get_args
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from data.errors import run_cli
+from data.paths import resolve
+
+with redirect_stdout(sys.stderr):  # DeepSpeed says which device it found, as it is imported
+    from student.device.llm_gguf import LLMFormat
+    from student.device.package import export
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=resolve("runs/kd_mini/model"), help="a run's model folder")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the package's folder")
+    parser.add_argument("--llm", choices=get_args(LLMFormat), default="q8_0", help="how the language model is stored")
+    arguments = parser.parse_args()
+    export(arguments.model, arguments.out, arguments.llm, lambda text: print(text, file=sys.stderr, flush=True))
+    print(f"written: {arguments.out}; try: python {arguments.out}/run.py FILE")
+
+
+if __name__ == "__main__":
+    run_cli(main)
