@@ -1,6 +1,6 @@
 """Writes a trained model, teacher or student, as a package that runs without PyTorch and without this repository.
 
-python scripts/export.py --model runs/kd_mini/model --out package [--llm q8_0|q4_k_m|f16]
+python scripts/export.py --model runs/kd_mini/model --out package [--llm q8_0|q4_k_m|f16] [--audio q8|f32]
 python package/run.py speech.wav            # needs numpy, onnxruntime, llama-cpp-python and soundfile
 """
 
@@ -16,6 +16,7 @@ from data.errors import run_cli
 from data.paths import resolve
 
 with redirect_stdout(sys.stderr):  # DeepSpeed says which device it found, as it is imported
+    from student.device.audio_onnx import AudioFormat
     from student.device.llm_gguf import LLMFormat
     from student.device.package import export
 
@@ -25,8 +26,10 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=resolve("runs/kd_mini/model"), help="a run's model folder")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the package's folder")
     parser.add_argument("--llm", choices=get_args(LLMFormat), default="q8_0", help="how the language model is stored")
+    parser.add_argument("--audio", choices=get_args(AudioFormat), default="q8", help="how encoder and connector are")
     arguments = parser.parse_args()
-    export(arguments.model, arguments.out, arguments.llm, lambda text: print(text, file=sys.stderr, flush=True))
+    forms = arguments.llm, arguments.audio
+    export(arguments.model, arguments.out, *forms, lambda text: print(text, file=sys.stderr, flush=True))
     print(f"written: {arguments.out}; try: python {arguments.out}/run.py FILE")
 
 

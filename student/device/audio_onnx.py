@@ -5,24 +5,53 @@ H LLM width.
 """
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import AttentionInterface
 
 from data.errors import InputError
 from teacher.encoder import SpeechEncoder
 from teacher.model import SalmonnForConditionalGeneration
 
-FILE = "audio.onnx"
+FILE, WEIGHTS = "audio.onnx", "audio.onnx.data"
+AudioFormat = Literal["q8", "f32"]
 INPUT, OUTPUT = "mel", "audio_tokens"
 _OPSET = 20
+_IN_8_BITS = 4
+"""What onnxruntime calls it that what is multiplied with 8-bit weights is rounded to 8 bits too."""
 _LEAST_FRAMES = 50
 """Encoder frames of the shortest clip that is heard, 1 s."""
+
+
+def fused_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, **_: object
+) -> tuple[Tensor, None]:
+    """Attention without a mask as one operation of onnxruntime's, asked for as transformers asks for it.
+
+    Written out, the scores of 30 s take 72 MB a layer and copy.
+    """
+    query_BSD, key_BSD, value_BSD = (of.transpose(1, 2).flatten(2) for of in (query, key, value))
+    out_BSD = torch.onnx.ops.symbolic(
+        "com.microsoft::MultiHeadAttention",
+        (query_BSD, key_BSD, value_BSD),
+        attrs={"num_heads": query.shape[1], "scale": scaling},
+        dtype=query.dtype,
+        shape=query_BSD.shape,
+        version=1,
+    )
+    return out_BSD, None
+
+
+AttentionInterface.register("onnxruntime", fused_attention)
 
 
 class AudioPath(nn.Module):
@@ -79,11 +108,12 @@ def require_exportable(model: SalmonnForConditionalGeneration) -> None:
         raise InputError(f"windows of {model.connector.window_frames} frames: a clip of 1 s has {_LEAST_FRAMES}")
 
 
-def write_audio(model: SalmonnForConditionalGeneration, folder: Path) -> Path:
-    """Writes `audio.onnx`; the model is turned into fp32.
+def write_audio(model: SalmonnForConditionalGeneration, form: AudioFormat, folder: Path) -> None:
+    """Writes `audio.onnx` and its weights beside it, which onnxruntime then maps; the model is turned into fp32.
 
     Args:
         model: Its LoRA folded in.
+        form: Its matrices in 32 bits, or in 8 with a scale for each 32 weights, as llama.cpp's q8_0 has them.
         folder: Where.
 
     Raises:
@@ -91,36 +121,64 @@ def write_audio(model: SalmonnForConditionalGeneration, folder: Path) -> Path:
     """
     require_installed()
     require_exportable(model)
+    import onnx  # only here: the rest of the repository does without
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    with _quiet():
+        made = _program(model).model_proto
+        if form == "q8":
+            quantiser = MatMulNBitsQuantizer(made, bits=8, block_size=32, is_symmetric=True, accuracy_level=_IN_8_BITS)
+            quantiser.process()
+            made = quantiser.model.model
+    with TemporaryDirectory(prefix=".audio.", dir=folder) as aside:
+        beside = {"location": WEIGHTS, "save_as_external_data": True, "all_tensors_to_one_file": True}
+        onnx.save_model(made, str(Path(aside, FILE)), **beside)
+        for name in (WEIGHTS, FILE):
+            os.chmod(Path(aside, name), 0o644)
+            os.replace(Path(aside, name), folder / name)
+
+
+def _program(model: SalmonnForConditionalGeneration) -> torch.onnx.ONNXProgram:
     path = AudioPath(model).float().eval()
     config = model.config.encoder_config
     example = torch.zeros(1, config.num_mel_bins, 2 * _LEAST_FRAMES + 100)
-    most = config.max_source_positions  # T is even: the second convolution has stride 2
-    frames = torch.export.Dim("half_frames", min=_LEAST_FRAMES, max=most)
-    with torch.no_grad(), _quiet():
-        program = torch.onnx.export(
+    # The number of mel frames is even: the second convolution has stride 2.
+    half = torch.export.Dim("half_frames", min=_LEAST_FRAMES, max=config.max_source_positions)
+    with torch.no_grad(), _attending(path.encoder):
+        return torch.onnx.export(
             path,
             (example,),
             input_names=[INPUT],
             output_names=[OUTPUT],
-            dynamic_shapes={"mel": {2: 2 * frames}},
+            dynamic_shapes={"mel": {2: 2 * half}},
             opset_version=_OPSET,
             dynamo=True,
             verbose=False,
         )
-    file = folder / FILE
-    program.save(str(file), external_data=False)
-    return file
+
+
+@contextmanager
+def _attending(encoder: SpeechEncoder) -> Iterator[None]:
+    """Lets the encoder's layers attend by the operation of onnxruntime's, which PyTorch cannot compute."""
+    configs = [layer.self_attn.config for layer in encoder.layers]
+    before = [config._attn_implementation for config in configs]
+    try:
+        for config in configs:
+            config._attn_implementation = "onnxruntime"
+        yield
+    finally:
+        for config, name in zip(configs, before, strict=True):
+            config._attn_implementation = name
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps the exporter's notes on its own insides to itself."""
-    logger = logging.getLogger("torch.onnx")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(before)
+        logging.disable(before)

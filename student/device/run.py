@@ -226,7 +226,8 @@ class LLM:
         """The text of ids, without special tokens."""
         found, room = b"", ctypes.create_string_buffer(512)
         for i in ids:
-            found += room.raw[: max(llama_cpp.llama_token_to_piece(self.vocabulary, i, room, len(room), 0, False), 0)]
+            count = llama_cpp.llama_token_to_piece(self.vocabulary, i, room, len(room), 0, False)
+            found += room.raw[: max(count, 0)]
         return found.decode("utf-8", "replace")
 
 
