@@ -1,5 +1,6 @@
 """A package as it is written, and what it writes itself."""
 
+import json
 import subprocess
 import sys
 
@@ -13,28 +14,37 @@ from student.device.settings import settings_of
 from student.use.audio_lm import AudioLM
 from student.use.stretches import Stretch
 from student.use.usage import TaskUse, Usage
+from teacher.build import build_teacher
+from teacher.settings import ModelSettings
+from tests.conftest import teacher_section
 
 RATE = 16_000
 TASKS = {
-    "transcribe": TaskUse(instruction="transcribe", max_new_tokens=20),
-    "ask": TaskUse(instruction="{}", max_new_tokens=20),
+    "transcribe": TaskUse(instruction="transcribe", max_new_tokens=10),
+    "ask": TaskUse(instruction="{}", max_new_tokens=10),
 }
 
 
-@pytest.fixture
-def tiny_folder(tiny_teacher, tmp_path):
+@pytest.fixture(scope="module")
+def tiny_folder(tiny_weights, tmp_path_factory):
     """The tiny teacher, saved as a trained model is."""
-    AudioLM(*tiny_teacher, Usage(tasks=TASKS)).save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
+    section = teacher_section(tiny_weights) | {"weights": str(tiny_weights / "trained.safetensors")}
+    teacher = build_teacher(ModelSettings.model_validate_json(json.dumps(section)))
+    for parameter in teacher[0].llm.parameters():
+        parameter.data = parameter.half().float()  # as the package stores it
+    folder = tmp_path_factory.mktemp("device") / "model"
+    AudioLM(*teacher, Usage(tasks=TASKS)).save_pretrained(folder)
+    return folder
 
 
-@pytest.fixture
-def packaged(tiny_folder, tmp_path):
+@pytest.fixture(scope="module")
+def packaged(tiny_folder):
     """A package of it in 16 and 32 bits, and the model itself."""
     for name in ("onnx", "onnxscript", "llama_cpp"):
         pytest.importorskip(name)
-    package.export(tiny_folder, tmp_path / "package", "f16", "f32", lambda text: None)
-    return tmp_path / "package", AudioLM.load(tiny_folder, device="cpu", dtype="fp32")
+    folder = tiny_folder.with_name("package")
+    package.export(tiny_folder, folder, "f16", "f32", lambda text: None)
+    return folder, AudioLM.load(tiny_folder, device="cpu", dtype="fp32")
 
 
 def test_a_package_writes_what_the_model_writes(packaged, waves, tmp_path):
@@ -53,7 +63,7 @@ def test_a_package_writes_what_the_model_writes(packaged, waves, tmp_path):
             model.writer.num_beams = beams
             stretch = Stretch(0.0, len(wave) / RATE, wave)
             (segment,) = model.writer.segments([(stretch, model.usage.asked("transcribe"))])
-            assert lm.write(wave, before, after, 20) == (segment.text, list(segment.flags))
+            assert lm.write(wave, before, after, 10) == (segment.text, list(segment.flags))
     # As a command, where nothing of the repository is.
     soundfile.write(tmp_path / "a.wav", waves[1], RATE)
     alone = [sys.executable, str(folder / "run.py"), str(tmp_path / "a.wav"), "--threads", "1"]
