@@ -8,6 +8,6 @@ ruff format --check .
 ruff check .
 if [ $# = 0 ]; then
     export OMP_NUM_THREADS=1 # a worker each core: threads of their own would only wait for one another
-    set -- --numprocesses auto --maxprocesses 4 --dist worksteal
+    set -- --numprocesses logical --maxprocesses 4
 fi
 exec python -m pytest "$@"
