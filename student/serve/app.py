@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, Request, Response
 
 from student.serve import chat, page, transcriptions
-from student.serve.about import about, peak_bytes
+from student.serve.about import peak_bytes
 from student.serve.errors import ApiError, error_response, internal, json_response
 from student.serve.gate import Gate
 from student.serve.metrics import CONTENT_TYPE
@@ -64,7 +64,7 @@ def _model(service: Service, name: str) -> dict:
         "created": service.created,
         "owned_by": "salmonn-distill",
         "tasks": {task: {"trained": use.trained} for task, use in model.usage.tasks.items()},
-        "about": about(model),
+        "about": service.about[name],
     }
 
 

@@ -10,6 +10,7 @@ from fastapi import Request
 
 from data.errors import InputError
 from data.sound.source import SoundBytes
+from student.serve.about import about
 from student.serve.batcher import Batcher
 from student.serve.errors import ApiError
 from student.serve.job import Job
@@ -51,6 +52,8 @@ class Service:
 
     def __init__(self, models: Mapping[str, AudioLM], settings: ServeSettings) -> None:
         self.models, self.settings = dict(models), settings
+        # Once, while the folders are those that were loaded: a later export to the same place is another model.
+        self.about = {name: about(model) for name, model in self.models.items()}
         self.metrics, self.places, self.created = Metrics(), Places(settings.max_queue), int(time())
         self.metrics.queue_is(lambda: self.places.taken)
         self._batchers = {name: Batcher(name, model, self.metrics, self._took) for name, model in self.models.items()}
