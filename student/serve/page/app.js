@@ -2,7 +2,7 @@
 
 import { keep, keeps, models as list } from "./asking.js";
 import { Model } from "./model.js";
-import { Player, Recorder, decoded, longest, wav } from "./sound.js";
+import { Player, Recorder, decoded, largest, longest, wav } from "./sound.js";
 import { Wave } from "./wave.js";
 import { bytes, clock, lasting } from "./words.js";
 
@@ -29,6 +29,9 @@ function fail(message = "") {
   at("error").hidden = !message;
 }
 
+/** Does something, and tells where it fails. */
+const tried = (work) => work.catch((error) => fail(error.message));
+
 const task = () => document.querySelector("input[name=task]:checked").value;
 const fits = () => Boolean(models.length && sound && (task() !== "ask" || at("question").value.trim()));
 
@@ -42,14 +45,22 @@ function update() {
   at("record").classList.toggle("records", Boolean(recorder));
 }
 
+/** Tells that a sound is too large to be sent for a task, where it is. */
+function refuses(blob, task) {
+  const most = server ? largest(server, task) : Infinity;
+  if (blob.size > most) fail(`The sound has ${bytes(blob.size)}; this server takes ${bytes(most)} of it. Cut it.`);
+  return blob.size > most;
+}
+
 /** Takes a sound, and has it heard at once. */
 async function take(blob, name, recorded = false) {
+  if (!recorded && refuses(blob, "transcribe")) return; // before it is read: it may be more than there is memory
   running?.abort();
   fail();
-  await drop();
   const mine = (taken = {});
+  await drop();
   const buffer = await decoded(blob);
-  if (taken !== mine) return; // another one came meanwhile
+  if (taken !== mine) return; // another one came meanwhile, or is being recorded
   if (recorded && !buffer) return fail("The browser cannot read its own recording. Choose a file instead.");
   sound = { buffer, blob: recorded ? wav(buffer) : blob };
   at("name").textContent = name;
@@ -65,10 +76,7 @@ async function take(blob, name, recorded = false) {
 }
 
 async function run() {
-  const most = 1e6 * server.max_megabytes * (task() === "transcribe" ? 1 : 0.75) - 2000;
-  if (sound.blob.size > most) {
-    return fail(`The sound has ${bytes(sound.blob.size)}; this server takes ${bytes(most)} of it. Cut it.`);
-  }
+  if (refuses(sound.blob, task())) return;
   fail();
   const mine = (running = new AbortController());
   const turns = at("in-turn").checked || models.length === 1;
@@ -119,6 +127,7 @@ async function drop() {
   const ended = recorder;
   recorder = null;
   wave.record(null);
+  update();
   return ended?.end();
 }
 
@@ -134,13 +143,13 @@ async function record() {
       levels.push(Math.min(1, 1.5 * level));
       wave.record(levels);
       at("time").textContent = clock(seconds);
-      if (seconds >= limit) record();
+      if (seconds >= limit) tried(record());
     });
   } finally {
     at("record").disabled = false;
   }
   running?.abort();
-  sound = null;
+  sound = taken = null;
   wave.show(null);
   player.load(null);
   models.forEach((model) => model.clear());
@@ -193,12 +202,12 @@ at("wave").addEventListener("keydown", (event) => {
   event.preventDefault();
   at("play").click();
 });
-at("record").addEventListener("click", () => record().catch((error) => fail(error.message)));
+at("record").addEventListener("click", () => tried(record()));
 at("choose").addEventListener("click", () => at("file").click());
 at("file").addEventListener("change", () => {
   const [file] = at("file").files;
   at("file").value = ""; // so that the same one can be chosen again
-  if (file) take(file, file.name);
+  if (file) tried(take(file, file.name));
 });
 addEventListener("dragover", (event) => {
   event.preventDefault();
@@ -209,7 +218,7 @@ addEventListener("drop", (event) => {
   event.preventDefault();
   at("stage").classList.remove("dragged");
   const [file] = event.dataTransfer.files;
-  if (file) take(file, file.name);
+  if (file) tried(take(file, file.name));
 });
 
 update();

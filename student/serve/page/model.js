@@ -106,8 +106,9 @@ export class Model {
       told.textContent = FLAGS[flag];
       item.append(told);
     }
-    item.addEventListener("click", () => {
-      if (getSelection().isCollapsed) this.touched(segment); // else somebody marks the text to copy it
+    item.addEventListener("click", ({ target }) => {
+      // Else somebody marks the text to copy it.
+      if (target.closest("button") || getSelection().isCollapsed) this.touched(segment);
     });
     for (const event of ["pointerenter", "focusin"]) item.addEventListener(event, () => this.marked(segment));
     for (const event of ["pointerleave", "focusout"]) item.addEventListener(event, () => this.marked(null));

@@ -32,7 +32,10 @@ export function wav(buffer) {
   return new Blob([view], { type: "audio/wav" });
 }
 
-/** The longest recording that a server takes, in seconds: base64 makes four bytes of three. */
+/** The largest file that a server takes for a task, in bytes: in a chat base64 makes four bytes of three. */
+export const largest = ({ max_megabytes }, task) => 1e6 * max_megabytes * (task === "transcribe" ? 1 : 0.75) - 2000;
+
+/** The longest recording that a server takes for each task, in seconds. */
 export const longest = ({ max_megabytes, max_seconds }) =>
   Math.max(1, Math.min(max_seconds, (0.74 * 1e6 * max_megabytes) / (2 * RATE)));
 
@@ -50,27 +53,37 @@ export class Recorder {
       };
       throw new Error(known[error.name] ?? "The microphone cannot be heard. Is another program using it?");
     });
-    return new Recorder(stream, heard);
+    const recorder = new Recorder(stream);
+    try {
+      recorder.start(heard);
+    } catch {
+      await recorder.close();
+      throw new Error("This browser cannot record what the microphone hears. Choose a file instead.");
+    }
+    return recorder;
   }
 
-  constructor(stream, heard) {
+  constructor(stream) {
     this.stream = stream;
-    this.recorder = new MediaRecorder(stream);
+  }
+
+  start(heard) {
+    this.recorder = new MediaRecorder(this.stream);
     const parts = [];
     this.recorder.ondataavailable = ({ data }) => parts.push(data);
     this.ended = new Promise((resolve) => {
       this.recorder.onstop = () => resolve(new Blob(parts, { type: this.recorder.mimeType }));
     });
+    this.recorder.start();
     this.context = new AudioContext();
     const analyser = new AnalyserNode(this.context, { fftSize: 2048 });
-    this.context.createMediaStreamSource(stream).connect(analyser);
+    this.context.createMediaStreamSource(this.stream).connect(analyser);
     const samples = new Float32Array(analyser.fftSize);
     const began = performance.now();
     this.timer = setInterval(() => {
       analyser.getFloatTimeDomainData(samples);
       heard(Math.max(...samples.map(Math.abs)), (performance.now() - began) / 1000);
     }, 50);
-    this.recorder.start();
   }
 
   /** Ends; what was recorded, in the browser's own format. */
@@ -78,9 +91,14 @@ export class Recorder {
     clearInterval(this.timer);
     if (this.recorder.state !== "inactive") this.recorder.stop();
     const blob = await this.ended;
-    this.stream.getTracks().forEach((track) => track.stop());
-    await this.context.close();
+    await this.close();
     return blob;
+  }
+
+  /** Lets the microphone go. */
+  async close() {
+    this.stream.getTracks().forEach((track) => track.stop());
+    await this.context?.close();
   }
 }
 

@@ -12,7 +12,7 @@ import soundfile
 
 from data.sound.source import SoundBytes
 from student.serve.page import FILES, HEADERS
-from tests.student.serve.conftest import running, wav
+from tests.student.serve.conftest import running, until, wav
 
 TEXTS = {path: content.decode() for path, (content, _) in FILES.items()}
 SCRIPTS = "\n".join(text for path, text in TEXTS.items() if path.endswith(".js"))
@@ -177,6 +177,9 @@ def test_a_segment_plays_when_it_is_clicked(both, opened):
     last.get_by_role("button").click()
     page.get_by_role("button", name="Play", exact=True).wait_for()
     assert page.locator("li.heard").count() == 0
+    page.evaluate("getSelection().selectAllChildren(document.querySelector('.model li span'))")
+    last.get_by_role("button").press("Enter")
+    page.get_by_role("button", name="Pause").wait_for()
 
 
 def test_all_of_it_by_keyboard(both, opened):
@@ -237,6 +240,53 @@ def test_a_recording_goes_as_wav(both, opened, monkeypatch):
     assert len(wave) / rate > 0.9
 
 
+def test_a_file_that_is_decoded_late_does_not_come_into_a_recording(fake, opened):
+    with running({"fake": fake}) as server:
+        page = opened(server)
+        page.locator("#models article").wait_for()
+        page.evaluate("""() => {
+            const {prototype} = OfflineAudioContext;
+            const decode = prototype.decodeAudioData;
+            prototype.decodeAudioData = async function (content) {
+                const buffer = await decode.call(this, content);
+                await new Promise(resolve => window.go = resolve);
+                return buffer;
+            };
+        }""")
+        page.locator("#file").set_input_files(file(wav(2)))
+        until(lambda: page.evaluate("'go' in window"))
+        page.get_by_role("button", name="Record").click()
+        page.get_by_role("button", name="Stop").wait_for()
+        page.evaluate("go()")
+        page.locator("#time", has_text="0:01").wait_for()
+        assert page.locator("#name").inner_text() == "Recording" and not fake.batches
+        assert page.locator("#play").is_disabled() and page.locator("#run").is_disabled()
+
+
+def test_a_recording_that_fails_is_told_and_lets_the_microphone_go(fake, opened):
+    with running({"fake": fake}, max_seconds=1) as server:
+        page = opened(server)
+        page.locator("#models article").wait_for()
+        page.evaluate("""() => {
+            const devices = navigator.mediaDevices;
+            const ask = devices.getUserMedia.bind(devices);
+            devices.getUserMedia = async asked => window.stream = await ask(asked);
+            AudioContext.prototype.close = async () => { throw new Error("It does not close."); };
+            window.Recorder = MediaRecorder;
+            window.MediaRecorder = function () { throw new DOMException("", "NotSupportedError"); };
+        }""")
+        microphone = "stream.getTracks().map(track => track.readyState)"
+        page.get_by_role("button", name="Record").click()
+        page.get_by_role("alert").filter(has_text="This browser cannot record").wait_for()
+        assert page.evaluate(microphone) == ["ended"]
+        page.evaluate("() => { window.MediaRecorder = window.Recorder; }")
+        page.get_by_role("button", name="Record").click()
+        # The server's bound of a second ends it.
+        page.get_by_role("alert").filter(has_text="It does not close.").wait_for()
+        page.get_by_role("button", name="Record").wait_for()
+        assert page.evaluate(microphone) == ["ended"]
+
+
 def test_with_a_key(tiny_lm, opened):
     with running({"tiny": tiny_lm}, api_key="sécret") as server:
         page = opened(server)
@@ -268,8 +318,14 @@ def test_what_the_server_refuses_stands_there_in_its_words(fake, opened):
         page.evaluate(drop, "no sound")
         page.locator(".failed .note", has_text="sound: ").wait_for()
         page.get_by_text("This browser cannot play this file.").wait_for()
+        page.evaluate("""() => {
+            const read = Blob.prototype.arrayBuffer;
+            window.reads = 0;
+            Blob.prototype.arrayBuffer = function () { window.reads += 1; return read.call(this); };
+        }""")
         page.evaluate(drop, "x" * 1_100_000)
         page.get_by_role("alert").filter(has_text="1.1 MB; this server takes").wait_for()
+        assert page.evaluate("window.reads") == 0
         fake.fails = lambda stretch: stretch.start_s > 1
         page.locator("#file").set_input_files(file(wav(20)))
         page.locator(".failed .note", has_text="the server could not do this").wait_for()
