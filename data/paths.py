@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -48,6 +49,9 @@ def written_whole(path: Path, *, new: bool = False) -> Iterator[Path]:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # `remove_leftovers` sees that it is written
         try:
             yield temporary
+            with suppress(OSError):  # a file system without modes
+                # safetensors puts a file of its own in this place, which nobody else may read.
+                os.chmod(temporary, stat.S_IMODE(os.fstat(held.fileno()).st_mode))
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             (_put_new if new else os.replace)(temporary, path)

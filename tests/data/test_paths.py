@@ -5,7 +5,9 @@ import os
 import signal
 import time
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from data.paths import remove_leftovers, written_whole
 
@@ -21,12 +23,21 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "one" and [*path.parent.iterdir()] == [path]
 
 
+def by_safetensors(path):
+    save_file({"a": np.zeros(3)}, path)
+
+
+def as_its_own(path):
+    path.write_text("x")
+
+
+@pytest.mark.parametrize("write", [as_its_own, by_safetensors])
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_its_mode_is_that_of_any_new_file(tmp_path, umask, mode):
+def test_its_mode_is_that_of_any_new_file(tmp_path, umask, mode, write):
     before = os.umask(umask)
     try:
         with written_whole(tmp_path / "a") as temporary:
-            temporary.write_text("x")
+            write(temporary)
     finally:
         os.umask(before)
     assert (tmp_path / "a").stat().st_mode & 0o777 == mode
