@@ -26,6 +26,7 @@ from distill.recipe.recipe import Recipe
 from distill.recipe.rows import read_rows
 
 _HOURS = 1000.0
+_MOST = 1e12
 
 
 def clips_of(arguments: argparse.Namespace, recipe: Recipe) -> Clips:
@@ -53,8 +54,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     arguments = parser.parse_args()
     for name in ("gpus", "memory", "flops", "utilisation", "hours", "clips", "tokens", "kept"):
-        if (value := getattr(arguments, name)) is not None and value <= 0:
-            raise InputError(f"--{name} {value}: must be above 0")
+        if (value := getattr(arguments, name)) is not None and not 0 < value <= _MOST:  # nor NaN
+            raise InputError(f"--{name} {value}: must be above 0, and at most {_MOST:g}")
     if not 0 <= arguments.reserve < 1:
         raise InputError(f"--reserve {arguments.reserve}: a share, from 0 to 1")
     # As a GPU would run it: this machine's precision is another matter.

@@ -51,14 +51,14 @@ def stated_clips(hours: float, clips: int | None, tokens_a_second: float = TOKEN
 
     Args:
         hours: Of all clips.
-        clips: How many; None: of 10 s.
+        clips: How many, at least 1; None: of 10 s.
         tokens_a_second: Text tokens of a second of sound.
 
     Raises:
         InputError: The mean is no length of a clip.
     """
-    clips = round(hours * 360) if clips is None else clips
-    mean = hours * 3600 / max(clips, 1)
+    clips = max(round(hours * 360), 1) if clips is None else clips
+    mean = hours * 3600 / clips
     if not _SHORTEST_S <= mean <= WINDOW_S:
         raise InputError(
             f"--hours {hours:g} of --clips {clips}: a clip of {mean:.1f} s on average; they have {_SHORTEST_S:g} to "
@@ -67,7 +67,7 @@ def stated_clips(hours: float, clips: int | None, tokens_a_second: float = TOKEN
     seconds = np.array(sorted({_SHORTEST_S, mean, float(WINDOW_S)}))
     tokens = np.minimum(np.ceil(seconds * tokens_a_second), MAX_TEXT_TOKENS) + _END
     number = np.where(seconds == mean, clips, 0)
-    about = f"{hours:,.0f} hours in {clips:,} clips, {tokens_a_second:g} text tokens a second (as stated)"
+    about = f"{hours:,.10g} hours in {clips:,} clips, {tokens_a_second:g} text tokens a second (as stated)"
     return Clips(seconds, number, tokens, tokens, about)
 
 

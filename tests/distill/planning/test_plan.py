@@ -86,6 +86,10 @@ def test_neither_weights_nor_data_need_be_there(command):
         (["--clips", 5], "--clips 5: say their --hours too"),
         (["--hours", 1000, "--clips", 5], "a clip of 720000.0 s on average"),
         (["--gpus", 0], "--gpus 0: must be above 0"),
+        (["--hours", "nan"], "--hours nan: must be above 0, and at most 1e+12"),
+        (["--memory", "nan"], "--memory nan: must be above 0"),
+        (["--hours", "1e300"], "--hours 1e+300: must be above 0, and at most"),
+        (["--hours", 0.0001], "a clip of 0.4 s on average"),
         (["--reserve", 1], "--reserve 1.0: a share"),
     ):
         status, _, err = command(*words, *wrong)
@@ -102,6 +106,8 @@ def test_clips_are_counted_by_length(tiny_recipe):
     assert stated.hours == pytest.approx(100) and stated.seconds.tolist() == [1, 10, 30]
     with pytest.raises(InputError, match="change one of them"):
         stated_clips(100, 100)
+    few = stated_clips(0.001, None)
+    assert few.number.sum() == 1 and few.hours == pytest.approx(0.001)
 
 
 def test_a_cache_takes_the_disk_that_is_planned(tmp_path):
