@@ -10,7 +10,7 @@ import shutil
 import signal
 import socket
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -282,10 +282,22 @@ def waves() -> list[np.ndarray]:
 
 @pytest.fixture(scope="session")
 def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """The first of ten ports that nothing listens on, this process's alone: tests take the next ones too.
+
+    They are below those that systems give to outgoing connections, and no two workers of a run begin at the same ones.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    block = 16 * os.getppid() + worker
+    while not all(map(_is_free, range(first := 10_000 + 10 * (block % 997), first + 10))):
+        block += 16
+    return first
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe, suppress(OSError):
+        probe.bind(("", port))
+        return True
+    return False
 
 
 @pytest.fixture

@@ -35,9 +35,9 @@ def test_brackets_and_spaces_taken_out_in_linear_time_change_nothing(text):
 @pytest.mark.parametrize("sign", ["<", "[", "(", "(a", "<(", " ", " '", "()", ")", "a "])
 def test_long_runs_take_no_time(sign):
     text = (sign * 20_000)[:20_000]
-    start = time.perf_counter()
+    start = time.process_time()  # a busy machine is no failure
     asr_words(f"yes {text} no")
-    assert time.perf_counter() - start < 1.0  # Whisper's own patterns take some seconds for brackets
+    assert time.process_time() - start < 1.0  # Whisper's own patterns take some seconds for brackets
 
 
 @pytest.mark.parametrize("text", ["9" * 5000, "one " * 4290 + "decillion"])
