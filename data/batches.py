@@ -131,15 +131,17 @@ class LengthBatches:
             shares.append(float(1 - real / padded) if padded else 0.0)
         return shares[0], shares[1]
 
-    def largest(self) -> list[list[int]]:
-        """Those batches of the first epoch that take the most memory: of most seconds, of most clips, of most text."""
-        batches = self._batches(0)
-        longest = [[of[batch].max() for batch in batches] for of in (self.durations_s, self.text_tokens)]
-        clips = np.array([len(batch) for batch in batches])
-        found = dict.fromkeys(
-            int(np.argmax(clips * np.array(of))) for of in (longest[0], np.ones(len(clips)), longest[1])
-        )
-        return [batches[number].tolist() for number in found]
+    def largest(self, text_tokens: Sequence[int] | None = None) -> list[list[int]]:
+        """Those batches of the first epoch that take the most memory: of most seconds, of most clips, of most text.
+
+        Args:
+            text_tokens: Length of each row's text, whether it bounds a batch or not; None where there are no texts.
+        """
+        batches, lengths = self._batches(0), [self.durations_s, np.ones(len(self.durations_s))]
+        if text_tokens is not None:
+            lengths.append(np.asarray(text_tokens))
+        padded = [[len(batch) * of[batch].max() for batch in batches] for of in lengths]
+        return [batches[number].tolist() for number in dict.fromkeys(int(np.argmax(of)) for of in padded)]
 
     def step(self, step: int) -> list[list[int]]:
         """The micro-batches (row indices) of this rank at an optimizer step, counted from 0."""

@@ -10,7 +10,7 @@ from data.hashing import seed_of
 from data.mixing import Mix, row_weights
 from data.rows.shards import shards_of
 from distill.recipe.recipe import Recipe
-from distill.recipe.stages import StageSettings
+from distill.recipe.stages import OnPolicySettings, StageSettings
 from distill.training.examples import Examples
 from distill.training.objective import Example
 from distill.training.texts import NONE, REFERENCE
@@ -42,9 +42,7 @@ class StepLoader:
         taken: dict[tuple, int] = {}
         for number, stage in enumerate(recipe.train.stages):
             mix = recipe.data.mix if stage.mix is None else stage.mix
-            texts = np.full(len(examples.rows), REFERENCE, np.uint8)
-            if stage.used.texts and stage.takes_given_texts:
-                texts = examples.texts.chosen(stage.targets)
+            texts = self._texts_of(stage)
             # As far as they tell which rows there are, and how long their texts are.
             seen = texts if stage.max_text_tokens else texts != NONE
             kind = stage.max_seconds, stage.max_text_tokens, frozenset(stage.tasks), mix, seen.tobytes()
@@ -70,12 +68,29 @@ class StepLoader:
                 self._coming[ahead] = self._ask(ahead)
         return made
 
-    def largest(self, index: int) -> list[Example]:
-        """The micro-batches of a stage that take the most memory, whichever rank meets them."""
+    def largest(self, index: int, written: OnPolicySettings | None = None) -> list[Example]:
+        """The micro-batches of a stage that take the most memory, whichever rank meets them.
+
+        Args:
+            index: Of the stage.
+            written: How the student writes their texts, each as long as its cap; None where texts are given.
+        """
         batches, chosen, _ = self._stages[index]
-        stage = self.recipe.train.stages[index]
-        own_texts = stage.on_policy is not None
-        return [self.examples(chosen[of].tolist(), stage.used, stage.targets, own_texts) for of in batches.largest()]
+        stage, lengths = self.recipe.train.stages[index], None
+        if written:
+            lengths = [written.cap(seconds) for seconds in batches.durations_s.tolist()]
+        elif stage.used.texts:
+            lengths = self.examples.texts.lengths(self.examples.processor, self._texts_of(stage))[chosen]
+        own_texts = written is not None
+        return [
+            self.examples(chosen[of].tolist(), stage.used, stage.targets, own_texts) for of in batches.largest(lengths)
+        ]
+
+    def _texts_of(self, stage: StageSettings) -> np.ndarray:
+        """What a stage trains each of all rows on (`TrainingTexts.chosen`); REFERENCE where it asks for no text."""
+        if stage.used.texts and stage.takes_given_texts:
+            return self.examples.texts.chosen(stage.targets)
+        return np.full(len(self.examples.rows), REFERENCE, np.uint8)
 
     def _order(self, stage: StageSettings, mix: Mix, texts: np.ndarray, seed: int) -> tuple[LengthBatches, np.ndarray]:
         """The batches of a stage's rows, and the numbers of these rows among all."""

@@ -131,7 +131,10 @@ class Trainer:
         return asked == "always" or (asked == "gpu" and self.engine.device.type != "cpu")
 
     def _try_largest(self) -> None:
-        """Passes the largest micro-batches of all stages that are to come: memory is too small now, or never."""
+        """Passes the largest micro-batches of all stages to come: what does not fit shows now, not hours later.
+
+        They are those of a stage's first epoch: later ones, made up anew, may have one that is a little larger.
+        """
         began = time.monotonic()
         for index in range(self.recipe.locate(self.step)[0], len(self.recipe.train.stages)):
             with self._within(index):

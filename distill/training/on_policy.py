@@ -42,7 +42,9 @@ class OnPolicy:
         self.seed, self.engine = seed, engine
         self.processor, self.teacher_processor = processor, teacher_processor
 
-    def rewrite(self, micro: list[Example], step: int, settings: OnPolicySettings) -> list[Example]:
+    def rewrite(
+        self, micro: list[Example], step: int, settings: OnPolicySettings, *, to_the_cap: bool = False
+    ) -> list[Example]:
         """The micro-batches of a step, each with texts that the student draws for its clips.
 
         Clips are encoded a micro-batch at a time, and all are then written about together: a token takes the student
@@ -53,17 +55,23 @@ class OnPolicy:
             micro: On the engine's device.
             step: Counted from 0.
             settings: How texts are drawn.
+            to_the_cap: No text ends before its cap, so that none takes more memory.
         """
         self.engine.eval()
         with gathered(self.engine):
-            texts = self._write(self.engine.module.student, micro, step, settings)
+            texts = self._write(self.engine.module.student, micro, step, settings, to_the_cap)
         self.engine.train()
         written = iter(texts)
         return [self._with_texts(example, [next(written) for _ in example.ids], settings) for example in micro]
 
     @torch.no_grad()
     def _write(
-        self, student: SalmonnForConditionalGeneration, micro: list[Example], step: int, settings: OnPolicySettings
+        self,
+        student: SalmonnForConditionalGeneration,
+        micro: list[Example],
+        step: int,
+        settings: OnPolicySettings,
+        to_the_cap: bool,
     ) -> list[list[int]]:
         """Ids of a text for each clip of all micro-batches, with the end symbol where the student came to it."""
         audio: list[Tensor] = []
@@ -84,6 +92,7 @@ class OnPolicy:
             ids_BT = student.generate(
                 prompt,
                 torch.cat([audio[i] for i in some]),
+                min_new_tokens=max(caps) if to_the_cap else None,
                 max_new_tokens=max(caps),
                 logits_processor=[RowDraws([seeds[i] for i in some], settings.temperature, student.device)],
                 suppress_tokens=self._never(student),

@@ -14,7 +14,7 @@ from data.errors import InputError
 from data.paths import written_whole
 from distill.losses.settings import LossWeights
 from distill.recipe.recipe import Recipe
-from distill.recipe.stages import StageSettings
+from distill.recipe.stages import OnPolicySettings, StageSettings
 from distill.training.deepspeed_insides import forget_gradients, nothing_counted
 from distill.training.loader import StepLoader
 from distill.training.objective import UNITS, Example
@@ -95,26 +95,34 @@ class OptimizerStep:
     def rehearse(self, index: int) -> None:
         """Takes a step over each of a stage's largest micro-batches and learns nothing, to see that memory is enough.
 
-        At rates of 0 neither weights nor moments move (`skip_frozen_groups`); what the engine counts is put back.
+        Those of given texts, and those of texts that the student writes, as the stage has either: the latter go on to
+        their cap, as they may when the student has changed. At rates of 0 neither weights nor moments move
+        (`skip_frozen_groups`); what the engine counts is put back.
 
         Args:
             index: Of the stage, which has in memory what it asks of the teacher.
         """
         stage, accumulation = self.recipe.train.stages[index], self.engine.gradient_accumulation_steps()
-        weights = stage.used
+        ways: list[OnPolicySettings | None] = [None] if stage.takes_given_texts else []
         if stage.on_policy:
-            weights = weights.model_copy(update={"ce": 0.0, "ctc": 0.0})
+            ways.append(stage.on_policy)
         with nothing_counted(self.engine):
-            for example in self.loader.largest(index):
-                made = [example.to(self.engine.device)] * accumulation
-                if stage.on_policy:
-                    made = self.on_policy.rewrite(made, 0, stage.on_policy)
-                counts = sum_over_ranks([of.counts(self.engine.module.student) for of in made], self.engine.device)
-                for group in self.engine.optimizer.param_groups:
-                    group["lr"] = 0.0
-                micro = [(0, of.to(self.engine.device)) for of in made]
-                self._pass(stage, micro, accumulation, (weights, counts, self.recipe.divergence_of(stage)))
+            for written in ways:
+                for example in self.loader.largest(index, written):
+                    self._try(stage, [example.to(self.engine.device)] * accumulation, written)
         forget_gradients(self.engine)
+
+    def _try(self, stage: StageSettings, made: list[Example], written: OnPolicySettings | None) -> None:
+        """Passes the micro-batches of a step, at rates of 0; with texts of the student where it is said how."""
+        weights = stage.used
+        if written:
+            weights = weights.model_copy(update={"ce": 0.0, "ctc": 0.0})
+            made = self.on_policy.rewrite(made, 0, written, to_the_cap=True)
+        counts = sum_over_ranks([of.counts(self.engine.module.student) for of in made], self.engine.device)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = 0.0
+        micro = [(0, of.to(self.engine.device)) for of in made]
+        self._pass(stage, micro, len(made), (weights, counts, self.recipe.divergence_of(stage)))
 
     def _pass(
         self, stage: StageSettings, micro: Iterable[tuple[int, Example]], number: int, how: tuple

@@ -11,12 +11,13 @@ from distill.training.objective import Objective
 from tests.conftest import records
 
 
-def test_the_largest_batches_are_of_most_seconds_clips_and_text():
+@pytest.mark.parametrize("most", [200, None])
+def test_the_largest_batches_are_of_most_seconds_clips_and_text(most):
     rng = np.random.default_rng(0)
     seconds, tokens = rng.uniform(1, 10, 200), rng.integers(1, 50, 200)
-    batches = LengthBatches(seconds, max_seconds=30, seed=1, text_tokens=tokens, max_text_tokens=200)
+    batches = LengthBatches(seconds, max_seconds=30, seed=1, text_tokens=tokens, max_text_tokens=most)
     of_epoch = [batches.step(number)[0] for number in range(batches.steps_per_epoch)]
-    largest = batches.largest()
+    largest = batches.largest(tokens)
     assert all(batch in of_epoch for batch in largest)
     for size in (
         lambda batch: len(batch) * seconds[batch].max(),

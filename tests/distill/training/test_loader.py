@@ -12,6 +12,7 @@ from data.errors import InputError
 from data.rows.manifest import Manifest, durations_of
 from data.rows.manifest_reader import read_manifest
 from distill.recipe.reading import read_recipe
+from distill.recipe.stages import OnPolicySettings
 from distill.training.loader import StepLoader
 from distill.training.texts import TrainingTexts
 from tests.conftest import write_annotation_of
@@ -116,7 +117,10 @@ def test_a_step_follows_from_its_number_alone_and_ranks_share_it(load):
 @pytest.fixture(scope="module")
 def half(rows):
     """The rows, of which those of odd numbers have no text."""
-    texts = ["" if number % 2 else "hi" for number in range(ROWS)]
+    return with_texts(rows, ["" if number % 2 else "hi" for number in range(ROWS)])
+
+
+def with_texts(rows, texts):
     at = rows.table.schema.get_field_index("text")
     return Manifest(rows.table.set_column(at, rows.table.schema.field(at), pa.array(texts)), rows.root)
 
@@ -163,3 +167,36 @@ def test_stages_of_the_same_rows_go_on_through_them_whatever_their_texts_are(loa
     stages = [{"steps": 4}, {"steps": 4, "targets": ["reference"]}, {"steps": 4, "losses": {"encoder": 1}}]
     stages[2]["lr"] = {"encoder": 1e-3}
     assert load(*stages) == load({"steps": 12})
+
+
+@pytest.fixture
+def loader(tiny_recipe, rows):
+    """A function that gives the loader of a run of one stage, over rows of some texts."""
+
+    def loader(texts, **own):
+        stage = {"name": "one", "steps": 1, "losses": {"ce": 1}, "lr": {"llm": 1e-3}, "max_seconds": 6} | own
+        recipe = read_recipe(tiny_recipe, [f"train.stages={json.dumps([stage])}"])
+        return StepLoader(recipe, _Numbers(recipe, with_texts(rows, texts)), rank=0, world=1, accumulation=1)
+
+    return loader
+
+
+def test_most_text_is_among_the_largest_batches_without_a_budget_of_text(loader):
+    for long in (7, 100, 201):
+        made = loader(["hi" * (50 if number == long else 1) for number in range(ROWS)])
+        assert any(long in batch for batch in made.largest(0))
+    features = {"losses": {"encoder": 1}, "lr": {"encoder": 1e-3}}
+    assert len(loader(["hi"] * ROWS, **features).largest(0)) <= 2  # of most seconds, and of most clips
+
+
+def test_texts_that_the_student_will_write_are_as_long_as_their_cap(loader, rows):
+    written = OnPolicySettings(tokens_per_second=20)
+    made = loader(["hi"] * ROWS, losses={"kd": 1}, on_policy=written.model_dump())
+    caps = [written.cap(seconds) for seconds in durations_of(rows)]
+
+    def size(batch):
+        return len(batch) * max(caps[row] for row in batch)
+
+    batches = made._stages[0][0]
+    of_epoch = [batches.step(step)[0] for step in range(batches.steps_per_epoch)]
+    assert max(map(size, made.largest(0, written))) == max(map(size, of_epoch))

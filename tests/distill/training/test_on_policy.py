@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from distill.models.frozen import FrozenTeacher
 from distill.recipe.reading import read_recipe
+from distill.training.objective import Objective
 from distill.training.on_policy import OnPolicy, RowDraws
 from distill.training.run_log import RunLog
 from distill.training.step import OptimizerStep
@@ -109,6 +110,26 @@ def test_a_share_of_the_steps_is_on_policy_and_the_others_read_the_cache(train, 
     plain, _ = train("plain")
     first = own.index(True)
     assert [step["loss"] for step in some[:first]] == [step["loss"] for step in plain[:first]]
+
+
+def test_the_largest_batches_are_tried_with_given_texts_and_with_own_ones_of_the_caps_length(train, monkeypatch):
+    """A student that ends each text at once, as it may before it has learnt anything, later writes longer ones."""
+    forward, passed = Objective.forward, []
+
+    def note(self, example, *how):
+        passed.append(example)
+        return forward(self, example, *how)
+
+    monkeypatch.setattr(Objective, "forward", note)
+    end = torch.nn.functional.one_hot(torch.tensor(1), 301) * 1e4
+    monkeypatch.setattr(RowDraws, "__call__", lambda self, input_ids, scores: scores + end)
+    own = ["cache=null", "train.teacher=memory", stages("own", share=0.5, max_new_tokens=7), "train.validate_clips=0"]
+    train("own", *own, "train.largest_first=always", "train.stages.0.steps=1")
+    tried = passed[:-1]  # before the one step
+    assert {example.on_policy is not None for example in tried} == {True, False}
+    for example in tried:
+        lengths = (example.batch.labels_BT != -100).sum(1).tolist()
+        assert (lengths == [7] * len(example.ids)) if example.on_policy else max(lengths) > 7
 
 
 def test_a_run_stopped_in_the_midst_of_the_stage_goes_on_bit_for_bit(train, fill_tiny_cache, stopping_at):
