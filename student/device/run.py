@@ -14,6 +14,7 @@ import io
 import json
 import os
 import sys
+import weakref
 from collections.abc import Iterator, Sequence
 from math import ceil, gcd
 from pathlib import Path
@@ -26,10 +27,17 @@ try:
     import llama_cpp
 except ImportError:
     llama_cpp = None
+else:
+    _SILENT = llama_cpp.llama_log_callback(lambda level, text, _: None)  # held here: C keeps where it lies
 
+INSTALL = 'pip install numpy "onnxruntime>=1.22" "llama-cpp-python>=0.3.36,<0.4" soundfile'
 RATE, FFT, HOP, WINDOW_S = 16_000, 400, 160, 30
 SILENT = 1e-3
 """Amplitude (-60 dB of full scale) that nothing in silence exceeds."""
+LEAST_S, LOUDEST, RATES = 0.025, 10.0, (1_000, 768_000)
+"""Seconds, amplitude (1 is full scale) and samples a second that a sound has."""
+MOST_BEAMS = 127
+"""llama.cpp has 256 rows: one for the prompt, two for each beam."""
 QUESTION = "{}"
 
 
@@ -69,17 +77,42 @@ def resampled(blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
     yield until(ceil(read * up / down))
 
 
+def mono(blocks: Iterator[np.ndarray], mix: bool, rate: int, name: str) -> Iterator[np.ndarray]:
+    """Blocks as the one channel that is heard.
+
+    Raises:
+        InputError: They hold no sound, or what cannot be one.
+    """
+    frames, silent, others = 0, True, False
+    for block in blocks:
+        part = block.mean(1) if mix else block[:, 0]
+        if not (np.abs(part) <= LOUDEST).all():  # nor is NaN
+            raise InputError(f"{name}: samples are no numbers, or over {LOUDEST:g} times full scale; write it anew")
+        frames, silent, others = frames + len(part), silent and not part.any(), others or bool(block.any())
+        yield part
+    if frames < LEAST_S * rate:
+        raise InputError(
+            f"{name}: {1000 * frames / rate:.3g} ms of sound, less than one frame of {1000 * LEAST_S:g} ms"
+        )
+    if silent and others:
+        raise InputError(f"{name}: silent on the first channel alone, which is the one that is heard; make it mono")
+
+
 def read_sound(path: str, mix: bool) -> Iterator[np.ndarray]:
     """A file's samples at 16 kHz, mono, some seconds at a time; `-` is standard input.
 
     Raises:
-        InputError: It cannot be read.
+        InputError: It cannot be read, or see `mono`.
     """
     try:
-        source = io.BytesIO(sys.stdin.buffer.read()) if path == "-" else path
-        with soundfile.SoundFile(source) as file:
-            blocks = file.blocks(10 * file.samplerate, dtype="float32", always_2d=True)
-            yield from resampled((part.mean(1) if mix else part[:, 0] for part in blocks), file.samplerate)
+        # Opened by its number: libsndfile would believe a name that ends in .raw.
+        how = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+        source = io.BytesIO(sys.stdin.buffer.read()) if path == "-" else os.fdopen(os.open(path, how), "rb")
+        with source, soundfile.SoundFile(source) as file:
+            rate = file.samplerate
+            if not RATES[0] <= rate <= RATES[1]:
+                raise InputError(f"{path}: {rate:,} samples a second; a sound has {RATES[0]:,} to {RATES[1]:,}")
+            yield from resampled(mono(file.blocks(10 * rate, dtype="float32", always_2d=True), mix, rate, path), rate)
     except (soundfile.LibsndfileError, OSError) as error:
         raise InputError(f"{path}: no sound that can be read here ({error})") from None
 
@@ -139,8 +172,16 @@ def circling(ids: Sequence[int]) -> int:
     return most
 
 
+def _free(context: int | None, model: int) -> None:
+    if context:
+        llama_cpp.llama_free(context)
+    llama_cpp.llama_model_free(model)
+
+
 class LLM:
     """The language model in llama.cpp, which reads tokens and embeddings one after the other.
+
+    Its memory is freed by `close()`, or when nobody holds it any more.
 
     Args:
         path: The GGUF file.
@@ -151,20 +192,25 @@ class LLM:
 
     def __init__(self, path: Path, context: int, threads: int, beams: int = 1) -> None:
         if llama_cpp is None:
-            raise InputError("llama_cpp: not installed; pip install numpy onnxruntime llama-cpp-python soundfile")
-        self._log = llama_cpp.llama_log_callback(lambda level, text, _: None)  # held: C calls it
-        llama_cpp.llama_log_set(self._log, ctypes.c_void_p(0))
-        llama_cpp.llama_backend_init()
-        self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
-        if not self.model:
-            raise InputError(f"{path}: not a language model that this llama.cpp reads; export it again")
+            raise InputError(f"llama_cpp: not installed; {INSTALL}")
         options = llama_cpp.llama_context_default_params()
+        if not hasattr(options, "kv_unified"):
+            raise InputError(f"llama_cpp: of another version; {INSTALL}")
+        llama_cpp.llama_log_set(_SILENT, ctypes.c_void_p(0))
+        llama_cpp.llama_backend_init()
+        model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
+        if not model:
+            raise InputError(f"{path}: not a language model that this llama.cpp reads; export it again")
         options.n_ctx = options.n_batch = context
         options.n_ubatch, options.n_seq_max, options.kv_unified = min(context, 256), 2 * beams + 1, True
         options.n_threads = options.n_threads_batch = threads
-        self.context = llama_cpp.llama_init_from_model(self.model, options)
+        self.context = llama_cpp.llama_init_from_model(model, options)
+        self.close = weakref.finalize(self, _free, self.context, model)
+        if not self.context:
+            self.close()
+            raise InputError(f"{path}: no memory for {context} positions; take fewer --beams, or close other programs")
         self.memory = llama_cpp.llama_get_memory(self.context)
-        self.vocabulary = llama_cpp.llama_model_get_vocab(self.model)
+        self.vocabulary = llama_cpp.llama_model_get_vocab(model)
         self.size = llama_cpp.llama_vocab_n_tokens(self.vocabulary)
 
     def read(self, given: Sequence[int] | np.ndarray, first: int, rows: Sequence[int] = (0,), answer: bool = True):
@@ -232,7 +278,7 @@ class LLM:
 
 
 class DeviceLM:
-    """Hears sounds and writes.
+    """Hears sounds and writes; frees its memory at the end of a `with`, by `close()`, or when nobody holds it.
 
     Args:
         folder: Of the package; where this file lies, if none is named.
@@ -240,28 +286,53 @@ class DeviceLM:
         beams: As the settings say, if not given; 1 is greedy.
 
     Raises:
-        InputError: It is no such folder.
+        InputError: It is no such folder, or there are no such threads or beams.
     """
 
     def __init__(self, folder: str | Path | None = None, threads: int | None = None, beams: int | None = None) -> None:
         folder = Path(folder or Path(__file__).parent)
+        if threads is not None and threads < 1:
+            raise InputError(f"--threads {threads}: give 1 or more")
         try:
             self.settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+            if self.settings["format"] != 1:
+                raise ValueError("of another version")
             self.filters = np.load(folder / "mel_filters.npy")
-        except (OSError, ValueError) as error:
-            raise InputError(f"{folder}: no device package ({error}); write one with scripts/export.py") from None
+            self.beams = self.settings["num_beams"] if beams is None else beams
+            tasks = self.settings["tasks"].values()
+            texts = max(len(task["before"]) + len(task["after"]) + task["max_new_tokens"] for task in tasks)
+            self.room = self.slots(WINDOW_S * RATE, 100 * WINDOW_S) + texts * self.beams + 512
+        except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
+            why = error if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            raise InputError(f"{folder}: no device package ({why}); write one with scripts/export.py") from None
+        if not 1 <= self.beams <= MOST_BEAMS:
+            raise InputError(f"--beams {self.beams}: give 1 to {MOST_BEAMS}")
         threads = threads or os.cpu_count() or 1
-        self.beams, tasks = beams or self.settings["num_beams"], self.settings["tasks"].values()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.enable_cpu_mem_arena = False  # which keeps what the longest clip took
-        self.hearing = onnxruntime.InferenceSession(
-            str(folder / "audio.onnx"), options, providers=["CPUExecutionProvider"]
-        )
-        audio = self.slots(WINDOW_S * RATE, 100 * WINDOW_S)
-        texts = max(len(task["before"]) + len(task["after"]) + task["max_new_tokens"] for task in tasks)
-        self.llm = LLM(folder / "llm.gguf", audio + texts * self.beams + 512, threads, self.beams)
+        path = folder / "audio.onnx"
+        try:
+            self.hearing = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors have nothing in common
+            why = " ".join(str(error).split())
+            raise InputError(
+                f"{path}: this onnxruntime cannot read it ({why}); export it again, or {INSTALL}"
+            ) from None
+        self.llm = LLM(folder / "llm.gguf", self.room, threads, self.beams)
         self._kept: list[int] = []
+
+    def close(self) -> None:
+        """Frees the memory; nothing can be heard any more."""
+        if self.llm:
+            self.llm.close()
+        self.llm = self.hearing = None
+
+    def __enter__(self) -> "DeviceLM":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def transcribe(self, sound: str) -> dict:
         """What is said: `text`, `segments` with their times and flags."""
@@ -279,13 +350,12 @@ class DeviceLM:
         """A sound's text.
 
         Raises:
-            InputError: The sound cannot be read, or the model has not learnt the task.
+            InputError: The sound cannot be read, the model has not learnt the task, or the question is too long.
         """
         before, after = self.prompt(task, question)
         use, segments, end = self.settings["tasks"][task], [], 0.0
+        self.require_room(before, after, use["max_new_tokens"])
         for start, wave in stretches(read_sound(sound, self.settings["mix"]), use["longest_s"], task == "transcribe"):
-            if not np.isfinite(wave).all():
-                raise InputError(f"{sound}: holds NaN or infinite samples")
             end = start + len(wave) / RATE
             text, flags = self.write(wave, before, after, self.cap(use, len(wave) / RATE))
             segments.append({"start_s": round(start, 3), "end_s": round(end, 3), "text": text, "flags": flags})
@@ -310,6 +380,10 @@ class DeviceLM:
             raise InputError("--question: goes with --task ask, which needs one, such as --question 'what is heard?'")
         if QUESTION not in use["instruction"]:
             return use["before"], use["after"]
+        try:
+            question.encode()
+        except UnicodeEncodeError:
+            raise InputError("--question: not in UTF-8; write it in that") from None
         told = use["instruction"].replace(QUESTION, question.strip())
         before, after = (self._piece(piece, told) for piece in self.settings["pieces"])
         return self.settings["begin"] + before, after
@@ -350,16 +424,29 @@ class DeviceLM:
         if before and self._kept == before:
             self.llm.forget(place)
         else:
+            self._kept = []  # if this is interrupted, nothing is
             self.llm.forget()
             if before:
                 self.llm.read(before, 0, answer=False)
             self._kept = before
-        self.llm.read(audio, place, answer=not after)
+        logits = self.llm.read(audio, place, answer=not after)
         place += len(audio)
-        return self.llm.read(after, place), place + len(after)
+        return (self.llm.read(after, place) if after else logits), place + len(after)
+
+    def require_room(self, before: list[int], after: list[int], cap: int) -> None:
+        """Refuses a prompt that leaves no room for the longest sound and its text: llama.cpp would end the process.
+
+        Raises:
+            InputError: It does.
+        """
+        longest = self.slots(WINDOW_S * RATE, 100 * WINDOW_S)
+        over = len(before) + longest + len(after) + self.beams * cap - self.room
+        if over > 0:
+            raise InputError(f"--question: too long by {over} tokens; shorten it")
 
     def write(self, wave: np.ndarray, before: list[int], after: list[int], cap: int) -> tuple[str, list[str]]:
         """A clip's text, and its flags: silence, repeats (it went in circles), cut (it was longer than `cap`)."""
+        self.require_room(before, after, cap)
         if not len(wave) or np.abs(wave).max() <= SILENT:
             return "", ["silence"]
         wave = np.pad(wave, (0, max(0, RATE - len(wave))))
@@ -432,15 +519,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="as many as there are processors, if not given")
     parser.add_argument("--model", help="the package's folder; the one that this file lies in, if not given")
     arguments = parser.parse_intermixed_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be in no encoding
     try:
-        model = DeviceLM(arguments.model, arguments.threads, arguments.beams)
-        for name in arguments.files:
-            result = model.result(name, arguments.task, arguments.question)
-            if arguments.format == "json":
-                print(json.dumps({"file": name} | result, ensure_ascii=False), flush=True)
-            else:
-                shown = " ".join(result["text"].split()) if len(arguments.files) > 1 else result["text"]
-                print(f"{name}\t{shown}" if len(arguments.files) > 1 else shown, flush=True)
+        with DeviceLM(arguments.model, arguments.threads, arguments.beams) as model:
+            for name in arguments.files:
+                result = model.result(name, arguments.task, arguments.question)
+                if arguments.format == "json":
+                    print(json.dumps({"file": name} | result, ensure_ascii=False), flush=True)
+                else:
+                    shown = " ".join(result["text"].split()) if len(arguments.files) > 1 else result["text"]
+                    print(f"{name}\t{shown}" if len(arguments.files) > 1 else shown, flush=True)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,12 +1,16 @@
 """The run-time's own arithmetic, against what the models are trained with."""
 
 import json
+import struct
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 import soxr
+from packaging.requirements import Requirement
 
+from data.paths import REPOSITORY
 from data.sound.features import log_mel, mel_filters
 from student.device import run
 from student.use import guards
@@ -69,10 +73,168 @@ def test_a_sound_is_read_as_one_channel(tmp_path):
     assert np.array_equal(first, samples[:, 0]) and np.allclose(mixed, samples.mean(1), atol=1e-7)
 
 
-def test_what_is_no_sound_and_no_package_is_told_in_a_line(tmp_path):
-    (tmp_path / "a.wav").write_text("no sound")
-    with pytest.raises(run.InputError, match=r"a\.wav: no sound"):
+def test_a_sound_is_known_by_what_is_in_it(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.full(run.RATE, 0.5), run.RATE)
+    (tmp_path / "a.wav").rename(tmp_path / "a.raw")
+    assert len(np.concatenate(list(run.read_sound(str(tmp_path / "a.raw"), False)))) == run.RATE
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.raw", "none.wav"])
+def test_what_is_no_sound_is_told_in_a_line(tmp_path, name):
+    if name[0] == "a":
+        (tmp_path / name).write_text("no sound")
+    with pytest.raises(run.InputError, match=rf"{name}: no sound that can be read"):
+        list(run.read_sound(str(tmp_path / name), False))
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "said"),
+    [
+        ([], [], "0 ms of sound, less than one frame"),
+        ([0.1] * 300, [0.1] * 300, "18.8 ms of sound"),
+        ([0.0] * 900, [0.1] * 900, "silent on the first channel alone"),
+        ([0.1] * 900 + [np.nan], [0.1] * 901, "samples are no numbers"),
+        ([0.1] * 900 + [3e4], [0.1] * 901, "over 10 times full scale"),
+    ],
+)
+def test_what_pytorch_refuses_to_hear_is_refused(tmp_path, left, right, said):
+    soundfile.write(tmp_path / "a.wav", np.array([left, right]).T, run.RATE, subtype="FLOAT")
+    with pytest.raises(run.InputError, match=rf"a\.wav: .*{said}"):
         list(run.read_sound(str(tmp_path / "a.wav"), False))
-    (tmp_path / "settings.json").write_text(json.dumps({}))
+    if said.startswith("silent"):
+        assert np.concatenate(list(run.read_sound(str(tmp_path / "a.wav"), True))).any()
+
+
+@pytest.mark.parametrize("rate", [655_350_001, 999])
+def test_a_rate_that_no_sound_has_is_refused(tmp_path, rate):
+    soundfile.write(tmp_path / "a.wav", np.full(run.RATE, 0.5), run.RATE)
+    made = bytearray((tmp_path / "a.wav").read_bytes())
+    struct.pack_into("<I", made, 24, rate)
+    (tmp_path / "a.wav").write_bytes(made)
+    with pytest.raises(run.InputError, match=f"{rate:,} samples a second"):
+        list(run.read_sound(str(tmp_path / "a.wav"), False))
+
+
+AUDIO = {"margin_s": 0.1, "window_frames": 17, "window_stride": 17, "reference_padding": False}
+ASK = {
+    "instruction": "{}",
+    "before": [7],
+    "after": [8],
+    "max_new_tokens": 5,
+    "longest_s": 10,
+    "tokens_per_second": None,
+}
+SETTINGS = {"format": 1, "audio": AUDIO, "num_beams": 1, "mix": False, "begin": [], "end": 1, "pieces": ["", "{}"]}
+SETTINGS |= {"tasks": {"ask": ASK}}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A package without its models."""
+    np.save(tmp_path / "mel_filters.npy", mel_filters(80).numpy())
+    (tmp_path / "settings.json").write_text(json.dumps(SETTINGS))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "settings", ["{}", "[]", "{", json.dumps(SETTINGS | {"format": 2}), '{"format": 1, "tasks": 3}']
+)
+def test_what_is_no_package_is_told_in_a_line(folder, settings):
+    (folder / "settings.json").write_text(settings)
+    with pytest.raises(run.InputError, match=r"no device package .* write one with"):
+        run.DeviceLM(folder)
+
+
+def test_a_package_without_its_files_is_told_in_a_line(folder):
+    with pytest.raises(run.InputError, match=r"audio\.onnx: this onnxruntime cannot read it .*onnxruntime>="):
+        run.DeviceLM(folder)
+    (folder / "mel_filters.npy").write_bytes(b"")
     with pytest.raises(run.InputError, match="no device package"):
-        run.DeviceLM(tmp_path)
+        run.DeviceLM(folder)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"beams": -1}, "--beams -1: give 1 to 127"),
+        ({"beams": 0}, "--beams 0: give 1 to 127"),
+        ({"beams": 128}, "--beams 128: give 1 to 127"),
+        ({"threads": -1}, "--threads -1: give 1 or more"),
+        ({"threads": 0}, "--threads 0: give 1 or more"),
+    ],
+)
+def test_beams_and_threads_have_bounds(folder, wrong, said):
+    with pytest.raises(run.InputError, match=said):
+        run.DeviceLM(folder, **wrong)
+
+
+class Reader:
+    """Stands where the LLM is, and notes what it reads."""
+
+    def __init__(self):
+        self.held, self.stops = [], False
+
+    def forget(self, first=0, row=-1):
+        del self.held[first:]
+
+    def read(self, given, first, rows=(0,), answer=True):
+        assert len(given) and first == len(self.held)
+        if self.stops:
+            raise KeyboardInterrupt
+        self.held += list(given)
+        return np.array([self.held[-1:]]) if answer else None
+
+    def ids(self, text, special):
+        return list(text.encode())
+
+    def specials(self, ids):
+        return 0
+
+
+@pytest.fixture
+def device():
+    """A model that has neither ears nor a language model."""
+    made = object.__new__(run.DeviceLM)
+    made.settings, made.llm, made.beams, made.room, made._kept = SETTINGS, Reader(), 1, 400, []
+    return made
+
+
+def test_a_prompt_is_read_whole_after_one_that_was_interrupted(device):
+    device.prefill([1, 2], [3], [4])
+    device.llm.stops = True
+    with pytest.raises(KeyboardInterrupt):
+        device.prefill([5, 6], [3], [4])
+    device.llm.stops = False
+    for before in ([1, 2], [1, 2], [5, 6]):
+        logits, place = device.prefill(before, [3], [4])
+        assert device.llm.held == [*before, 3, 4] and (logits.tolist(), place) == ([[4]], 4)
+
+
+def test_a_prompt_may_end_with_the_sound(device):
+    logits, place = device.prefill([1, 2], [3], [])
+    assert logits.tolist() == [[3]] and place == 3
+
+
+def test_a_question_has_room_or_is_refused_before_the_sound_is_read(device):
+    longest = device.slots(30 * run.RATE, 3000)
+    with pytest.raises(run.InputError, match=rf"--question: too long by {longest + 5} tokens"):
+        device.ask("none.wav", "a" * 400)
+    with pytest.raises(run.InputError, match=r"none\.wav: no sound"):
+        device.ask("none.wav", "a" * (400 - 5 - longest))
+    with pytest.raises(run.InputError, match="--question: not in UTF-8"):
+        device.ask("none.wav", "what\udcff")
+
+
+def test_another_llama_cpp_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "llama_cpp", SimpleNamespace(llama_context_default_params=SimpleNamespace))
+    with pytest.raises(run.InputError, match=r"llama_cpp: of another version; pip install .*llama-cpp-python>="):
+        run.LLM(tmp_path / "llm.gguf", 100, 1)
+
+
+def test_what_is_told_to_be_installed_has_the_bounds_of_the_requirements():
+    told = {of.name: of for of in (Requirement(word.strip('"')) for word in run.INSTALL.split()[2:])}
+    lines = (REPOSITORY / "requirements-device.txt").read_text().splitlines()
+    listed = {of.name: of for of in (Requirement(line) for line in lines if not line.startswith("#"))}
+    for name in ("onnxruntime", "llama-cpp-python"):
+        assert told[name] == listed[name]
+    assert run.INSTALL in (REPOSITORY / "student" / "README.md").read_text()
