@@ -24,7 +24,9 @@ with redirect_stdout(sys.stderr):  # DeepSpeed says which device it found, as it
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=resolve("runs/kd_mini/model"), help="a run's model folder")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the package's folder")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the package's folder: new, or an earlier package"
+    )
     parser.add_argument("--llm", choices=get_args(LLMFormat), default="q8_0", help="how the language model is stored")
     parser.add_argument("--audio", choices=get_args(AudioFormat), default="q8", help="how encoder and connector are")
     arguments = parser.parse_args()

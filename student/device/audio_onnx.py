@@ -6,6 +6,7 @@ H LLM width.
 
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from data.errors import InputError
+from data.paths import written_whole
 from teacher.encoder import SpeechEncoder
 from teacher.model import SalmonnForConditionalGeneration
 
@@ -130,12 +132,13 @@ def write_audio(model: SalmonnForConditionalGeneration, form: AudioFormat, folde
             quantiser = MatMulNBitsQuantizer(made, bits=8, block_size=32, is_symmetric=True, accuracy_level=_IN_8_BITS)
             quantiser.process()
             made = quantiser.model.model
-    with TemporaryDirectory(prefix=".audio.", dir=folder) as aside:
+    with TemporaryDirectory(prefix=f".{FILE}.", dir=folder) as aside:
         beside = {"location": WEIGHTS, "save_as_external_data": True, "all_tensors_to_one_file": True}
         onnx.save_model(made, str(Path(aside, FILE)), **beside)
         for name in (WEIGHTS, FILE):
-            os.chmod(Path(aside, name), 0o644)
-            os.replace(Path(aside, name), folder / name)
+            with written_whole(folder / name) as temporary:
+                shutil.copymode(temporary, Path(aside, name))
+                os.replace(Path(aside, name), temporary)
 
 
 def _program(model: SalmonnForConditionalGeneration) -> torch.onnx.ONNXProgram:

@@ -9,6 +9,7 @@ from data.paths import written_whole
 from student.device import audio_onnx, llm_gguf
 from student.device.audio_onnx import AudioFormat
 from student.device.llm_gguf import LLMFormat
+from student.device.run import INSTALL
 from student.device.settings import FILE as SETTINGS
 from student.device.settings import FILTERS, write_settings
 from student.use.audio_lm import AudioLM
@@ -19,7 +20,7 @@ _CARD = """# A SALMONN for a small machine
 
 It hears English speech or other sounds of any length, and writes text. It runs on a CPU with four Python packages:
 
-    pip install numpy onnxruntime llama-cpp-python soundfile
+    {install}
     python run.py speech.wav
 
 {uses}
@@ -28,6 +29,8 @@ Formats: what libsndfile reads (wav, flac, ogg, mp3). Speech of more than {longe
 | file | MB | what |
 | --- | --- | --- |
 {files}
+| `mel_filters.npy` | | mel filters |
+| `settings.json` | | instructions with their token ids, ends and bounds of the texts |
 | `run.py` | | all the code; `--help` says what it takes; from Python `from run import DeviceLM` |
 
 The licences of the data and of the pretrained parts go with the weights{card}.
@@ -36,9 +39,12 @@ _WHAT = {
     audio_onnx.FILE: "encoder and connector, for clips of up to 30 s",
     audio_onnx.WEIGHTS: "their weights, {audio}",
     llm_gguf.FILE: "language model, {llm}",
-    FILTERS: "mel filters",
-    SETTINGS: "instructions with their token ids, ends and bounds of the texts",
 }
+_UNFINISHED = ".unfinished"
+"""Lies in a package until it is whole."""
+_OURS = (*_WHAT, FILTERS, SETTINGS, RUNTIME, MODEL_CARD, "README.md", _UNFINISHED, "__pycache__")
+_HALVES = tuple(f".{name}." for name in _OURS)
+"""How the names begin of what is being written."""
 
 
 def export(
@@ -54,14 +60,14 @@ def export(
         say: Told what is being done.
 
     Raises:
-        InputError: The model cannot be exported, or a package that this needs is missing.
+        InputError: The model cannot be exported, a package that this needs is missing, or other things lie in the
+            folder.
     """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: a file; name a folder that is new, or that an export has written")
+    _require_own(out)
     audio_onnx.require_installed()
     model = AudioLM.load(model_folder, device="cpu", dtype="fp32")
     audio_onnx.require_exportable(model.model)
-    out.mkdir(parents=True, exist_ok=True)
+    _begin(out)
     say("writing the language model")
     end = model.processor.config.eos_token_id
     llm_gguf.write_llm(model.model.llm, model.processor.tokenizer, end, llm, out)
@@ -72,9 +78,32 @@ def export(
     if has_card := (model.folder / "README.md").is_file():
         with written_whole(out / MODEL_CARD) as temporary:
             shutil.copyfile(model.folder / "README.md", temporary)
-    write_settings(model.processor, model.usage, out)
     with written_whole(out / "README.md") as temporary:
         temporary.write_text(_card(model, out, {"llm": llm, "audio": audio}, has_card), encoding="utf-8")
+    write_settings(model.processor, model.usage, out)
+    (out / _UNFINISHED).unlink()
+
+
+def _require_own(out: Path) -> None:
+    """Refuses a folder in which something would be overwritten that no export has written."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: a file; name a folder that is new, or that an export has written")
+    found = {path.name for path in out.iterdir()} if out.exists() else set()
+    strange = sorted(name for name in found if name not in _OURS and not name.startswith(_HALVES))
+    if strange or (found and not found & {SETTINGS, _UNFINISHED}):
+        what = f"holds {(strange or sorted(found))[0]}, which no export wrote"
+        raise InputError(f"{out}: {what}; name a folder that is new, or that an export has written")
+
+
+def _begin(out: Path) -> None:
+    """Takes from an earlier package what it is known by, so that half a new one is none; and its leftovers."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / _UNFINISHED).touch()
+    for name in (SETTINGS, MODEL_CARD):
+        (out / name).unlink(missing_ok=True)
+    for path in out.iterdir():
+        if path.name.startswith(_HALVES):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _card(model: AudioLM, out: Path, forms: dict[str, str], has_card: bool) -> str:
@@ -90,6 +119,7 @@ def _card(model: AudioLM, out: Path, forms: dict[str, str], has_card: bool) -> s
         for name, what in _WHAT.items()
     ]
     return _CARD.format(
+        install=INSTALL,
         uses="".join(text for name, text in uses.items() if name in tasks) + note,
         longest_s=max(use.longest_s for use in tasks.values()),
         files="\n".join(rows),

@@ -1,6 +1,7 @@
 """llama.cpp's own quantiser, which mixes 4 and 6 bits (Q4_K_M)."""
 
 import ctypes
+from functools import cache
 from pathlib import Path
 
 from data.errors import InputError
@@ -21,7 +22,18 @@ def quantise(source: Path, target: Path) -> None:
     said: list[str] = []
     log = llama_cpp.llama_log_callback(lambda level, text, _: said.append(text.decode("utf-8", "replace")))
     llama_cpp.llama_log_set(log, ctypes.c_void_p(0))
-    status = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(options))
+    try:
+        status = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(options))
+    finally:
+        llama_cpp.llama_log_set(_silent(), ctypes.c_void_p(0))
     if status:
         last = next((line.strip() for line in reversed(said) if line.strip()), "no reason given")
         raise InputError(f"q4_k_m: llama.cpp's quantiser failed ({last}); take --llm q8_0")
+
+
+@cache
+def _silent():
+    """A log that is kept for good: C goes on calling the one that it was given last."""
+    import llama_cpp
+
+    return llama_cpp.llama_log_callback(lambda level, text, _: None)
