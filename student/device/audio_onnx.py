@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -87,13 +87,13 @@ def _encoded(encoder: SpeechEncoder, mel: Tensor) -> Tensor:
     return encoder.layer_norm(hidden_BTD)
 
 
-def require_installed() -> None:
-    """Refuses to begin without what the exporter needs.
+def require_installed(names: Sequence[str] = ("onnx", "onnxscript")) -> None:
+    """Refuses to begin without what is needed: by the exporter, if nothing else is said.
 
     Raises:
         InputError: A package is missing.
     """
-    for name in ("onnx", "onnxscript"):
+    for name in names:
         if find_spec(name) is None:
             raise InputError(f"{name}: not installed; pip install -r requirements-device.txt")
 

@@ -65,7 +65,11 @@ def export(
     """
     _require_own(out)
     audio_onnx.require_installed()
-    model = AudioLM.load(model_folder, device="cpu", dtype="fp32")
+    write_package(AudioLM.load(model_folder, device="cpu", dtype="fp32"), out, llm, audio, say)
+
+
+def write_package(model: AudioLM, out: Path, llm: LLMFormat, audio: AudioFormat, say: Callable[[str], None]) -> None:
+    """As `export`, of a model in memory: in fp32, on the CPU, its LoRA folded in."""
     audio_onnx.require_exportable(model.model)
     _begin(out)
     say("writing the language model")
@@ -75,9 +79,10 @@ def export(
     audio_onnx.write_audio(model.model, audio, out)
     with written_whole(out / RUNTIME) as temporary:
         shutil.copyfile(Path(__file__).with_name(RUNTIME), temporary)
-    if has_card := (model.folder / "README.md").is_file():
+    card = model.folder and model.folder / "README.md"
+    if has_card := bool(card and card.is_file()):
         with written_whole(out / MODEL_CARD) as temporary:
-            shutil.copyfile(model.folder / "README.md", temporary)
+            shutil.copyfile(card, temporary)
     with written_whole(out / "README.md") as temporary:
         temporary.write_text(_card(model, out, {"llm": llm, "audio": audio}, has_card), encoding="utf-8")
     write_settings(model.processor, model.usage, out)

@@ -284,12 +284,19 @@ class DeviceLM:
         folder: Of the package; where this file lies, if none is named.
         threads: As many as there are processors, if not given.
         beams: As the settings say, if not given; 1 is greedy.
+        guarded: Whether silence has no text, and one that goes in circles ends; models are scored without.
 
     Raises:
         InputError: It is no such folder, or there are no such threads or beams.
     """
 
-    def __init__(self, folder: str | Path | None = None, threads: int | None = None, beams: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        threads: int | None = None,
+        beams: int | None = None,
+        guarded: bool = True,
+    ) -> None:
         folder = Path(folder or Path(__file__).parent)
         if threads is not None and threads < 1:
             raise InputError(f"--threads {threads}: give 1 or more")
@@ -308,6 +315,7 @@ class DeviceLM:
         if not 1 <= self.beams <= MOST_BEAMS:
             raise InputError(f"--beams {self.beams}: give 1 to {MOST_BEAMS}")
         threads = threads or os.cpu_count() or 1
+        self.guarded = guarded
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.enable_cpu_mem_arena = False  # which keeps what the longest clip took
@@ -384,7 +392,10 @@ class DeviceLM:
             question.encode()
         except UnicodeEncodeError:
             raise InputError("--question: not in UTF-8; write it in that") from None
-        told = use["instruction"].replace(QUESTION, question.strip())
+        return self.around(use["instruction"].replace(QUESTION, question.strip()))
+
+    def around(self, told: str) -> tuple[list[int], list[int]]:
+        """As `prompt`, of any instruction."""
         before, after = (self._piece(piece, told) for piece in self.settings["pieces"])
         return self.settings["begin"] + before, after
 
@@ -447,15 +458,19 @@ class DeviceLM:
     def write(self, wave: np.ndarray, before: list[int], after: list[int], cap: int) -> tuple[str, list[str]]:
         """A clip's text, and its flags: silence, repeats (it went in circles), cut (it was longer than `cap`)."""
         self.require_room(before, after, cap)
-        if not len(wave) or np.abs(wave).max() <= SILENT:
+        if not len(wave) or (self.guarded and np.abs(wave).max() <= SILENT):
             return "", ["silence"]
         wave = np.pad(wave, (0, max(0, RATE - len(wave))))
         logits, place = self.prefill(before, self.audio_tokens(self.features(wave), len(wave)), after)
         ids = self.greedy(logits, place, cap) if self.beams == 1 else self.search(logits, place, cap)
         if ids and ids[-1] == self.settings["end"]:
             return self.said(ids[:-1]), []
-        again = circling(ids)
+        again = self.circling(ids)
         return self.said(ids[: len(ids) - again]), ["repeats" if again else "cut"]
+
+    def circling(self, ids: list[int]) -> int:
+        """How many tokens of a text are too many, where that is looked at."""
+        return circling(ids) if self.guarded else 0
 
     def said(self, ids: list[int]) -> str:
         """The text of ids."""
@@ -466,7 +481,7 @@ class DeviceLM:
         ids: list[int] = []
         while True:
             ids.append(int(np.argmax(logits[0])))
-            if ids[-1] == self.settings["end"] or len(ids) >= cap or circling(ids):
+            if ids[-1] == self.settings["end"] or len(ids) >= cap or self.circling(ids):
                 return ids
             logits = self.llm.read(ids[-1:], place + len(ids) - 1)
 
@@ -485,7 +500,7 @@ class DeviceLM:
             best = np.argpartition(total, -2 * self.beams)[-2 * self.beams :]
             found = [(total[i], i // self.llm.size, [*texts[i // self.llm.size], i % self.llm.size]) for i in best]
             found.sort(key=lambda one: -one[0])
-            over = [ids[-1] == self.settings["end"] or len(ids) >= cap or circling(ids) > 0 for *_, ids in found]
+            over = [ids[-1] == self.settings["end"] or len(ids) >= cap or self.circling(ids) > 0 for *_, ids in found]
             ended += [
                 (of[0] / len(of[2]), of[2])
                 for of, is_over in list(zip(found, over, strict=True))[: self.beams]
