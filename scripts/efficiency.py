@@ -1,6 +1,7 @@
 """Parameters, memory, time to first token by part, time per token and RTFx of a recipe's models, timed in turn.
 
 python scripts/efficiency.py --config configs/kd_mini.json [--seconds 2,5,10,30] [--batch 1,8] [--quantise none,int8]
+python scripts/efficiency.py --runtime torch,device [--llm q8_0,q4_k_m]      # beside packages that run without PyTorch
 python scripts/efficiency.py --random-weights               # kd_1b's shapes, nothing downloaded
 python scripts/efficiency.py --mode reference               # the reference's protocol: 10 s of noise, 10 + 100 runs
 
@@ -12,8 +13,10 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import get_args
 
 # This folder has an evaluate.py, which would shadow the library of that name.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -22,10 +25,12 @@ from data.errors import InputError, run_cli
 from data.paths import written_whole
 from distill.efficiency.measuring import REFERENCE, Measured, Protocol, measure, sound_of
 from distill.models.loading import student_folder
+from distill.models.packages import require_device
 from distill.recipe.inputs import require_inputs
 from distill.recipe.reading import recipe_of, recipe_parser
 from distill.recipe.recipe import Recipe
 from distill.report.efficiency import efficiency_page
+from student.device.llm_gguf import LLMFormat
 from teacher.device import DTYPES, pick_device
 from teacher.quantise import require_quantisation
 
@@ -60,6 +65,33 @@ def protocol_of(arguments: argparse.Namespace, recipe: Recipe) -> Protocol:
     return dataclasses.replace(protocol, **{name: value for name, value in stated.items() if value is not None})
 
 
+def chosen(text: str, known: Sequence[str], option: str) -> list[str]:
+    """Those of a comma-separated list of names, each once."""
+    names = list(dict.fromkeys(text.split(",")))
+    if not set(names) <= set(known):
+        raise InputError(f"--{option} {text}: give of {', '.join(known)}, with commas between them")
+    return names
+
+
+def runtimes_of(arguments: argparse.Namespace) -> list[str]:
+    return chosen(arguments.runtime, ("torch", "device"), "runtime")
+
+
+def device_llms_of(arguments: argparse.Namespace, recipe: Recipe) -> list[str]:
+    """How the packages' LLMs are stored; nothing where no packages are asked for."""
+    runtimes = runtimes_of(arguments)
+    if "device" not in runtimes:
+        if arguments.llm:
+            raise InputError(f"--llm {arguments.llm}: goes with --runtime device; in PyTorch there is --quantise")
+        return []
+    if "torch" not in runtimes and arguments.quantise != "none":
+        raise InputError(f"--quantise {arguments.quantise}: is PyTorch's; give --runtime torch,device, or --llm")
+    if arguments.batch and arguments.batch.split(",")[0] != "1":
+        raise InputError(f"--batch {arguments.batch}: a package hears one clip at a time; let 1 come first")
+    require_device(recipe)
+    return chosen(arguments.llm or "q8_0", get_args(LLMFormat), "llm")
+
+
 def models_of(arguments: argparse.Namespace, recipe: Recipe) -> list[Measured]:
     """The models that were asked for; what cannot be measured is refused before anything is loaded."""
     which = ("teacher", "student") if arguments.model == "both" else (arguments.model,)
@@ -75,7 +107,10 @@ def models_of(arguments: argparse.Namespace, recipe: Recipe) -> list[Measured]:
     elif folder:
         raise InputError("--checkpoint: names a student's folder, but --model teacher measures no student")
     require_inputs(recipe, (), teacher="teacher" in which)
-    return [Measured(of, name, folder if of == "student" else None) for name in precisions for of in which]
+    folders = {of: folder if of == "student" else None for of in which}
+    in_torch = [Measured(of, name, folders[of]) for name in precisions for of in which]
+    packages = [Measured(of, None, folders[of], llm) for llm in device_llms_of(arguments, recipe) for of in which]
+    return (in_torch if "torch" in runtimes_of(arguments) else []) + packages
 
 
 def main() -> None:
@@ -84,6 +119,8 @@ def main() -> None:
     parser.add_argument("--model", choices=("teacher", "student", "both"), default="both")
     parser.add_argument("--checkpoint", type=Path, help="a student's model folder instead of the run's own")
     parser.add_argument("--quantise", default="none", help="LLM in none, int8, int4, bnb_int8, bnb_nf4; commas between")
+    parser.add_argument("--runtime", default="torch", help="torch, device (scripts/export.py), or both; commas between")
+    parser.add_argument("--llm", help="how the packages' LLM is stored: q8_0, q4_k_m, f16; commas between (q8_0)")
     parser.add_argument("--mode", choices=("default", "reference"), default="default")
     parser.add_argument("--seconds", help="lengths of the clips (2,5,10,30)")
     parser.add_argument("--batch", help="batch sizes; all but the first at 10 s only (1,8)")

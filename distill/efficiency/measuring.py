@@ -1,25 +1,28 @@
 """Memory and speed of a recipe's models, timed in turn: what the machine does besides slows all of them alike."""
 
-import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from data.errors import InputError
-from data.paths import REPOSITORY, resolve
+import numpy as np
+import torch
+
+from data.paths import resolve
 from data.progress import Progress
-from distill.efficiency.timing import TTFT_PARTS
+from distill.efficiency.timing import TTFT_PARTS, told_of, waves_of
+from distill.efficiency.workers import DeviceWorker, Worker
+from distill.models import packages
 from distill.models.loading import checkpoint_shown
 from distill.recipe.recipe import Recipe
 from distill.recipe.test_sets import speech_file, speech_set
+from student.device.llm_gguf import LLMFormat
+from teacher.settings import Quantisation
 
 HEADLINE_S = 10.0
 COMPARED = (
@@ -36,16 +39,36 @@ class Measured:
         which: "teacher" or "student".
         quantise: Its LLM's quantisation, or None.
         folder: A model folder instead of the run's own.
+        device_llm: How the LLM of its device package is stored; None: it runs in PyTorch.
     """
 
     which: Literal["teacher", "student"]
-    quantise: str | None = None
+    quantise: Quantisation | None = None
     folder: Path | None = None
+    device_llm: LLMFormat | None = None
+
+    @classmethod
+    def named(cls, name: str) -> "Measured | None":
+        """The model of a row's name; None where no row has it."""
+        ways = [
+            (None, None),
+            *((of, None) for of in get_args(Quantisation)),
+            *((None, of) for of in get_args(LLMFormat)),
+        ]
+        found = (cls(which, how, None, llm) for which in ("teacher", "student") for how, llm in ways)
+        return next((model for model in found if model.name == name), None)
 
     @property
     def name(self) -> str:
         """The row's name, and its results' folder."""
-        return f"{self.which}_{self.quantise}" if self.quantise else self.which
+        how = f"device_{self.device_llm}" if self.device_llm else self.quantise
+        return f"{self.which}_{how}" if how else self.which
+
+    def dtype_shown(self, precision: str) -> str:
+        """How its weights are stored, where the recipe's models are in `precision`."""
+        if self.device_llm:
+            return f"audio {packages.AUDIO}, llm {self.device_llm}"
+        return f"{precision}, llm {self.quantise}" if self.quantise else precision
 
 
 @dataclass(frozen=True)
@@ -90,85 +113,18 @@ def sound_of(recipe: Recipe) -> Literal["speech", "noise"]:
     return "speech" if held_out and resolve(held_out).is_file() else "noise"
 
 
-_LAUNCHER = {"RANK", "LOCAL_RANK", "CROSS_RANK", "WORLD_SIZE", "LOCAL_SIZE", "LOCAL_WORLD_SIZE", "CROSS_SIZE"}
-
-
-def alone() -> dict[str, str]:
-    """The environment of a process that is no rank: one of several on the CPU would take a part of the threads."""
-    left = {name: value for name, value in os.environ.items() if name not in _LAUNCHER}
-    if "TORCHELASTIC_RUN_ID" in left and left.get("OMP_NUM_THREADS") == "1":
-        del left["OMP_NUM_THREADS"]  # torchrun's, for its ranks
-    return left
-
-
-class _Worker:
-    """A process that holds one model and times it when told."""
-
-    def __init__(self, recipe_file: Path, measured: Measured) -> None:
-        self.name, self.log = measured.name, recipe_file.with_name(f"{measured.name}.log")
-        command = [
-            sys.executable,
-            "-m",
-            "distill.efficiency.timing",
-            "--config",
-            str(recipe_file),
-            "--model",
-            measured.which,
-        ]
-        command += ["--quantise", measured.quantise] if measured.quantise else []
-        command += ["--folder", str(measured.folder)] if measured.folder else []
-        # Answers have a pipe of their own: libraries print to the standard output, some while they are imported.
-        reading, writing = os.pipe()
-        command += ["--answers", str(writing)]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                command,
-                cwd=REPOSITORY,
-                env=alone(),
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                pass_fds=[writing],
-                text=True,
-            )
-        os.close(writing)
-        self.answers = os.fdopen(reading)
-
-    def __enter__(self) -> "_Worker":
-        try:
-            self.about = self._answer()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with suppress(OSError):
-            self.process.stdin.close()
-        self.process.kill()
-        self.process.wait()
-        self.answers.close()
-
-    def run(self, **what: object) -> dict:
-        with suppress(BrokenPipeError):  # it ended; its last words are read below
-            print(json.dumps(what), file=self.process.stdin, flush=True)
-        return self._answer()
-
-    def _answer(self) -> dict:
-        line = self.answers.readline()
-        if not line:
-            status = self.process.wait()
-            message = (self.log.read_text().strip().splitlines() or ["no message"])[-1]
-            cause = "killed, most likely for want of memory" if status == -9 else message
-            raise InputError(f"measuring the {self.name} failed: {cause}")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise InputError(answer["error"])
-        return answer
+def _in_torch(recipe_file: Path, measured: Measured) -> Worker:
+    command = ["-m", "distill.efficiency.timing", "--config", recipe_file, "--model", measured.which]
+    command += ["--quantise", measured.quantise] if measured.quantise else []
+    command += ["--folder", measured.folder] if measured.folder else []
+    return Worker(measured.name, recipe_file.parent, command)
 
 
 def measure(recipe: Recipe, models: Iterable[Measured], protocol: Protocol) -> dict:
     """Measures models in turn, those of one precision together: a process each, all of them in memory at once.
+
+    Device packages are measured beside the models that are not quantised. They hear one clip at a time, and are not
+    measured where a batch has several.
 
     Args:
         recipe: The recipe.
@@ -184,21 +140,26 @@ def measure(recipe: Recipe, models: Iterable[Measured], protocol: Protocol) -> d
         InputError: A model cannot be loaded, or its process ended.
     """
     models = list(models)
+    folders = {
+        model.name: packages.device_package(recipe, model.which, model.folder, model.device_llm)
+        for model in models
+        if model.device_llm
+    }
     blocks: dict[str, dict] = {}
     began = datetime.now(timezone.utc)
-    progress = Progress("measured", len(models) * len(protocol.cells) * (protocol.warmup + protocol.runs), "runs")
+    cells = sum(model.device_llm is None or batch == 1 for model in models for _, batch in protocol.cells)
+    progress = Progress("measured", cells * (protocol.warmup + protocol.runs), "runs")
     with tempfile.TemporaryDirectory() as folder:
         recipe_file = Path(folder) / "recipe.json"
         recipe_file.write_text(recipe.model_dump_json())
         for precision in dict.fromkeys(model.quantise for model in models):
             together = [model for model in models if model.quantise == precision]
-            blocks |= _in_turn(recipe_file, together, protocol, progress)
+            blocks |= _in_turn(recipe, recipe_file, together, folders, protocol, progress)
     for model in models:
         as_stated = model.which == "teacher" and model.folder is None
         precision = recipe.teacher.precision_shown() if as_stated else recipe.teacher.dtype
-        shown = f"{precision}, llm {model.quantise}" if model.quantise else precision
-        about = {"dtype": shown, "quantise": model.quantise, "checkpoint": checkpoint_shown(recipe, model.folder)}
-        blocks[model.name] |= about
+        about = {"dtype": model.dtype_shown(precision), "quantise": model.quantise, "device_llm": model.device_llm}
+        blocks[model.name] |= about | {"checkpoint": checkpoint_shown(recipe, model.folder)}
     ratios = {name: _ratio(block, blocks["teacher"]) for name, block in blocks.items() if "teacher" in blocks}
     return {
         "recipe": recipe.name,
@@ -211,17 +172,37 @@ def measure(recipe: Recipe, models: Iterable[Measured], protocol: Protocol) -> d
     }
 
 
-def _in_turn(recipe_file: Path, models: list[Measured], protocol: Protocol, progress: Progress) -> dict[str, dict]:
+def _in_turn(
+    recipe: Recipe,
+    recipe_file: Path,
+    models: list[Measured],
+    folders: dict[str, Path],
+    protocol: Protocol,
+    progress: Progress,
+) -> dict[str, dict]:
     """The blocks of models that are in memory together."""
+
+    @cache
+    def clip_file(seconds: float, sound: str) -> Path:
+        path = recipe_file.with_name(f"{sound}_{seconds:g}.npy")
+        np.save(path, waves_of(recipe, seconds, 1, sound)[0])
+        return path
+
     with ExitStack() as stack:
-        workers = [stack.enter_context(_Worker(recipe_file, model)) for model in models]
+        in_torch = [model for model in models if model.name not in folders]
+        workers = [stack.enter_context(_in_torch(recipe_file, model)) for model in in_torch]
+        threads = workers[0].about["threads"] if workers else torch.get_num_threads()
+        for name in [model.name for model in models if model.name in folders]:
+            of = DeviceWorker(name, recipe_file.parent, folders[name], threads, told_of(recipe), clip_file)
+            workers.append(stack.enter_context(of))
         cells: dict[str, list[dict]] = {worker.name: [] for worker in workers}
         for seconds, batch in protocol.cells:
-            runs: dict[str, list[dict]] = {worker.name: [] for worker in workers}
+            hearing = [worker for worker in workers if batch <= (worker.longest_batch or batch)]
+            runs: dict[str, list[dict]] = {worker.name: [] for worker in hearing}
             for number in range(protocol.warmup + protocol.runs):
-                for worker in workers:
-                    what = {"seconds": seconds, "batch": batch, "tokens": protocol.tokens, "sound": protocol.sound}
-                    runs[worker.name].append(worker.run(**what, fresh=number == 0))
+                for worker in hearing:
+                    run = worker.run(seconds, batch, protocol.tokens, protocol.sound, fresh=number == 0)
+                    runs[worker.name].append(run)
                     progress.add(1)
             for name, of in runs.items():
                 cells[name].append(cell_of(seconds, batch, of[protocol.warmup :], protocol))
@@ -230,7 +211,8 @@ def _in_turn(recipe_file: Path, models: list[Measured], protocol: Protocol, prog
 
 def cell_of(seconds: float, batch: int, runs: list[dict], protocol: Protocol) -> dict:
     """The runs of one length and batch size: medians, and the spread between the quartiles."""
-    counted = TTFT_PARTS if protocol.counts_features else TTFT_PARTS[1:]
+    parts = [part for part in TTFT_PARTS if part in runs[0]]  # a device package's encoder has the connector in it
+    counted = parts if protocol.counts_features else parts[1:]
     first = [sum(run[part] for part in counted) for run in runs]
     # The parts of the median run: they add up, as medians of the parts would not.
     median = runs[first.index(statistics.median_low(first))]

@@ -1,21 +1,20 @@
 """Memory of this process now and at its peak: allocated on an accelerator, or resident on the CPU."""
 
 import gc
-from pathlib import Path
 
 import torch
 
-from teacher.device import get_accelerator, give_back_memory
+from distill.efficiency.resident import forget_resident_peak, resident_bytes
+from teacher.device import get_accelerator
 
 
 def forget_peak(device: torch.device) -> None:
     """Starts the peak anew: what loading copied says nothing of the model."""
+    if device.type == "cpu":
+        forget_resident_peak()
+        return
     gc.collect()
-    if device.type != "cpu":
-        get_accelerator().reset_peak_memory_stats(device.index)
-    else:
-        give_back_memory()
-        Path("/proc/self/clear_refs").write_text("5")
+    get_accelerator().reset_peak_memory_stats(device.index)
 
 
 def empty_cache() -> None:
@@ -26,14 +25,9 @@ def empty_cache() -> None:
 
 def present_bytes(device: torch.device) -> int:
     """Memory now: allocated on an accelerator; on the CPU, resident of this whole process."""
-    return get_accelerator().memory_allocated(device.index) if device.type != "cpu" else _resident("VmRSS")
+    return get_accelerator().memory_allocated(device.index) if device.type != "cpu" else resident_bytes("VmRSS")
 
 
 def peak_bytes(device: torch.device) -> int:
     """Most memory since `forget_peak`, or since the start, counted as `present_bytes`."""
-    return get_accelerator().max_memory_allocated(device.index) if device.type != "cpu" else _resident("VmHWM")
-
-
-def _resident(which: str) -> int:
-    status = Path("/proc/self/status").read_text()
-    return int(status.split(f"{which}:")[1].split()[0]) * 1024
+    return get_accelerator().max_memory_allocated(device.index) if device.type != "cpu" else resident_bytes("VmHWM")

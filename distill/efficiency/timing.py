@@ -98,6 +98,34 @@ def timed(model: SalmonnForConditionalGeneration, processor: SalmonnProcessor, c
     return Run(*stages, step=(last - first) / tokens, total=ended - began)
 
 
+def told_of(recipe: Recipe) -> str:
+    """The instruction under which a recipe's models are timed."""
+    return instruction(recipe.data.prompts, next(iter(recipe.data.prompts)))
+
+
+def waves_of(recipe: Recipe, seconds: float, batch: int, sound: str) -> list[np.ndarray]:
+    """Samples of clips of exactly so many seconds: recordings of the first speech set strung together, or white noise.
+
+    Raises:
+        InputError: No clip of the set can be heard.
+    """
+    needed = round(seconds * SAMPLE_RATE)
+    if sound == "noise":
+        wave = np.random.default_rng(0).normal(scale=0.1, size=needed * batch).astype(np.float32)
+    else:
+        waves, have = [], 0
+        for row in speech_rows(recipe):
+            with suppress(InputError):  # scoring says which clips cannot be heard
+                waves.append(load_clip(row))
+                have += len(waves[-1])
+            if have >= needed * batch:
+                break
+        if not waves:
+            raise InputError(f"{speech_file(recipe)}: no clip of it can be heard; check the data's folder")
+        wave = np.resize(np.concatenate(waves), needed * batch)
+    return list(wave.reshape(batch, needed))
+
+
 class Subject:
     """One model that is timed, in a process that holds nothing else.
 
@@ -140,23 +168,8 @@ class Subject:
         return asdict(run) | {"peak_memory_bytes": peak_bytes(self.model.device)}
 
     def _clips(self, seconds: float, batch: int, sound: str) -> list[Clip]:
-        """Clips of exactly so many seconds: recordings of the first speech set strung together, or white noise."""
-        needed = round(seconds * SAMPLE_RATE)
-        if sound == "noise":
-            wave = np.random.default_rng(0).normal(scale=0.1, size=needed * batch).astype(np.float32)
-        else:
-            waves, have = [], 0
-            for row in speech_rows(self.recipe):
-                with suppress(InputError):  # scoring says which clips cannot be heard
-                    waves.append(load_clip(row))
-                    have += len(waves[-1])
-                if have >= needed * batch:
-                    break
-            if not waves:
-                raise InputError(f"{speech_file(self.recipe)}: no clip of it can be heard; check the data's folder")
-            wave = np.resize(np.concatenate(waves), needed * batch)
-        wording = instruction(self.recipe.data.prompts, next(iter(self.recipe.data.prompts)))
-        return [Clip(wave[i * needed : (i + 1) * needed], wording) for i in range(batch)]
+        told = told_of(self.recipe)
+        return [Clip(wave, told) for wave in waves_of(self.recipe, seconds, batch, sound)]
 
 
 def main() -> None:

@@ -14,13 +14,13 @@ from data.strict_json import loads
 from distill.models.students import untrained_student
 from distill.recipe.identity import NOT_OF_A_MODEL, counting
 from distill.recipe.recipe import Recipe
-from teacher.build import build_teacher
+from teacher.build import build_teacher, weights_hash
 from teacher.device import DTYPES, pick_device
 from teacher.model import SalmonnForConditionalGeneration, merge_lora
 from teacher.processor import SalmonnProcessor
 from teacher.quantise import quantise_llm, require_quantisation, stored_bytes
 from teacher.settings import Quantisation
-from teacher.weights import load_pretrained
+from teacher.weights import folder_hash, load_pretrained, locate, tokenizer_hash
 
 
 def student_folder(recipe: Recipe, folder: Path | None = None) -> Path:
@@ -45,8 +45,19 @@ def checkpoint_shown(recipe: Recipe, folder: Path | None) -> str:
     return str(path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path)
 
 
+def weights_identity(recipe: Recipe, folder: Path | None) -> object:
+    """What a model's weights and tokenizer are: those of a folder, or of the recipe's teacher, as JSON has it."""
+    if folder:
+        return folder_hash(folder)
+    return [weights_hash(recipe.teacher), tokenizer_hash(locate(recipe.teacher.llm))]
+
+
 def load_for_scoring(
-    recipe: Recipe, which: str, folder: Path | None = None, quantise: Quantisation | None = None
+    recipe: Recipe,
+    which: str,
+    folder: Path | None = None,
+    quantise: Quantisation | None = None,
+    dtype: torch.dtype | None = None,
 ) -> tuple[SalmonnForConditionalGeneration, SalmonnProcessor]:
     """Teacher or student in the recipe's precision, in evaluation mode; at random weights, the student's shape alone.
 
@@ -55,21 +66,22 @@ def load_for_scoring(
         which: "teacher" or "student".
         folder: A model folder instead of the run's own.
         quantise: Of its LLM (see `quantise_llm`); None: as the recipe says.
+        dtype: Of every part, instead of the recipe's.
 
     Raises:
         InputError: Weights are missing, or the folder's model is not one of this recipe.
     """
-    dtype, device = DTYPES[recipe.teacher.dtype], pick_device()
+    stated, device = DTYPES[recipe.teacher.dtype], pick_device()
     if quantise:
-        require_quantisation(quantise, device, dtype)
+        require_quantisation(quantise, device, stated)
     if which == "teacher" and folder is None:
-        model, processor = build_teacher(recipe.teacher)
+        model, processor = build_teacher(recipe.teacher, dtype)
     elif which == "student" and folder is None and recipe.teacher.random_weights and recipe.student:
         model, processor = untrained_student(recipe)
     else:
         folder = student_folder(recipe, folder)
         _require_same_recipe(recipe, folder)
-        model = load_pretrained(SalmonnForConditionalGeneration, folder, dtype)
+        model = load_pretrained(SalmonnForConditionalGeneration, folder, dtype or stated)
         processor = SalmonnProcessor.from_pretrained(folder)
         if recipe.student is not None and which == "student":
             kept = model.config.encoder_config.encoder_layers, model.config.llm_config.num_hidden_layers

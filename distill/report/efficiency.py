@@ -44,12 +44,21 @@ def _how(found: dict, names: list[str]) -> str:
         if first["device"] == "cpu"
         else "allocated on the device"
     )
+    packages = [f"{name} ({found[name]['dtype']})" for name in names if found[name].get("device_llm")]
+    device_note = (
+        f" Device packages, in onnxruntime and llama.cpp on the CPU, in turn with what is not quantised: "
+        f"{', '.join(packages)}. "
+        "Their encoder's time is with the connector, they keep what the prompt has before the sound from run to run, "
+        "and hear one clip at a time."
+        if packages
+        else ""
+    )
     return (
         f"Protocol `{protocol['name']}`: {sound_shown(protocol)}, {first['seconds']:g} s, batch {first['batch']}, "
         f"greedy, 1 + {protocol['tokens']} tokens, {protocol['warmup']} runs to warm up and {protocol['runs']} "
         f"measured, models of one precision in turn; {first['dtype']} on {device}. Medians. TTFT: from {begins} to the "
         "first token; TPOT: a further token; end to end: from samples to text, RTFx: clip over that. Peak memory: "
-        f"{memory}, while it runs (loading is not counted). In brackets: to the teacher."
+        f"{memory}, while it runs (loading is not counted). In brackets: to the teacher.{device_note}"
     )
 
 
@@ -67,12 +76,13 @@ def _overview(found: dict, names: list[str]) -> list[list[str]]:
 
 
 def _first(found: dict, names: list[str]) -> tuple[list[str], list[list[str]]]:
-    parts = list(found[names[0]]["ttft_parts_s"])
+    # A device package has fewer parts than a model in PyTorch.
+    parts = max((list(found[name]["ttft_parts_s"]) for name in names), key=len)
     lines = []
     for name in names:
         block = found[name]
-        seconds = [*(block["ttft_parts_s"][part] for part in parts), block["ttft_s"], block["ttft_iqr_s"]]
-        lines.append([name, *(f"{1e3 * second:,.1f}" for second in seconds)])
+        seconds = [*(block["ttft_parts_s"].get(part) for part in parts), block["ttft_s"], block["ttft_iqr_s"]]
+        lines.append([name, *(MISSING if second is None else f"{1e3 * second:,.1f}" for second in seconds)])
     return ["model", *parts, "TTFT", "between quartiles"], lines
 
 

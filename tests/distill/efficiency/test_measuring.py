@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from data.errors import InputError
 from data.sound.audio import load_audio
-from distill.efficiency.measuring import REFERENCE, Measured, Protocol, alone, cell_of, measure
+from distill.efficiency.measuring import REFERENCE, Measured, Protocol, cell_of, measure
 from distill.efficiency.timing import TTFT_PARTS, Subject, timed
+from distill.efficiency.workers import alone
 from distill.recipe.reading import read_recipe
 from distill.report.efficiency import efficiency_page
 from student.shrink import shrink
