@@ -1,6 +1,7 @@
 """Scores the teacher or the student of a recipe on its held-out sets, and renews the recipe's report.
 
 python scripts/evaluate.py --model student [--config C] [--task SETS] [--split test|valid] [--limit N] [--json]
+python scripts/evaluate.py --model student --runtime device [--llm q8_0|q4_k_m|f16]     # as a package without PyTorch
 python scripts/evaluate.py --model student --mode submission        # the challenge's CSVs instead of scores
 deepspeed scripts/evaluate.py --model student                       # on several devices
 """
@@ -18,13 +19,15 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.errors import InputError, run_cli
 from data.kinds import KINDS, kind_of
-from data.ranks import launched_rank
+from data.ranks import launched_rank, launched_world
+from distill.models.packages import require_device
 from distill.recipe.inputs import require_inputs
 from distill.recipe.reading import recipe_of, recipe_parser
 from distill.recipe.recipe import Recipe
 from distill.recipe.test_sets import Selection
 from distill.report import print_table, write_report
 from distill.scoring.evaluation import evaluate, results_folder, submit
+from student.device.llm_gguf import LLMFormat
 from teacher.device import DTYPES, pick_device, prepare_process
 from teacher.quantise import require_quantisation
 from teacher.settings import Quantisation
@@ -36,6 +39,13 @@ def parsed():
     parser.add_argument("--model", choices=("teacher", "student"), required=True)
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="a model folder instead of the run's own")
     parser.add_argument("--quantise", choices=get_args(Quantisation), help="its LLM in fewer bits: a row of its own")
+    parser.add_argument(
+        "--runtime",
+        choices=("torch", "device"),
+        default="torch",
+        help="device: as a package that runs without PyTorch (scripts/export.py), a row of its own",
+    )
+    parser.add_argument("--llm", choices=get_args(LLMFormat), help="how the package's LLM is stored (q8_0)")
     parser.add_argument(
         "--task",
         default=",".join(KINDS),
@@ -68,6 +78,24 @@ def selection_of(arguments) -> Selection:
     return Selection(names, arguments.split, arguments.limit, answers=arguments.mode == "score")
 
 
+def device_llm_of(arguments, recipe: Recipe) -> LLMFormat | None:
+    """How the LLM of the package is stored that is asked for; None where it is the model in PyTorch.
+
+    Raises:
+        InputError: Options that do not go together, or what a package needs is missing.
+    """
+    if arguments.runtime == "torch":
+        if arguments.llm:
+            raise InputError(f"--llm {arguments.llm}: goes with --runtime device; in PyTorch there is --quantise")
+        return None
+    if arguments.quantise:
+        raise InputError(f"--quantise {arguments.quantise}: is PyTorch's; --runtime device takes --llm instead")
+    if launched_world() > 1:
+        raise InputError("--runtime device: one process writes with all cores; start it with python, not deepspeed")
+    require_device(recipe)
+    return arguments.llm or "q8_0"
+
+
 def report(recipe: Recipe, selection: Selection, is_own_student: bool) -> None:
     """Renews the report of what was scored, with the training's log beside the scores of the run's own student."""
     folder = results_folder(recipe, selection)
@@ -91,16 +119,17 @@ def main() -> None:
     require_inputs(recipe, selection.files(recipe), teacher=builds_teacher)
     if arguments.quantise:
         require_quantisation(arguments.quantise, pick_device(), DTYPES[recipe.teacher.dtype])
+    device_llm = device_llm_of(arguments, recipe)
     prepare_process()
     checkpoint = arguments.checkpoint and arguments.checkpoint.resolve()
     with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
         if arguments.mode == "submission":
-            files = submit(recipe, arguments.model, checkpoint, selection, arguments.quantise)
+            files = submit(recipe, arguments.model, checkpoint, selection, arguments.quantise, device_llm)
             found = {"submissions": [str(file) for file in files or ()]}
             for file in files or ():
                 print(f"written: {file}")
         else:
-            found = evaluate(recipe, arguments.model, checkpoint, selection, arguments.quantise)
+            found = evaluate(recipe, arguments.model, checkpoint, selection, arguments.quantise, device_llm)
             if found is not None:
                 own = checkpoint in (None, (recipe.run_dir / "model").resolve())
                 report(recipe, selection, arguments.model == "student" and own)

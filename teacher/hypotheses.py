@@ -53,14 +53,14 @@ class Hypothesis:
     Attributes:
         row: The row.
         text: Cut at the end symbol, lower-case.
-        logp: Mean log-probability of its tokens, end symbol included.
+        logp: Mean log-probability of its tokens, end symbol included; None where what wrote it does not tell.
         seconds: Its share of the batch's time.
         fault: Why its clip cannot be heard; its text is empty then.
     """
 
     row: Row
     text: str
-    logp: float
+    logp: float | None
     seconds: float
     fault: str = ""
 

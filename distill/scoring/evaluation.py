@@ -17,18 +17,19 @@ from data.rows.row import Row
 from distill.efficiency.measuring import Measured
 from distill.efficiency.memory import empty_cache
 from distill.models.card import add_scores
-from distill.models.loading import checkpoint_shown, load_for_scoring, parameter_counts, part_bytes, student_folder
+from distill.models.loading import checkpoint_shown, load_for_scoring, student_folder, weights_identity
+from distill.models.packages import device_package, package_identity
 from distill.recipe.recipe import Recipe
 from distill.recipe.test_sets import Selection
 from distill.scoring.captions import score_captions
 from distill.scoring.hypothesis_writer import HypothesisWriter
+from distill.scoring.sources import InTorch, OnDevice, Source
 from distill.scoring.speeds import measure_scored
 from distill.scoring.submission import submission_ids, write_submission
 from distill.scoring.transcripts import alignment, score_asr
 from distill.scoring.writing import faults_of_files, require_readable, write_set
-from teacher.build import weights_hash
+from student.device.llm_gguf import LLMFormat
 from teacher.device import pick_device
-from teacher.weights import folder_hash, locate, tokenizer_hash
 
 EXAMPLES = 6
 WORST = 10
@@ -56,10 +57,12 @@ def evaluate(
     folder: Path | None = None,
     selection: Selection | None = None,
     quantise: str | None = None,
+    device_llm: LLMFormat | None = None,
 ) -> dict | None:
     """Scores a model and writes `hypotheses.jsonl` and `metrics.json` into its folder of the results.
 
-    A quantised model has a folder of its own, such as `student_int8`.
+    A quantised model has a folder of its own, such as `student_int8`, and so has a device package:
+    `student_device_q8_0`.
 
     Hypotheses are written as they come; a restart does only what is missing, as long as the model, the data and the
     way of writing are the same. Under a launcher every process does its share. A text is the same whatever is missing,
@@ -73,6 +76,7 @@ def evaluate(
         folder: A model folder to score instead of the run's own.
         selection: What is scored; all test sets if not given.
         quantise: Of its LLM (see `teacher.quantise`), or None.
+        device_llm: How the LLM of its device package is stored, which then is scored; None: it runs in PyTorch.
 
     Returns:
         What metrics.json holds; None in the processes that only helped.
@@ -82,35 +86,32 @@ def evaluate(
     """
     selection = selection or Selection()
     every = replace(selection, limit=None).rows(recipe)
-    found, about, model = _written(recipe, Measured(which, quantise, folder), selection, every)
+    what = Measured(which, quantise, folder, device_llm)
+    found, about, source = _written(recipe, what, selection, every)
     if found is None:
         return None
     place = results_folder(recipe, selection) / about["model"]
     metrics = _scored(found, _kept(place / "metrics.json", about), replace(selection, names=KINDS).sets(recipe))
-    parts = parameter_counts(model)
-    metrics |= {
-        "parameters": sum(parts.values()),
-        "parameters_without_embeddings": sum(parts.values()) - parts["embeddings"],
-        "encoder_layers": len(model.encoder.layers),
-        "llm_layers": model.config.llm_config.num_hidden_layers,
-        "parts": parts,
-        "weight_bytes": sum(part_bytes(model).values()),
-        "device": model.device.type,
-    }
-    del model
+    metrics |= source.sizes()
+    del source
     empty_cache()  # for the processes that measure beside this one
     with written_whole(place.parent / "recipe.json") as path:
         path.write_text(recipe.model_dump_json(indent=2) + "\n")
-    metrics |= measure_scored(recipe, place.parent, Measured(which, quantise, about["folder"]))
+    metrics |= measure_scored(recipe, place.parent, replace(what, folder=about["folder"]))
     with written_whole(place / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    if about["folder"] and quantise is None and selection.split == "test" and selection.limit is None:
+    if about["folder"] and what.name == which and selection.split == "test" and selection.limit is None:
         add_scores(about["folder"], metrics)
     return metrics
 
 
 def submit(
-    recipe: Recipe, which: str, folder: Path | None, selection: Selection, quantise: str | None = None
+    recipe: Recipe,
+    which: str,
+    folder: Path | None,
+    selection: Selection,
+    quantise: str | None = None,
+    device_llm: LLMFormat | None = None,
 ) -> list[Path] | None:
     """Writes `submission_<set>.csv` for each board, beside the hypotheses that it is made of.
 
@@ -122,7 +123,7 @@ def submit(
     """
     every = replace(selection, limit=None).rows(recipe)
     ids = {name: submission_ids(rows, f"the {name} test set") for name, rows in every.items()}  # before the work
-    found, about, _ = _written(recipe, Measured(which, quantise, folder), selection, every)
+    found, about, _ = _written(recipe, Measured(which, quantise, folder, device_llm), selection, every)
     if found is None:
         return None
     files = []
@@ -207,8 +208,8 @@ def _report_unreadable(name: str, written: Written) -> dict:
 
 def _written(
     recipe: Recipe, what: Measured, selection: Selection, every: dict[str, list[Row]]
-) -> tuple[dict[str, Written] | None, dict, torch.nn.Module]:
-    """The hypotheses of the rows (None but in the first process), what wrote them, and the model."""
+) -> tuple[dict[str, Written] | None, dict, Source]:
+    """The hypotheses of the rows (None but in the first process), about what wrote them, and that itself."""
     limit, most = selection.limit, recipe.evaluation.max_unreadable
     # All that can be known is asked before the model is loaded.
     pairs = {
@@ -218,7 +219,11 @@ def _written(
     for name, rows in every.items():
         require_readable(name, faults_of_files(rows[:limit]), len(rows[:limit]), most)
     about = _about(recipe, what, selection)
-    model, processor = load_for_scoring(recipe, what.which, about["folder"], what.quantise)
+    if what.device_llm:
+        package = device_package(recipe, what.which, about["folder"], what.device_llm)
+        source = OnDevice(package, recipe.generation)
+    else:
+        source = InTorch(*load_for_scoring(recipe, what.which, about["folder"], what.quantise), recipe.generation)
     rank, world = launched_rank(), launched_world()
     if world > 1:  # they hand nothing to one another, and the slowest may take as long as it wants
         torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))
@@ -228,16 +233,16 @@ def _written(
         how = {"limit": limit, "max_unreadable": most, "rank": rank, "world": world}
         how |= {"max_seconds": recipe.evaluation.max_seconds}
         for name, of in pairs.items():
-            write_set(model, processor, writer, name, of, recipe.generation, **how, label=f"{what.name}, {name}")
+            write_set(source, writer, name, of, **how, label=f"{what.name}, {name}")
     if rank > 0:
-        return None, about, model
+        return None, about, source
     found = {
         name: Written(rows[:limit], writer.texts(name, rows[:limit]), writer.faults(name, rows[:limit]))
         for name, rows in every.items()
     }
     for name, written in found.items():
         require_readable(name, written.unreadable, len(written.rows), most)
-    return found, about, model
+    return found, about, source
 
 
 def _about(recipe: Recipe, what: Measured, selection: Selection) -> dict:
@@ -246,11 +251,9 @@ def _about(recipe: Recipe, what: Measured, selection: Selection) -> dict:
     folder = what.folder
     if what.which == "student" or folder or recipe.student is None:
         folder = student_folder(recipe, folder)
-    if folder:
-        weights = folder_hash(folder)
-    else:
-        weights = [weights_hash(recipe.teacher), tokenizer_hash(locate(recipe.teacher.llm))]
+    weights = weights_identity(recipe, folder)
     precision = recipe.teacher.dtype if folder else recipe.teacher.precision_shown()
+    package = what.device_llm and package_identity(recipe, folder, what.device_llm)
     # The last bits of a number are the device's.
     writing = [
         pick_device().type,
@@ -263,7 +266,7 @@ def _about(recipe: Recipe, what: Measured, selection: Selection) -> dict:
         "recipe": recipe.name,
         "split": selection.split,
         "checkpoint": checkpoint_shown(recipe, folder),
-        "dtype": f"{precision}, llm {what.quantise}" if what.quantise else precision,
-        "identity": hash_of([weights, writing, recipe.data.mono, *filter(None, [what.quantise])])[:16],
+        "dtype": what.dtype_shown(precision),
+        "identity": hash_of([weights, writing, recipe.data.mono, *filter(None, [what.quantise, package])])[:16],
         "folder": folder,
     }

@@ -1,9 +1,9 @@
 """hypotheses.jsonl: what a model wrote for a test set, a line a clip, appended as it comes.
 
 A line has `id`, `kind` (asr or aac), `set` (the test set's name, where it is more than the kind), `task`, `reference`,
-`hypothesis`, `logp` (mean log-probability of its tokens), `seconds` (its share of the batch's time), `fault` where the
-clip cannot be heard, and two hashes: `identity` of the model and its way of writing, and `batch` of what was asked,
-with the rows beside it.
+`hypothesis`, `logp` (mean log-probability of its tokens; null of a device package, which does not tell), `seconds` (its
+share of the batch's time), `fault` where the clip cannot be heard, and two hashes: `identity` of the model and its way
+of writing, and `batch` of what was asked, with the rows beside it.
 """
 
 import json

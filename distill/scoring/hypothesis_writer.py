@@ -78,7 +78,7 @@ class HypothesisWriter:
             "task": out.row.task,
             "reference": out.row.text,
             "hypothesis": out.text,
-            "logp": round(out.logp, 4),
+            "logp": None if out.logp is None else round(out.logp, 4),
             "seconds": round(out.seconds, 4),
             "batch": batch,
             "identity": self.identity,

@@ -1,8 +1,8 @@
 """Memory and speed as the scores show them: of all models of a recipe that were scored, in one run."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 from data.errors import InputError
 from data.paths import resolve, written_whole
@@ -11,7 +11,6 @@ from distill.recipe.recipe import Recipe
 from distill.report.measured import measured_of
 from distill.report.runs import read_metrics
 from teacher.build import missing_parts
-from teacher.settings import Quantisation
 
 METRICS = ("ttft_s", "tpot_s", "peak_memory_bytes", "threads")
 
@@ -59,16 +58,15 @@ def _scored(recipe: Recipe, results: Path) -> list[Measured]:
     """The models that have a metrics.json which can be read, and whose weights are there."""
     models = []
     for path in sorted(results.glob("*/metrics.json")):
-        which, _, quantise = path.parent.name.partition("_")
-        if which not in ("teacher", "student") or (quantise and quantise not in get_args(Quantisation)):
+        if (model := Measured.named(path.parent.name)) is None:
             continue
         if (metrics := _metrics(path)) is None:
             continue
         checkpoint = metrics.get("checkpoint")
         place = resolve(checkpoint if isinstance(checkpoint, str) else "")
         folder = place if (place / "config.json").is_file() else None
-        if folder or (which == "teacher" and not missing_parts(recipe.teacher)):
-            models.append(Measured(which, quantise or None, folder))
+        if folder or (model.which == "teacher" and not missing_parts(recipe.teacher)):
+            models.append(replace(model, folder=folder))
     return models
 
 

@@ -18,10 +18,8 @@ from data.rows.row import Row
 from data.sound.audio import load_clip
 from data.sound.headers import fingerprint, read_headers
 from distill.scoring.hypothesis_writer import HypothesisWriter
+from distill.scoring.sources import Source
 from teacher.device import lowering
-from teacher.hypotheses import GenerationSettings, write_batch
-from teacher.model import SalmonnForConditionalGeneration
-from teacher.processor import SalmonnProcessor
 
 BATCH_SECONDS = 120.0
 WINDOW_ROWS = 128
@@ -51,12 +49,10 @@ def batch_hash(rows: Sequence[Row]) -> str:
 
 
 def write_set(
-    model: SalmonnForConditionalGeneration,
-    processor: SalmonnProcessor,
+    source: Source,
     writer: HypothesisWriter,
     name: str,
     pairs: Sequence[tuple[Row, str]],
-    settings: GenerationSettings,
     *,
     limit: int | None = None,
     max_unreadable: float = 1.0,
@@ -70,12 +66,10 @@ def write_set(
     A clip that cannot be heard gets an empty text. It is tried anew each time, and its batch written again once it can.
 
     Args:
-        model: In evaluation mode, on its device.
-        processor: The model's.
+        source: Writes them.
         writer: Takes the texts, and knows those of earlier runs.
         name: The test set's.
         pairs: All its rows, with the wording of their instruction.
-        settings: Beams and caps.
         limit: The first rows, whose texts are wanted; all if not given.
         max_unreadable: See `require_readable`.
         max_seconds: Padded audio seconds of a batch; None: `BATCH_SECONDS`.
@@ -86,7 +80,7 @@ def write_set(
     Raises:
         InputError: Too many clips cannot be heard, or a batch is too much for the device's memory.
     """
-    seconds = processor.seconds([row for row, _ in pairs])
+    seconds = source.seconds([row for row, _ in pairs])
     wanted = [batch for batch in fixed_batches(seconds, max_seconds) if min(batch) < (limit or len(pairs))]
     # The longest come first, so that dealing them out balances the ranks.
     share = sorted(wanted, key=lambda batch: -seconds[batch[0]])[rank::world]
@@ -97,7 +91,7 @@ def write_set(
         batch = [pairs[i] for i in indices]
         key = batch_hash([row for row, _ in batch])
         with lowering("evaluation.max_seconds", max_seconds or BATCH_SECONDS, _ANEW):
-            texts = write_batch(model, processor, batch, settings)
+            texts = source.write(batch)
         for hypothesis in texts:
             writer.append(name, hypothesis, key)
             if hypothesis.fault:

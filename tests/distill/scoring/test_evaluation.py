@@ -9,6 +9,7 @@ import soundfile
 import torch
 
 import distill.scoring.evaluation
+import distill.scoring.sources
 import distill.scoring.speeds
 import distill.scoring.writing
 from data.errors import InputError
@@ -46,13 +47,13 @@ def recipe(tiny_recipe, measured):
 def generated(monkeypatch):
     """The rows that were written for since the test began."""
     rows = []
-    write = distill.scoring.writing.write_batch
+    write = distill.scoring.sources.write_batch
 
     def spy(model, processor, pairs, settings):
         rows.extend(row.id for row, _ in pairs)
         return write(model, processor, pairs, settings)
 
-    monkeypatch.setattr(distill.scoring.writing, "write_batch", spy)
+    monkeypatch.setattr(distill.scoring.sources, "write_batch", spy)
     return rows
 
 

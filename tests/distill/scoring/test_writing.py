@@ -12,6 +12,7 @@ from data.rows.manifest_reader import read_manifest
 from data.sound.audio import load_clip
 from distill.recipe.reading import read_recipe
 from distill.scoring.hypothesis_writer import HypothesisWriter
+from distill.scoring.sources import InTorch
 from distill.scoring.writing import batch_hash, faults_of_files, fixed_batches, require_readable, write_set
 from teacher.build import build_teacher
 from teacher.hypotheses import GenerationSettings
@@ -43,7 +44,7 @@ def write(rows, tmp_path):
         for rank in ranks:
             with HypothesisWriter(path, "one", {}, rank, world) as writer:
                 pairs = [(row, "transcribe") for row in rows]
-                write_set(*model, writer, "asr", pairs, settings, rank=rank, world=world, **how)
+                write_set(InTorch(*model, settings), writer, "asr", pairs, rank=rank, world=world, **how)
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         return {line["id"]: line | {"seconds": 0} for line in lines}
 
