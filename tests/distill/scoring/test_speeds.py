@@ -45,6 +45,12 @@ def test_figures_say_how_they_were_measured(recipe, results):
     assert metrics(results)["measured"] == found["measured"] and metrics(results)["asr"] == {"wer": 0.5}
 
 
+def test_a_package_that_was_scored_before_is_measured_again(recipe, results):
+    scored(results, "teacher_device_q8_0", json.dumps({"model": "teacher_device_q8_0", "checkpoint": "weights"}))
+    found = measure_scored(recipe, results, Measured("teacher"))
+    assert metrics(results, "teacher_device_q8_0")["measured"] == found["measured"]
+
+
 def test_a_later_run_of_the_same_code_renews_what_was_scored(recipe, results):
     subject = {"checkpoint": "a", "dtype": "fp32", "parameters": 1, "weight_bytes": 4, "device": "cpu"}
     models = {"student": subject | measure_scored(recipe, results, Measured("student"))}
