@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from data.errors import InputError
 from data.rows.row import Row
 from data.sound.audio import SAMPLE_RATE, load_clips
 from distill.models.loading import parameter_counts, part_bytes
@@ -76,13 +77,19 @@ class OnDevice:
     Args:
         package: The package's folder.
         settings: Beams and caps.
+
+    Raises:
+        InputError: The package cannot be run.
     """
 
     def __init__(self, package: Path, settings: GenerationSettings) -> None:
-        from student.device.run import DeviceLM  # only here: models in PyTorch do without its libraries
+        from student.device import run  # only here: models in PyTorch do without its libraries
 
         self.package, self.settings = package, settings
-        self.lm = DeviceLM(package, torch.get_num_threads(), settings.num_beams, guarded=False)
+        try:
+            self.lm = run.DeviceLM(package, torch.get_num_threads(), settings.num_beams, guarded=False)
+        except run.InputError as error:  # of its own, as the file does without this repository
+            raise InputError(str(error)) from None
         self._around = cache(self.lm.around)
 
     def seconds(self, rows: Sequence[Row]) -> np.ndarray:

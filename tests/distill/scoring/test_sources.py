@@ -18,6 +18,7 @@ from distill.report.efficiency import efficiency_page
 from distill.scoring.evaluation import evaluate
 from distill.scoring.sources import OnDevice
 from student.device import run
+from teacher.hypotheses import GenerationSettings
 from teacher.model import merge_lora
 
 FILES = ("audio.onnx", "audio.onnx.data", "llm.gguf")
@@ -143,3 +144,8 @@ def test_a_rows_name_says_what_it_is_of():
         assert Measured.named(model.name) == model
     assert Measured("student", device_llm="q4_k_m").name == "student_device_q4_k_m"
     assert Measured.named("student_device") is Measured.named("valid") is Measured.named("student_int8_q8_0") is None
+
+
+def test_a_package_that_cannot_be_run_is_told_in_a_line(tmp_path):
+    with pytest.raises(InputError, match="no device package"):
+        OnDevice(tmp_path, GenerationSettings())
