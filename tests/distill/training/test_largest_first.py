@@ -125,15 +125,15 @@ def test_memory_that_is_used_up_in_caching_keeps_what_is_cached(command, tiny_re
 
 
 def test_memory_that_is_used_up_in_scoring_keeps_what_is_written(command, tiny_recipe, monkeypatch, tmp_path):
-    from distill.scoring import writing
+    from distill.scoring import sources
 
-    made, done = writing.write_batch, []
+    made, done = sources.write_batch, []
 
     def until(*arguments):
         done.append(1)
         return made(*arguments) if len(done) < 2 else _out_of_memory()
 
-    monkeypatch.setattr(writing, "write_batch", until)
+    monkeypatch.setattr(sources, "write_batch", until)
     words = ["--config", tiny_recipe, "--model", "teacher", "--set", "evaluation.max_seconds=4"]
     status, _, err = command("scripts/evaluate.py", *words)
     line = err.strip().splitlines()[-1]
