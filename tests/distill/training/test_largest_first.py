@@ -94,6 +94,12 @@ def _out_of_memory(*_, **__):
     raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
+def _until_memory_is_used_up(made, calls):
+    """`made`, which runs out of memory after some calls."""
+    left = iter(range(calls))
+    return lambda *arguments: _out_of_memory() if next(left, None) is None else made(*arguments)
+
+
 def test_memory_that_is_used_up_in_validation_names_its_budget(command, tiny_recipe, fill_tiny_cache, monkeypatch):
     fill_tiny_cache()
     monkeypatch.setattr("distill.training.validation.write_batch", _out_of_memory)
@@ -106,13 +112,8 @@ def test_memory_that_is_used_up_in_caching_keeps_what_is_cached(command, tiny_re
     from data.cache.reader import CacheReader
     from teacher import cache
 
-    made, done = cache._cache_batch, []
-
-    def until(*arguments):
-        done.append(1)
-        return made(*arguments) if len(done) < 3 else _out_of_memory()
-
-    monkeypatch.setattr(cache, "_cache_batch", until)
+    made = cache._cache_batch
+    monkeypatch.setattr(cache, "_cache_batch", _until_memory_is_used_up(made, 2))
     status, _, err = command("scripts/cache_teacher.py", "--config", tiny_recipe)
     line = err.strip().splitlines()[-1]
     assert status == 2 and "Traceback" not in err
@@ -127,13 +128,7 @@ def test_memory_that_is_used_up_in_caching_keeps_what_is_cached(command, tiny_re
 def test_memory_that_is_used_up_in_scoring_keeps_what_is_written(command, tiny_recipe, monkeypatch, tmp_path):
     from distill.scoring import sources
 
-    made, done = sources.write_batch, []
-
-    def until(*arguments):
-        done.append(1)
-        return made(*arguments) if len(done) < 2 else _out_of_memory()
-
-    monkeypatch.setattr(sources, "write_batch", until)
+    monkeypatch.setattr(sources, "write_batch", _until_memory_is_used_up(sources.write_batch, 1))
     words = ["--config", tiny_recipe, "--model", "teacher", "--set", "evaluation.max_seconds=4"]
     status, _, err = command("scripts/evaluate.py", *words)
     line = err.strip().splitlines()[-1]
