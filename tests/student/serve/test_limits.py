@@ -184,14 +184,17 @@ def test_what_goes_wrong_behind_the_first_words_is_the_last_event(fake):
 def test_asked_to_stop_it_finishes_what_it_has_and_takes_no_more(fake, pool):
     fake.go.clear()
     with running({"fake": fake}) as server:
-        held = pool.submit(transcript, server, wav(1))
+        held = [pool.submit(transcript, server, wav(1))]
         until(lambda: fake.batches)
+        held += [pool.submit(transcript, server, wav(seconds)) for seconds in (9, 2, 2.5, 3, 2, 9.5, 70)]
+        until(lambda: counted(server, "salmonn_queue_length 8.0"))  # one is being written, the others wait
         server.server.handle_exit(15, None)
         refused = transcript(server, wav(1))
         assert refused.status_code == 503 and error_of(refused)["code"] == "stopping"
         assert httpx.get(f"{server.url}/health").status_code == 503
-        assert not held.done()
+        assert not any(future.done() for future in held)
         fake.go.set()
-        assert held.result().json()["text"] == "1 s"
+        texts = [future.result().json()["text"] for future in held]
+        assert texts[:-1] == ["1 s", "9 s", "2 s", "2.5 s", "3 s", "2 s", "9.5 s"] and texts[-1].count(" s") > 1
         server.thread.join(20)
         assert not server.thread.is_alive()
