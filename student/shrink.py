@@ -18,7 +18,7 @@ from student.neurons import keep_neurons, stack_of
 from teacher.config import SalmonnConfig
 from teacher.low_rank import ranks_of
 from teacher.model import Batch, SalmonnForConditionalGeneration, merge_lora
-from teacher.settings import LoraSettings, QFormerSettings
+from teacher.settings import LoraSettings, QFormerSettings, StackSettings
 from teacher.weights import copy_exactly, load_exactly, load_pretrained
 
 
@@ -71,7 +71,13 @@ class StudentSettings(Settings):
         "not trained for long); or all but the block that turns the teacher's states least (angular distance)",
     )
     calibration_clips: int = Field(32, ge=1, description="training clips on which layers are ranked, and neurons")
-    qformer: QFormerSettings = Field(description="sizes of the student's Q-Former")
+    connector: Literal["qformer", "stack"] = Field(
+        "qformer",
+        description="from encoder states to audio tokens: the window-level Q-Former, or some frames side by side and a "
+        "gated MLP (Ultravox's), which llama.cpp can run",
+    )
+    qformer: QFormerSettings | None = Field(None, description="sizes of the student's Q-Former, where it has one")
+    stack: StackSettings | None = Field(None, description="sizes of connector 'stack'")
     qformer_layers: tuple[int, ...] = Field((), description="Q-Former layers copied where shapes allow")
     window_frames: int | None = Field(
         None, ge=1, description="encoder frames (20 ms) heard by one query; null: as the teacher"
@@ -79,6 +85,9 @@ class StudentSettings(Settings):
     window_stride: int | None = Field(None, ge=1, description="encoder frames between windows; null: as the teacher")
     beats: bool = Field(False, description="keep the teacher's BEATs; false: sounds are heard by Whisper alone")
     margin_s: float | None = Field(0.5, ge=0, description="silence heard after a clip, seconds; null: pad to 30 s")
+    reference_padding: bool = Field(
+        False, description="margin_s null: all of the 30 s become audio tokens, as in llama.cpp; false: the clip alone"
+    )
     lora: LoraSettings | None = Field(None, description="LoRA on the LLM; null: its layers are trained in full")
     part_lora: dict[Literal["encoder", "beats", "connector"], LoraSettings] = Field(
         {}, description="LoRA on other parts; a part without one is trained in full"
@@ -98,6 +107,26 @@ class StudentSettings(Settings):
             raise ValueError("llm_ffn: neurons of another LLM cannot be ranked; leave it out, or llm")
         if self.llm and self.base:
             raise ValueError("base: it has its own LLM, which is cut; leave llm out, or base")
+        if self.reference_padding and self.margin_s is not None:
+            raise ValueError(
+                "reference_padding: it goes with 30 s that are heard; set margin_s to null, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_connector(self) -> "StudentSettings":
+        other = "stack" if self.connector == "qformer" else "qformer"
+        if getattr(self, other):
+            raise ValueError(
+                f"{other}: the connector is '{self.connector}'; leave this out, or set connector '{other}'"
+            )
+        if self.connector == "qformer" and self.qformer is None:
+            raise ValueError("qformer: its sizes are missing")
+        if self.connector == "stack":
+            told = {"qformer_layers": self.qformer_layers, "window_frames": self.window_frames}
+            told |= {"window_stride": self.window_stride, "beats": self.beats}
+            if odd := [name for name, value in told.items() if value]:
+                raise ValueError(f"{odd[0]}: connector 'stack' has none, only stack.frames; leave it out")
         return self
 
 
@@ -157,7 +186,7 @@ def shrink(
             _copy_part(getattr(student, part), getattr(source, part).state_dict(), part)
     connector = _renumbered(source.connector.state_dict(), settings.qformer_layers)
     if student.beats is None and source.beats is not None:
-        connector = _for_speech_alone(connector, student.connector.ln_speech.weight.numel())
+        connector = _for_speech_alone(connector, student.config.encoder_config.d_model)
     _copy_where_shapes_allow(student.connector, connector)
     if settings.weights:
         _start_from(student, model_folder("student.weights", settings.weights))
@@ -167,7 +196,11 @@ def shrink(
 def _require_qformer(settings: StudentSettings, teacher: SalmonnConfig) -> None:
     """Refuses Q-Former layers that are not there, do not fit, or would mean something else."""
     ours, theirs, kept = settings.qformer, teacher.qformer, settings.qformer_layers
+    if ours is None:
+        return
     if kept:
+        if theirs is None:
+            raise InputError("student.qformer_layers: student.base has no Q-Former whose layers stay; leave them out")
         layers_kept(kept, theirs["layers"], "qformer_layers")
     if len(kept) > ours.layers:
         raise InputError(
@@ -221,11 +254,9 @@ def _shape(
         values["llm_config"]["intermediate_size"] = len(neurons["llm"][0])
     if kinds := values["llm_config"].get("layer_types"):
         values["llm_config"]["layer_types"] = [kinds[i] for i in llm_layers]
-    values["qformer"] = settings.qformer.model_dump()
-    values["window_frames"] = settings.window_frames or values["window_frames"]
-    values["window_stride"] = settings.window_stride or values["window_stride"]
+    values |= _connector_shape(settings, values)
     values["margin_s"] = settings.margin_s
-    values["reference_padding"] = False
+    values["reference_padding"] = settings.reference_padding
     if settings.beats and not values["beats_config"]:
         whose = "student.base" if settings.base else "the teacher"
         raise InputError(f"student.beats: {whose} has no BEATs to keep; set it to false")
@@ -237,6 +268,15 @@ def _shape(
     values["lora"] = settings.lora and settings.lora.model_dump(mode="json")
     values["part_lora"] = {part: lora.model_dump(mode="json") for part, lora in settings.part_lora.items()}
     return SalmonnConfig(**values)
+
+
+def _connector_shape(settings: StudentSettings, before: dict) -> dict:
+    if settings.connector == "stack":
+        stack = settings.stack or StackSettings()
+        windows = dict.fromkeys(("window_frames", "window_stride"), stack.frames)
+        return {"qformer": None, "stack": {"width": stack.width}, **windows}
+    windows = {key: getattr(settings, key) or before[key] for key in ("window_frames", "window_stride")}
+    return {"qformer": settings.qformer.model_dump(), "stack": None, **windows}
 
 
 def _start_from(student: SalmonnForConditionalGeneration, folder: Path) -> None:

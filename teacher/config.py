@@ -11,12 +11,14 @@ class SalmonnConfig(PretrainedConfig):
         encoder_ranks: Ranks of those of the encoder's linear layers that are of low rank, by name.
         beats_config: The BEATs encoder's shape (see `BeatsSettings`), or None where there is none.
         llm_config: The language model's shape (any decoder-only transformers configuration).
-        qformer: Q-Former sizes: `layers`, `width`, `heads`, `feed_forward`.
+        qformer: Q-Former sizes: `layers`, `width`, `heads`, `feed_forward`; None where there is none.
+        stack: Of a `StackConnector` in its place: `width`; its frames are those of a window. None where there is none.
         window_frames: Encoder frames (20 ms each) heard by one query; 17 in SALMONN (0.33 s).
         window_stride: Encoder frames between the starts of neighbouring windows.
         margin_s: Seconds of silence the encoder hears after the clip; None pads to Whisper's 30 s window.
-        reference_padding: Exactly as the released SALMONN computes: all 30 s become audio tokens, and in a batch BEATs
-            is heard past a clip's end. Else only the clip becomes tokens, whatever it is batched with.
+        reference_padding: Exactly as the released SALMONN computes (and llama.cpp, of a `StackConnector`): all 30 s
+            become audio tokens, and in a batch BEATs is heard past a clip's end. Else only the clip becomes tokens,
+            whatever it is batched with.
         lora: peft LoRA settings of the LLM (`r`, `lora_alpha`, `lora_dropout`, `target_modules`), or None.
         part_lora: The same of other parts, by name (`encoder`, `beats`, `connector`).
         pad_token_id: The `[PAD]` row added to the tokenizer; where attended, it is a place for an audio token.
@@ -34,6 +36,7 @@ class SalmonnConfig(PretrainedConfig):
         beats_config: dict | None = None,
         encoder_ranks: dict[str, int] | None = None,
         qformer: dict | None = None,
+        stack: dict | None = None,
         window_frames: int = 17,
         window_stride: int = 17,
         margin_s: float | None = None,
@@ -53,7 +56,8 @@ class SalmonnConfig(PretrainedConfig):
         self.llm_config = llm_config or AutoConfig.for_model("llama")
         self.beats_config = beats_config
         self.encoder_ranks = encoder_ranks or {}
-        self.qformer = qformer or {"layers": 2, "width": 768, "heads": 12, "feed_forward": 3072}
+        self.stack = stack
+        self.qformer = None if stack else qformer or {"layers": 2, "width": 768, "heads": 12, "feed_forward": 3072}
         self.window_frames = window_frames
         self.window_stride = window_stride
         self.margin_s = margin_s

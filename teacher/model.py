@@ -27,6 +27,7 @@ from teacher.config import SalmonnConfig
 from teacher.connector import AudioStates, Connector
 from teacher.encoder import SpeechEncoder, encoder_frames
 from teacher.low_rank import on_factors
+from teacher.stack import StackConnector
 from teacher.transformers_insides import one_text_a_row
 
 
@@ -90,14 +91,7 @@ class SalmonnForConditionalGeneration(PreTrainedModel):
         if llm is not None:
             for module in llm.modules():
                 module._is_hf_initialized = True  # post_init below makes up the weights of every other module
-        self.connector = Connector(
-            config.encoder_config.d_model,
-            config.llm_config.hidden_size,
-            config.qformer,
-            config.window_frames,
-            config.window_stride,
-            sound_width=beats.encoder_embed_dim if beats else 0,
-        )
+        self.connector = _connector(config, beats.encoder_embed_dim if beats else 0)
         self.post_init()
         for part, lora in config.adapted.items():
             _require_named(part, getattr(self, part), lora["target_modules"])
@@ -212,6 +206,13 @@ class SalmonnForConditionalGeneration(PreTrainedModel):
 
 
 AutoModel.register(SalmonnConfig, SalmonnForConditionalGeneration)
+
+
+def _connector(config: SalmonnConfig, sound_width: int) -> Connector | StackConnector:
+    widths = config.encoder_config.d_model, config.llm_config.hidden_size
+    if config.stack:
+        return StackConnector(*widths, config.window_frames, config.stack["width"])
+    return Connector(*widths, config.qformer, config.window_frames, config.window_stride, sound_width)
 
 
 def merge_lora(model: SalmonnForConditionalGeneration) -> None:

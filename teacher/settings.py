@@ -27,6 +27,13 @@ class QFormerSettings(Settings):
         return self
 
 
+class StackSettings(Settings):
+    """Sizes of a `StackConnector`."""
+
+    frames: int = Field(10, ge=1, description="encoder frames (20 ms) side by side in one audio token")
+    width: int = Field(768, ge=1, description="width of the MLP, behind its gate")
+
+
 class LoraSettings(Settings):
     """Low-rank updates of the LLM (Hu et al. 2021), by peft."""
 

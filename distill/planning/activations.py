@@ -17,6 +17,7 @@ from distill.planning.linears import Sizes, kept_inputs
 from teacher.connector import Connector
 from teacher.encoder import SpeechEncoder
 from teacher.model import SalmonnForConditionalGeneration
+from teacher.stack import StackConnector
 
 _FP32 = 4
 _INDEX = 8
@@ -79,8 +80,8 @@ def of_encoder(encoder: SpeechEncoder, batch: MicroBatch, sizes: Sizes) -> Kept:
     )
 
 
-def of_connector(connector: Connector, batch: MicroBatch, sizes: Sizes, *, flows: bool) -> Kept:
-    """The Q-Former over windows.
+def of_connector(connector: Connector | StackConnector, batch: MicroBatch, sizes: Sizes, *, flows: bool) -> Kept:
+    """The Q-Former over windows, or a gated MLP over frames side by side.
 
     Args:
         connector: Its modules.
@@ -91,6 +92,12 @@ def of_connector(connector: Connector, batch: MicroBatch, sizes: Sizes, *, flows
     if not (flows or needs_gradient(connector)):
         return Kept()
     e, windows, frames = sizes.element, batch.clips * batch.windows, connector.window_frames
+    if isinstance(connector, StackConnector):
+        stacked, width = connector.linear_1.in_features, connector.linear_2.in_features
+        row = stacked * e + _FP32 + kept_inputs([connector.linear_1], stacked, sizes)
+        # Value, gate, the gate's SiLU and their product.
+        row += 4 * width * e + _FP32 + kept_inputs([connector.linear_2], width, sizes)
+        return Kept(around=windows * (row + 2 * _INDEX), working=3 * windows * width * e)
     config = connector.qformer.config
     width, speech = config.hidden_size, connector.ln_speech.weight.numel()
     sound = 0 if connector.ln_audio is None else connector.ln_audio.weight.numel()

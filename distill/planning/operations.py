@@ -13,6 +13,7 @@ from teacher.beats import BeatsEncoder
 from teacher.connector import Connector
 from teacher.encoder import SpeechEncoder
 from teacher.model import SalmonnForConditionalGeneration
+from teacher.stack import StackConnector
 
 
 def encoder_work(encoder: SpeechEncoder, batch: MicroBatch, *, again: bool = False) -> Work:
@@ -46,9 +47,14 @@ def beats_work(beats: BeatsEncoder, batch: MicroBatch) -> Work:
     return Work(done.forward)
 
 
-def connector_work(connector: Connector, batch: MicroBatch, *, flows: bool, again: bool = False) -> Work:
-    """The Q-Former: a query for each window, keys and values for each of its frames."""
+def connector_work(
+    connector: Connector | StackConnector, batch: MicroBatch, *, flows: bool, again: bool = False
+) -> Work:
+    """The Q-Former: a query for each window, keys and values for each of its frames; or a gated MLP."""
     windows, frames = batch.clips * batch.windows, connector.window_frames
+    if isinstance(connector, StackConnector):
+        first = work_of(connector.linear_1, windows, flows=flows)
+        return first + work_of(connector.linear_2, windows, flows=flows or needs_gradient(connector))
     flows, width = flows or needs_gradient(connector), connector.qformer.config.hidden_size
     layers = Work()
     for layer in connector.qformer.encoder.layer:

@@ -42,7 +42,7 @@ def _require_stage(recipe: Recipe, stage: StageSettings) -> None:
             f"stage '{stage.name}' has a ctc weight, which goes with the annotation's texts: set its targets to "
             "[\"reference\"], or train.hypotheses.share 0 and no data.faults.no_text 'teacher'"
         )
-    if recipe.train.keep_encoded and (stage.lr.encoder or stage.lr.beats or stage.matched):
+    if recipe.train.keep_encoded and (stage.lr.encoder or stage.lr.beats or stage.matched - {"audio_tokens"}):
         raise ValueError(f"train.keep_encoded: stage '{stage.name}' trains the encoder or matches its features")
     if stage.lr.beats and not (recipe.student.beats if recipe.student else recipe.teacher.beats):
         raise ValueError(f"stage '{stage.name}' trains a BEATs (lr.beats) that the model does not have")
@@ -56,6 +56,11 @@ def _require_stage(recipe: Recipe, stage: StageSettings) -> None:
         raise ValueError(
             f"student.margin_s {recipe.student.margin_s} is longer than teacher.margin_s {recipe.teacher.margin_s}"
             f", but stage '{stage.name}' matches features; set student.margin_s to at most that"
+        )
+    if stage.matched - {"hidden"} and _has_more_tokens(recipe):
+        raise ValueError(
+            f"student.reference_padding: stage '{stage.name}' matches features, of which the teacher has none after a "
+            "clip's end (teacher.reference_padding is false); leave one out"
         )
 
 
@@ -142,3 +147,8 @@ def _hears_longer(recipe: Recipe) -> bool:
     """Whether the student hears more of a clip's end than the teacher; a margin of None is all of 30 s."""
     of_student, of_teacher = recipe.student.margin_s, recipe.teacher.margin_s
     return of_teacher is not None and (of_student is None or of_student > of_teacher)
+
+
+def _has_more_tokens(recipe: Recipe) -> bool:
+    """Whether the student has audio tokens of the padding, and the teacher of the clip alone."""
+    return recipe.student.reference_padding and not recipe.teacher.reference_padding

@@ -88,7 +88,7 @@ def _trained(recipe: Recipe, teacher: SalmonnForConditionalGeneration) -> set[st
 
 def _merged(student: SalmonnForConditionalGeneration, tensors: dict[str, Tensor]) -> SalmonnForConditionalGeneration:
     """The student of these tensors with its adapters folded in; its users need to know nothing of them."""
-    with default_dtype(tensors["connector.query"].dtype):
+    with default_dtype(next(of.dtype for name, of in tensors.items() if name.startswith("connector."))):
         merged = SalmonnForConditionalGeneration(copy.deepcopy(student.config))
     load_exactly(merged, tensors, "the trained student")
     merge_lora(merged)

@@ -21,8 +21,10 @@ from transformers import AttentionInterface
 
 from data.errors import InputError
 from data.paths import written_whole
+from teacher.connector import Connector
 from teacher.encoder import SpeechEncoder
 from teacher.model import SalmonnForConditionalGeneration
+from teacher.stack import StackConnector
 
 FILE, WEIGHTS = "audio.onnx", "audio.onnx.data"
 AudioFormat = Literal["q8", "f32"]
@@ -68,15 +70,20 @@ class AudioPath(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         """Audio tokens of every window that lies in the clip."""
-        connector = self.connector
-        states_SD = connector.ln_speech(_encoded(self.encoder, mel))[0]
-        # Not `len`: it makes a constant of a length.
-        first_W = torch.arange((states_SD.shape[0] - connector.window_frames) // connector.window_stride + 1)
-        place_WF = first_W[:, None] * connector.window_stride + torch.arange(connector.window_frames)
-        windows_WFD = states_SD[place_WF]
+        connector, states_SD = self.connector, _encoded(self.encoder, mel)[0]
+        if isinstance(connector, StackConnector):
+            return connector.project(_windows(states_SD, connector).flatten(1))
+        windows_WFD = _windows(connector.ln_speech(states_SD), connector)
         query_W1Q = connector.query.expand(windows_WFD.shape[0], -1, -1)
         out_W1Q = connector.qformer(query_embeds=query_W1Q, encoder_hidden_states=windows_WFD).last_hidden_state
         return connector.proj(out_W1Q[:, 0])
+
+
+def _windows(states_SD: Tensor, connector: Connector | StackConnector) -> Tensor:
+    """Frames of each window (W, F, D) that lies in the clip."""
+    # Not `len`: it makes a constant of a length.
+    first_W = torch.arange((states_SD.shape[0] - connector.window_frames) // connector.window_stride + 1)
+    return states_SD[first_W[:, None] * connector.window_stride + torch.arange(connector.window_frames)]
 
 
 def _encoded(encoder: SpeechEncoder, mel: Tensor) -> Tensor:

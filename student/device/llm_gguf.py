@@ -21,7 +21,7 @@ from student.device.vocabulary import add_vocabulary
 
 FILE = "llm.gguf"
 LLMFormat = Literal["q8_0", "q4_k_m", "f16"]
-_TYPES = {"q8_0": GGMLQuantizationType.Q8_0, "f16": GGMLQuantizationType.F16}
+_TYPES = {"q8_0": GGMLQuantizationType.Q8_0, "f16": GGMLQuantizationType.F16, "f32": GGMLQuantizationType.F32}
 _FILE_TYPES = {"q8_0": LlamaFileType.MOSTLY_Q8_0, "f16": LlamaFileType.MOSTLY_F16}
 
 
@@ -39,7 +39,12 @@ def require_exportable(llm: PreTrainedModel) -> None:
 
 
 def write_llm(
-    llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eos_token_id: int, form: LLMFormat, folder: Path
+    llm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    eos_token_id: int,
+    form: LLMFormat,
+    folder: Path,
+    template: str | None = None,
 ) -> Path:
     """Writes `llm.gguf`.
 
@@ -49,6 +54,7 @@ def write_llm(
         eos_token_id: Which closes every text.
         form: How its matrices are stored; what that is not made for (see `stored_as`) stays in 16 bits.
         folder: Where.
+        template: How a chat is laid out, in Jinja; None: the file does not say.
 
     Raises:
         InputError: See `require_exportable`, or llama-cpp-python is missing, which q4_k_m needs.
@@ -59,11 +65,11 @@ def write_llm(
     path = folder / FILE
     with written_whole(path) as temporary:
         if form != "q4_k_m":
-            _write(llm, tokenizer, eos_token_id, form, temporary)
+            _write(llm, tokenizer, eos_token_id, form, temporary, template)
             return path
         whole = temporary.with_suffix(".f16")
         try:
-            _write(llm, tokenizer, eos_token_id, "f16", whole)
+            _write(llm, tokenizer, eos_token_id, "f16", whole, template)
             quantise(whole, temporary)
         finally:
             whole.unlink(missing_ok=True)
@@ -78,13 +84,22 @@ def stored_as(tensor: np.ndarray, form: str) -> GGMLQuantizationType:
     return _TYPES[form] if tensor.shape[-1] % block == 0 else GGMLQuantizationType.F16
 
 
-def _write(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eos_token_id: int, form: str, path: Path) -> None:
+def _write(
+    llm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    eos_token_id: int,
+    form: str,
+    path: Path,
+    template: str | None,
+) -> None:
     writer = GGUFWriter(path, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.LLAMA])
     _add_shape(writer, llm)
     writer.add_file_type(_FILE_TYPES[form])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     add_vocabulary(writer, tokenizer, llm.get_input_embeddings().weight.shape[0])
     writer.add_eos_token_id(eos_token_id)
+    if template:
+        writer.add_chat_template(template)
     for name, tensor in _tensors(llm):
         kind = stored_as(tensor, form)
         writer.add_tensor(name, gguf.quantize(tensor, kind), raw_dtype=kind)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data.errors import InputError
 from data.paths import written_whole
-from student.device import audio_onnx, llm_gguf
+from student.device import audio_onnx, llm_gguf, mmproj_gguf
 from student.device.audio_onnx import AudioFormat
 from student.device.llm_gguf import LLMFormat
 from student.device.run import INSTALL
@@ -42,7 +42,7 @@ _WHAT = {
 }
 _UNFINISHED = ".unfinished"
 """Lies in a package until it is whole."""
-_OURS = (*_WHAT, FILTERS, SETTINGS, RUNTIME, MODEL_CARD, "README.md", _UNFINISHED, "__pycache__")
+_OURS = (*_WHAT, mmproj_gguf.FILE, FILTERS, SETTINGS, RUNTIME, MODEL_CARD, "README.md", _UNFINISHED, "__pycache__")
 _HALVES = tuple(f".{name}." for name in _OURS)
 """How the names begin of what is being written."""
 
@@ -63,7 +63,7 @@ def export(
         InputError: The model cannot be exported, a package that this needs is missing, or other things lie in the
             folder.
     """
-    _require_own(out)
+    require_own(out)
     audio_onnx.require_installed()
     write_package(AudioLM.load(model_folder, device="cpu", dtype="fp32"), out, llm, audio, say)
 
@@ -71,7 +71,7 @@ def export(
 def write_package(model: AudioLM, out: Path, llm: LLMFormat, audio: AudioFormat, say: Callable[[str], None]) -> None:
     """As `export`, of a model in memory: in fp32, on the CPU, its LoRA folded in."""
     audio_onnx.require_exportable(model.model)
-    _begin(out)
+    begin(out)
     say("writing the language model")
     end = model.processor.config.eos_token_id
     llm_gguf.write_llm(model.model.llm, model.processor.tokenizer, end, llm, out)
@@ -79,36 +79,48 @@ def write_package(model: AudioLM, out: Path, llm: LLMFormat, audio: AudioFormat,
     audio_onnx.write_audio(model.model, audio, out)
     with written_whole(out / RUNTIME) as temporary:
         shutil.copyfile(Path(__file__).with_name(RUNTIME), temporary)
-    card = model.folder and model.folder / "README.md"
-    if has_card := bool(card and card.is_file()):
-        with written_whole(out / MODEL_CARD) as temporary:
-            shutil.copyfile(card, temporary)
+    has_card = copy_card(model, out)
     with written_whole(out / "README.md") as temporary:
         temporary.write_text(_card(model, out, {"llm": llm, "audio": audio}, has_card), encoding="utf-8")
     write_settings(model.processor, model.usage, out)
-    (out / _UNFINISHED).unlink()
+    finish(out)
 
 
-def _require_own(out: Path) -> None:
+def require_own(out: Path) -> None:
     """Refuses a folder in which something would be overwritten that no export has written."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: a file; name a folder that is new, or that an export has written")
     found = {path.name for path in out.iterdir()} if out.exists() else set()
     strange = sorted(name for name in found if name not in _OURS and not name.startswith(_HALVES))
-    if strange or (found and not found & {SETTINGS, _UNFINISHED}):
+    if strange or (found and not found & {SETTINGS, mmproj_gguf.FILE, _UNFINISHED}):
         what = f"holds {(strange or sorted(found))[0]}, which no export wrote"
         raise InputError(f"{out}: {what}; name a folder that is new, or that an export has written")
 
 
-def _begin(out: Path) -> None:
+def begin(out: Path) -> None:
     """Takes from an earlier package what it is known by, so that half a new one is none; and its leftovers."""
     out.mkdir(parents=True, exist_ok=True)
     (out / _UNFINISHED).touch()
-    for name in (SETTINGS, MODEL_CARD):
+    for name in (SETTINGS, MODEL_CARD, mmproj_gguf.FILE):
         (out / name).unlink(missing_ok=True)
     for path in out.iterdir():
         if path.name.startswith(_HALVES):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def copy_card(model: AudioLM, out: Path) -> bool:
+    """Copies the model card, if there is one."""
+    card = model.folder and model.folder / "README.md"
+    if not (card and card.is_file()):
+        return False
+    with written_whole(out / MODEL_CARD) as temporary:
+        shutil.copyfile(card, temporary)
+    return True
+
+
+def finish(out: Path) -> None:
+    """Says that a package is whole."""
+    (out / _UNFINISHED).unlink()
 
 
 def _card(model: AudioLM, out: Path, forms: dict[str, str], has_card: bool) -> str:
