@@ -93,11 +93,8 @@ def of_connector(connector: Connector | StackConnector, batch: MicroBatch, sizes
         return Kept()
     e, windows, frames = sizes.element, batch.clips * batch.windows, connector.window_frames
     if isinstance(connector, StackConnector):
-        stacked, width = connector.linear_1.in_features, connector.linear_2.in_features
-        row = stacked * e + _FP32 + kept_inputs([connector.linear_1], stacked, sizes)
-        # Value, gate, the gate's SiLU and their product.
-        row += 4 * width * e + _FP32 + kept_inputs([connector.linear_2], width, sizes)
-        return Kept(around=windows * (row + 2 * _INDEX), working=3 * windows * width * e)
+        row = _stacked(connector, sizes, flows=flows)
+        return Kept(around=windows * row, working=3 * windows * connector.linear_2.in_features * e)
     config = connector.qformer.config
     width, speech = config.hidden_size, connector.ln_speech.weight.numel()
     sound = 0 if connector.ln_audio is None else connector.ln_audio.weight.numel()
@@ -121,6 +118,17 @@ def of_connector(connector: Connector | StackConnector, batch: MicroBatch, sizes
     around += batch.clips * batch.frames * (_norm(speech, e) + (_norm(sound, e) if sound else 0))
     around += windows * (kept_inputs([connector.proj], width, sizes) + 2 * _INDEX)
     return Kept(tuple(layers), (windows * width * e,) * len(layers), around, 2 * windows * frames * width * e)
+
+
+def _stacked(connector: StackConnector, sizes: Sizes, *, flows: bool) -> int:
+    """Of one token of a gated MLP over frames side by side."""
+    stacked, width = connector.linear_1.in_features, connector.linear_2.in_features
+    inner_flows = flows or needs_gradient(connector.norm_pre) or needs_gradient(connector.linear_1)
+    row = 2 * _INDEX * flows + _plain_rms_norm(connector.norm_pre, sizes, flows=flows)
+    row += kept_inputs([connector.linear_1], stacked, sizes)
+    row += 3 * width * sizes.element * inner_flows  # value, gate, and the gate's SiLU
+    row += _plain_rms_norm(connector.norm_mid, sizes, flows=inner_flows)
+    return row + kept_inputs([connector.linear_2], width, sizes)
 
 
 def of_llm(model: SalmonnForConditionalGeneration, batch: MicroBatch, sizes: Sizes, *, flows: bool) -> Kept:
@@ -199,6 +207,14 @@ def _rms_norm(norm: nn.Module, element: int, *, flows: bool = True) -> int:
     """Transformers' RMS norm computes in fp32: it keeps its input so, the root, and, if trained, what it scales."""
     width = norm.weight.numel()
     return flows * (width + 1) * _FP32 + (width * element if norm.weight.requires_grad else 0)
+
+
+def _plain_rms_norm(norm: nn.RMSNorm, sizes: Sizes, *, flows: bool) -> int:
+    """PyTorch's: input and root; on a CPU, where it is no kernel of its own, in fp32, and what it scales too."""
+    width, learns = norm.weight.numel(), norm.weight.requires_grad
+    if not sizes.copied:
+        return (flows or learns) * (width * sizes.element + _FP32)
+    return flows * (width + 1) * _FP32 + learns * width * _FP32
 
 
 def _three(attention: nn.Module) -> list[nn.Module]:

@@ -53,7 +53,7 @@ def connector_work(
     """The Q-Former: a query for each window, keys and values for each of its frames; or a gated MLP."""
     windows, frames = batch.clips * batch.windows, connector.window_frames
     if isinstance(connector, StackConnector):
-        first = work_of(connector.linear_1, windows, flows=flows)
+        first = work_of(connector.linear_1, windows, flows=flows or needs_gradient(connector.norm_pre))
         return first + work_of(connector.linear_2, windows, flows=flows or needs_gradient(connector))
     flows, width = flows or needs_gradient(connector), connector.qformer.config.hidden_size
     layers = Work()

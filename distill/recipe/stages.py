@@ -25,7 +25,7 @@ class LearningRates(Settings):
 
     encoder: float = Field(0.0, ge=0, description="speech encoder")
     beats: float = Field(0.0, ge=0, description="BEATs, where the student keeps it")
-    connector: float = Field(0.0, ge=0, description="Q-Former, projection, CTC head")
+    connector: float = Field(0.0, ge=0, description="from encoder states to audio tokens; and the CTC head")
     llm: float = Field(0.0, ge=0, description="language model")
     projections: float = Field(
         1e-3, ge=0, description="of the student's features to the teacher's width, in stages that match features"

@@ -9,7 +9,7 @@ from data.prompts import QUESTION
 from student.device import llm_gguf, mmproj_gguf
 from student.device.audio_onnx import AudioFormat
 from student.device.llm_gguf import LLMFormat
-from student.device.package import begin, copy_card, finish, require_own
+from student.device.package import FOR_DEVICE, begin, copy_card, finish, require_own
 from student.use.audio_lm import AudioLM
 from teacher.processor import SalmonnProcessor
 
@@ -40,9 +40,9 @@ The server takes `POST /v1/chat/completions` with one message: an `input_audio` 
 
 It has learnt no other words, no system message and no earlier turns.
 
-llama.cpp hears every sound in pieces of 30 s, the last one filled up with silence: a short one costs as much as one of
-30 s. Speech of more than {longest_s:g} s is longer than what it was trained on: cut it at pauses. Of a sound over 30 s
-some releases of llama.cpp leave out what is behind the last whole 30 s.
+Give it less than 30 s. llama.cpp hears every sound in pieces of 30 s, the last one filled up with silence, so a short
+one costs as much as a long one; of 30 s or more it makes several pieces, which this model was not trained on. Speech of
+more than {longest_s:g} s is longer than nearly all that it was trained on.
 
 | file | MB | what |
 | --- | --- | --- |
@@ -91,7 +91,7 @@ def export(
 def write_package(model: AudioLM, out: Path, llm: LLMFormat, audio: AudioFormat, say: Callable[[str], None]) -> None:
     """As `export`, of a model in memory: in fp32, on the CPU, its LoRA folded in."""
     mmproj_gguf.require_exportable(model.model)
-    begin(out)
+    begin(out, FOR_DEVICE)
     say("writing the language model")
     end, template = model.processor.config.eos_token_id, chat_template(model.processor)
     llm_gguf.write_llm(model.model.llm, model.processor.tokenizer, end, llm, out, template)

@@ -1,7 +1,7 @@
 """A trained model's folder, teacher or student, as a package that a small machine runs without PyTorch."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from data.errors import InputError
@@ -40,6 +40,8 @@ _WHAT = {
     audio_onnx.WEIGHTS: "their weights, {audio}",
     llm_gguf.FILE: "language model, {llm}",
 }
+FOR_DEVICE = (audio_onnx.FILE, audio_onnx.WEIGHTS, FILTERS, RUNTIME)
+"""What only this kind of package has."""
 _UNFINISHED = ".unfinished"
 """Lies in a package until it is whole."""
 _OURS = (*_WHAT, mmproj_gguf.FILE, FILTERS, SETTINGS, RUNTIME, MODEL_CARD, "README.md", _UNFINISHED, "__pycache__")
@@ -71,7 +73,7 @@ def export(
 def write_package(model: AudioLM, out: Path, llm: LLMFormat, audio: AudioFormat, say: Callable[[str], None]) -> None:
     """As `export`, of a model in memory: in fp32, on the CPU, its LoRA folded in."""
     audio_onnx.require_exportable(model.model)
-    begin(out)
+    begin(out, ())
     say("writing the language model")
     end = model.processor.config.eos_token_id
     llm_gguf.write_llm(model.model.llm, model.processor.tokenizer, end, llm, out)
@@ -97,11 +99,16 @@ def require_own(out: Path) -> None:
         raise InputError(f"{out}: {what}; name a folder that is new, or that an export has written")
 
 
-def begin(out: Path) -> None:
-    """Takes from an earlier package what it is known by, so that half a new one is none; and its leftovers."""
+def begin(out: Path, unwanted: Sequence[str]) -> None:
+    """Takes from an earlier package what it is known by, so that half a new one is none; and its leftovers.
+
+    Args:
+        out: The package's folder.
+        unwanted: Files that a package of another kind has and this one has not.
+    """
     out.mkdir(parents=True, exist_ok=True)
     (out / _UNFINISHED).touch()
-    for name in (SETTINGS, MODEL_CARD, mmproj_gguf.FILE):
+    for name in (SETTINGS, MODEL_CARD, mmproj_gguf.FILE, *unwanted):
         (out / name).unlink(missing_ok=True)
     for path in out.iterdir():
         if path.name.startswith(_HALVES):

@@ -9,7 +9,7 @@ from student.shrink import StudentSettings, set_trainable, shrink
 from teacher.build import build_teacher
 from teacher.model import SalmonnForConditionalGeneration, merge_lora
 from teacher.processor import Clip, SalmonnProcessor
-from teacher.settings import LoraSettings, QFormerSettings
+from teacher.settings import LoraSettings, QFormerSettings, StackSettings
 
 
 def has_lora(model) -> bool:
@@ -228,6 +228,32 @@ def test_the_student_may_have_windows_of_its_own(tiny_recipe, waves, tmp_path, m
     student.save_pretrained(tmp_path)
     again = SalmonnForConditionalGeneration.from_pretrained(tmp_path).eval()
     assert torch.equal(again(batch).logits, student(batch).logits)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("margin_s", [0.1, None])
+def test_the_student_may_have_stacked_frames(tiny_teacher, waves, tmp_path, margin_s):
+    teacher, processor = tiny_teacher
+    shape = {"connector": "stack", "qformer": None, "qformer_layers": (), "stack": StackSettings(frames=10, width=24)}
+    settings = some(**shape, margin_s=margin_s, reference_padding=margin_s is None)
+    student = shrink(teacher, settings).eval()
+    own = SalmonnProcessor(processor.tokenizer, student.config)
+    batch = own([Clip(wave, "transcribe", "press one") for wave in waves])
+    counts = (batch.features.mel_frames_B // 20).tolist()
+    places_B = ((batch.input_ids_BT == own.config.pad_token_id) & batch.attention_mask_BT.bool()).sum(1)
+    assert places_B.tolist() == counts and len(student.audio_tokens(batch)) == sum(counts)
+    assert margin_s or counts == [150] * 3
+    student.save_pretrained(tmp_path)
+    again = SalmonnForConditionalGeneration.from_pretrained(tmp_path).eval()
+    assert torch.equal(again(batch).logits, student(batch).logits)
+    # Cut further, or heard otherwise, it keeps its connector.
+    further = shrink(again, settings.model_copy(update={"llm_layers": (0, 1, 3)}))
+    longer = shrink(teacher, settings.model_copy(update={"margin_s": 0.5, "weights": str(tmp_path)}), seed=1)
+    for model in (further, longer):
+        theirs = student.connector.state_dict()
+        assert all(torch.equal(value, theirs[key]) for key, value in model.connector.state_dict().items())
+    with pytest.raises(InputError, match=r"student.base has no Q-Former whose layers stay"):
+        shrink(student, some(base=str(tmp_path)))
 
 
 @torch.no_grad()

@@ -21,7 +21,13 @@ LORA = (
 )
 TRAINED = [("encoder", "connector", "llm"), ("connector",), ("llm",), ("encoder",)]
 DROPOUT = ["student.qformer.dropout=0.1"]
-SHAPES = [[], [LORA], DROPOUT, ["student.encoder_rank=8"]]
+STACK = [
+    "student.connector=stack",
+    'student.stack={"frames": 8, "width": 64}',
+    "student.qformer=null",
+    "student.qformer_layers=[]",
+]
+SHAPES = [[], [LORA], DROPOUT, ["student.encoder_rank=8"], STACK]
 WITHIN = {"encoder": 0.001, "connector": 0.06, "llm": 0.02}
 """A Q-Former's attention with dropout has no fused kernel on a CPU, and keeps its scores."""
 
@@ -97,7 +103,7 @@ def planned_parts(model, batch, trained):
 
 
 @pytest.mark.parametrize("trained", TRAINED, ids="+".join)
-@pytest.mark.parametrize("changes", SHAPES, ids=["plain", "lora", "dropout", "low rank"])
+@pytest.mark.parametrize("changes", SHAPES, ids=["plain", "lora", "dropout", "low rank", "stack"])
 def test_kept_bytes_are_those_that_autograd_saves(student, changes, trained):
     model, processor = student(trained, changes)
     if changes == DROPOUT and trained == ("encoder",):

@@ -10,7 +10,7 @@ from distill.planning.linears import Work
 from distill.planning.operations import asked_work, connector_work, encoder_work, llm_work
 from teacher.processor import Clip
 from tests.conftest import sound
-from tests.distill.planning.test_activations import LORA, SECONDS, TEXT, student  # noqa: F401 (a fixture)
+from tests.distill.planning.test_activations import LORA, SECONDS, STACK, TEXT, student  # noqa: F401 (a fixture)
 
 
 def counted(what):
@@ -21,7 +21,7 @@ def counted(what):
 
 
 @pytest.mark.parametrize("trained", [("encoder", "connector", "llm"), ("connector",), ("llm",)], ids="+".join)
-@pytest.mark.parametrize("changes", [[], [LORA]], ids=["plain", "lora"])
+@pytest.mark.parametrize("changes", [[], [LORA], STACK], ids=["plain", "lora", "stack"])
 def test_operations_are_those_that_torch_counts(student, changes, trained):  # noqa: F811
     model, processor = student(trained, changes)
     batch = processor([Clip(sound(s, i), "transcribe", TEXT) for i, s in enumerate(SECONDS)])

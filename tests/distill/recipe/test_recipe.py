@@ -63,6 +63,19 @@ def test_the_repositorys_recipes_are_valid_and_named_after_their_files(path):
         ("train.stages.0.lr.beats=1", r"trains a BEATs \(lr.beats\) that the model does not have"),
         ("student.margin_s=0.5", "student.margin_s .* teacher.margin_s"),
         ("student.margin_s=null", "student.margin_s .* teacher.margin_s"),
+        (
+            "student.margin_s=null; student.reference_padding=true; teacher.margin_s=null",
+            "student.reference_padding: stage 'features' matches features, of which the teacher has none after",
+        ),
+        ("student.reference_padding=true", "reference_padding: it goes with 30 s that are heard; set margin_s to null"),
+        ("train.keep_encoded=true", "train.keep_encoded: stage 'features' trains the encoder or matches its features"),
+        ("student.connector=stack", "qformer: the connector is 'stack'; leave this out, or set connector 'qformer'"),
+        (
+            "student.connector=stack; student.qformer=null",
+            "qformer_layers: connector 'stack' has none, only stack.fram",
+        ),
+        ("student.qformer=null", "qformer: its sizes are missing"),
+        ('student.stack={"frames": 10}', "stack: the connector is 'qformer'; leave this out, or set connector 'stack'"),
         ("train.stages=[]", "key 'train.stages'"),
         ("train.stages.0.lr.llm=1", r"stage 'features' has lr\.llm, but none of its losses reaches it; leave it out"),
         (

@@ -505,6 +505,30 @@ def test_a_teacher_trains_by_the_same_loop(train, tiny_recipe, tmp_path):
             assert parameter.any(), name
 
 
+def test_stacked_frames_learn_what_the_q_former_says_from_the_cache(train, fill_tiny_cache, tiny_recipe, tmp_path):
+    stage = {"max_seconds": 6, "warmup_steps": 1, "steps": 40}
+    stages = [
+        stage | {"name": "match", "losses": {"audio_tokens": 1.0}, "lr": {"connector": 3e-3}},
+        stage | {"name": "distil", "steps": 2, "losses": {"ce": 1, "kd": 1}, "lr": {"connector": 1e-3, "llm": 1e-3}},
+    ]
+    changes = [
+        "student.connector=stack",
+        'student.stack={"frames": 10, "width": 64}',
+        "student.qformer=null",
+        "student.qformer_layers=[]",
+        'cache.features=["audio_tokens"]',
+        f"cache.folder={tmp_path}/with_features",
+        f"train.stages={json.dumps(stages)}",
+        "train.keep_encoded=true",
+    ]
+    fill_tiny_cache(*changes)
+    steps, _ = train("stack", *changes)
+    first, last = (sum(step["audio_tokens"] for step in steps[at : at + 5]) / 5 for at in (0, 35))
+    assert last < 0.7 * first and {"ce", "kd"} <= steps[40].keys()
+    saved = SalmonnForConditionalGeneration.from_pretrained(tmp_path / "runs" / "stack" / "model")
+    assert saved.config.stack == {"width": 64} and saved.config.window_frames == 10
+
+
 def test_a_stage_of_ctc_alone_is_validated_by_its_best_path_at_zero_3_too(train, tmp_path):
     stage = {"name": "ctc", "steps": 1, "max_seconds": 6, "losses": {"ctc": 1.0}, "lr": {"connector": 1e-3}}
     changes = [f"train.stages={json.dumps([stage])}", "train.keep_encoded=true", "cache=null"]
