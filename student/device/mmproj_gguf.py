@@ -66,7 +66,7 @@ def require_exportable(model: SalmonnForConditionalGeneration) -> None:
     if POSITIONS % model.connector.window_frames:
         raise InputError(
             f"student.stack.frames {model.connector.window_frames}: 30 s, {POSITIONS} frames, are no whole number of "
-            "tokens, of which llama.cpp would count another than it makes; take 5, 6, 10 or 12"
+            "tokens, and llama.cpp ends where it makes another token than it counts; take 5, 6, 10 or 12"
         )
 
 
