@@ -62,8 +62,10 @@ def main() -> None:
         trainer = Trainer(recipe, student, processor, cache, teacher_processor)
     trainer.train()
     if trainer.stopped:
+        trainer.close()
         sys.exit(INTERRUPTED)
     folder, step = trainer.save_model()
+    trainer.close()
     if trainer.rank == 0:
         print(f"trained model: {folder} (of step {step}, the {recipe.train.export} one)", flush=True)
 

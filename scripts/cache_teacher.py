@@ -9,11 +9,12 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data.errors import InputError, run_cli
+from data.errors import INTERRUPTED, InputError, run_cli
 from data.ranks import launched_rank, launched_world
 from distill.recipe.inputs import require_inputs
 from distill.recipe.reading import recipe_of, recipe_parser
 from distill.recipe.splits import files_of, read_split
+from distill.training.stopping import StopRequest
 from teacher.build import build_teacher
 from teacher.cache import cache_identity, fill_cache
 from teacher.device import pick_device, prepare_process
@@ -36,6 +37,7 @@ def main() -> None:
     merge_lora(model)
     settings = (split.prompts, split.cache, recipe.generation)
     identity = cache_identity(recipe.teacher, split.cache, recipe.generation, split.prompts, split.rows, processor)
+    stop = StopRequest()
     fill_cache(
         model.to(device),
         processor,
@@ -44,7 +46,11 @@ def main() -> None:
         identity,
         rank=launched_rank(),
         world=launched_world(),
+        stopping=lambda: bool(stop),
     )
+    if stop:
+        print("stopped; what was cached is written, and the same command goes on from there", flush=True)
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Letters: B clips, N rows (audio tokens, or supervised positions, of all clips), 
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -120,6 +120,7 @@ def fill_cache(
     *,
     rank: int = 0,
     world: int = 1,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> None:
     """Caches this rank's share of the rows that are not cached yet.
 
@@ -128,6 +129,8 @@ def fill_cache(
     are made of all rows, whatever is done already and however many ranks share them: so a row's numbers, down to the
     rounding of the batch that it is computed in, do not depend on interruptions or ranks (on one kind of device, with
     as many threads).
+
+    Once `stopping` says so no more batch is begun, and what was made is written.
 
     Raises:
         InputError: More than `cache.max_failed` of the rows cannot be read, or the folder holds another cache.
@@ -148,6 +151,8 @@ def fill_cache(
     failed, read_s = 0, 0.0
     with writer:
         for indices in todo:
+            if stopping():
+                break
             batch = [rows[int(order[i])] for i in indices]
             wanted = [row for row in batch if row.id not in done]
             waves = {}

@@ -17,61 +17,29 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from distill.chaos.tiny import (  # noqa: F401 (tests take them from here)
+    PROMPTS,
+    SAMPLE_RATE,
+    SENTENCES,
+    sound,
+    teacher_section,
+    tiny_sections,
+    write_annotation_of,
+    write_data,
+)
+
 # No deadline: a busy machine is no failure.
 settings.register_profile("suite", deadline=None, max_examples=50)
 settings.load_profile("suite")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SAMPLE_RATE = 16_000
-QFORMER = {"layers": 1, "width": 32, "heads": 2, "feed_forward": 64, "dropout": 0.0}
-SENTENCES = [
-    "the agent is now logged in",
-    "please enter your password",
-    "your call is important to us",
-    "press one to leave a message",
-    "a dog is barking",
-    "a cow, then a bell",
-]
-PROMPTS = {"asr": ["transcribe"], "audiocaption": ["describe the sound", "what is heard"]}
-# Seconds, in the order of the training rows: mixed lengths, so that batches are padded.
-DURATIONS = (1.0, 1.3, 2.9, 1.7, 2.2, 1.1, 2.6, 1.5, 2.0, 1.9, 2.4, 1.2)
-
-
-def sound(seconds: float, seed: int) -> np.ndarray:
-    """A gliding tone over noise: real-shaped, and different for each seed."""
-    time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
-    noise = np.random.default_rng(seed).normal(scale=0.05, size=len(time))
-    return (0.3 * np.sin(2 * np.pi * (200 + 90 * seed + 60 * time) * time) + noise).astype(np.float32)
-
-
-def write_annotation_of(folder: Path, name: str, rows: list[tuple[str, float, str]]) -> None:
-    """`name.json` and its wavs; a row is task, seconds and text."""
-    import soundfile
-
-    entries = []
-    for index, (task, seconds, text) in enumerate(rows):
-        path = folder / "sounds" / f"{name}_{index}.wav"
-        path.parent.mkdir(exist_ok=True)
-        soundfile.write(path, sound(seconds, index + len(name)), SAMPLE_RATE, subtype="PCM_16")
-        entry = {"path": f"sounds/{path.name}", "text": text, "task": task, "id": f"{name}_{index}"}
-        entries.append(entry | ({"references": [text, text + " loudly"]} if task == "audiocaption" else {}))
-    (folder / f"{name}.json").write_text(json.dumps({"annotation": entries}))
 
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> Path:
     """train.json (asr and audiocaption), valid.json, test_asr.json and test_aac.json with their sounds."""
     folder = tmp_path_factory.mktemp("tiny_data")
-    tasks = ["audiocaption" if text.startswith("a ") else "asr" for text in SENTENCES]
-    pairs = list(zip(tasks, SENTENCES, strict=True))
-    write_annotation_of(
-        folder,
-        "train",
-        [(task, seconds, text) for seconds, (task, text) in zip(DURATIONS, pairs * 2, strict=True)],
-    )
-    write_annotation_of(folder, "valid", [("asr", 1.2, SENTENCES[0]), ("asr", 2.1, SENTENCES[1])])
-    write_annotation_of(folder, "test_asr", [("asr", s, SENTENCES[i]) for i, s in enumerate((1.0, 2.3, 1.6, 1.4))])
-    write_annotation_of(folder, "test_aac", [("audiocaption", s, SENTENCES[4]) for s in (1.5, 2.0)])
+    write_data(folder)
     return folder
 
 
@@ -81,148 +49,24 @@ def own_data(tiny_data, tmp_path) -> Path:
     return shutil.copytree(tiny_data, tmp_path / "data")
 
 
-def teacher_section(weights: Path) -> dict:
-    """The recipe's teacher, but for its trained part."""
-    return {
-        "encoder": str(weights / "whisper"),
-        "llm": str(weights / "llm"),
-        "dtype": "fp32",
-        "qformer": QFORMER,
-        "window_frames": 8,
-        "window_stride": 8,
-        "margin_s": 0.1,
-        "lora": {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": ["q_proj", "v_proj"]},
-        "prompt": {"template": "USER: {}\nASSISTANT:", "audio": "<SpeechHere> {}"},
-    }
-
-
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory) -> Path:
     """whisper/ and llm/ (with its tokenizer) as Hugging Face folders, and trained.safetensors: all of random weights.
 
     The LoRA of the trained part does something, as after training.
     """
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, WhisperConfig, WhisperModel
-
-    from teacher.build import build_teacher
-    from teacher.settings import ModelSettings
-    from teacher.weights import save_trained_part
+    from distill.chaos.tiny_weights import write_weights
 
     folder = tmp_path_factory.mktemp("tiny_weights")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        whisper = WhisperConfig(
-            d_model=32,
-            num_mel_bins=80,
-            encoder_layers=2,
-            encoder_attention_heads=2,
-            encoder_ffn_dim=64,
-            decoder_layers=1,
-            decoder_attention_heads=2,
-            decoder_ffn_dim=64,
-            vocab_size=60,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-            decoder_start_token_id=1,
-        )
-        WhisperModel(whisper).save_pretrained(folder / "whisper")
-        bpe = Tokenizer(models.BPE())
-        bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        bpe.decoder = decoders.ByteLevel()
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(
-            vocab_size=300, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
-        )
-        bpe.train_from_iterator(SENTENCES, trainer)
-        tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>")
-        tokenizer.save_pretrained(folder / "llm")
-        llama = LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=48,
-            intermediate_size=96,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            initializer_range=0.3,  # the usual 0.02 gives logits so flat that tests of them would pass by chance
-            tie_word_embeddings=True,
-            bos_token_id=0,
-            eos_token_id=1,
-        )
-        LlamaForCausalLM(llama).save_pretrained(folder / "llm")
-        model, _ = build_teacher(ModelSettings.model_validate_json(json.dumps(teacher_section(folder))))
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if ".lora_B." in name:
-                    parameter.normal_(std=0.2)
-        save_trained_part(model.state_dict(), folder / "trained.safetensors", torch.float32)
+    write_weights(folder)
     return folder
 
 
 @pytest.fixture
 def tiny_recipe(own_data, tiny_weights, tmp_path) -> Path:
     """A recipe of six steps in fp32 without dropout; all that it reads but weights, and writes, is the test's own."""
-    batches = {"max_seconds": 6, "warmup_steps": 1}
-    recipe = {
-        "name": "tiny",
-        "runs": str(tmp_path / "runs"),
-        "results": str(tmp_path / "results"),
-        "data": {
-            "train": str(own_data / "train.json"),
-            "valid": [str(own_data / "valid.json")],
-            "test": {"asr": str(own_data / "test_asr.json")},
-            "prompts": PROMPTS,
-        },
-        "teacher": teacher_section(tiny_weights) | {"weights": str(tiny_weights / "trained.safetensors")},
-        "student": {
-            "encoder_layers": [1],
-            "llm_layers": [0, 1, 3],
-            "qformer": QFORMER,
-            "qformer_layers": [0],
-            "margin_s": 0.1,
-        },
-        "cache": {
-            "folder": str(tmp_path / "cache"),
-            "targets": ["reference", "hypothesis"],
-            "top_k": 16,
-            "max_seconds": 6,
-        },
-        "train": {
-            "save_every": 2,
-            "validate_every": 100,
-            "stages": [
-                {
-                    "name": "features",
-                    "steps": 2,
-                    "losses": {"encoder": 1.0, "audio_tokens": 1.0},
-                    "lr": {"encoder": 1e-3, "connector": 1e-3},
-                    **batches,
-                },
-                {
-                    "name": "distil",
-                    "steps": 4,
-                    "losses": {"ce": 0.5, "kd": 0.5, "ctc": 0.1},
-                    "lr": {"encoder": 1e-3, "connector": 1e-3, "llm": 1e-3},
-                    **batches,
-                },
-            ],
-        },
-        "generation": {"max_new_tokens": 8, "max_seconds": 6},
-        "evaluation": {"warmup_runs": 1, "measured_runs": 1},
-        "deepspeed": {
-            "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": 1,
-            "gradient_clipping": 1.0,
-            # DeepSpeed's own reserves 2 GB for each engine: after a few tests the process is too large to fork.
-            "zero_optimization": {"stage": 1, "reduce_bucket_size": 1_000_000},
-            "zero_allow_untested_optimizer": True,
-            "steps_per_print": 1_000_000_000,
-        },
-    }
     path = tmp_path / "tiny.json"
-    path.write_text(json.dumps(recipe, indent=2))
+    path.write_text(json.dumps(tiny_sections(own_data, tiny_weights, tmp_path), indent=2))
     return path
 
 

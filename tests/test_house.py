@@ -19,7 +19,7 @@ ROOMS = (
     {"distill.scoring"},
     {"distill.training"},
     {"distill.planning"},
-    {"distill.bench", "distill.explore", "distill.train"},
+    {"distill.bench", "distill.chaos", "distill.explore", "distill.train"},
 )
 """Of distill/, likewise; those that stand side by side import nothing of each other."""
 

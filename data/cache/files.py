@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 from safetensors import SafetensorError, safe_open
 
 from data.cache.row import FORMAT_VERSION, CachedRow, CacheIdentity
@@ -84,9 +85,13 @@ def write_table(rows: list[CachedRow], identity: CacheIdentity, file: BinaryIO) 
 
 
 def write_features(rows: list[CachedRow], file: BinaryIO) -> None:
-    """Writes the rows' features as one safetensors file, array by array: no second copy of them is made."""
+    """Writes the rows' features as one safetensors file, array by array: no second copy of them is made.
+
+    The format has no checksums, so one of each array stands among what the file says of itself.
+    """
     arrays = {f"{row.id}/{name}": array for row in rows for name, array in row.features.items()}
-    header, end = {}, 0
+    header: dict[str, Any] = {"__metadata__": {key: _checksum(array) for key, array in arrays.items()}}
+    end = 0
     for key, array in arrays.items():
         start, end = end, end + array.nbytes
         header[key] = {"dtype": _DTYPES[array.dtype.name], "shape": array.shape, "data_offsets": [start, end]}
@@ -95,6 +100,11 @@ def write_features(rows: list[CachedRow], file: BinaryIO) -> None:
     file.write(len(about).to_bytes(8, "little") + about)
     for array in arrays.values():
         file.write(np.ascontiguousarray(array).data)
+
+
+def _checksum(array: np.ndarray) -> str:
+    """Of what an array holds; of many gigabytes a second, so that reading a row takes no longer."""
+    return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(array).data)
 
 
 class ShardFeatures:
@@ -109,18 +119,23 @@ class ShardFeatures:
         with self._named():
             self._file = safe_open(self.path, "np")  # memory-mapped
             self._keys = set(self._file.keys())
+            self._checksums = self._file.metadata() or {}  # earlier files have none
 
     def of(self, row_id: str) -> dict[Feature, np.ndarray]:
         """Those of a row."""
         with self._named():
-            names = {name: f"{row_id}/{name}" for name in FEATURES}
-            return {name: self._file.get_tensor(key) for name, key in names.items() if key in self._keys}
+            keys = {name: f"{row_id}/{name}" for name in FEATURES}
+            found = {name: self._file.get_tensor(key) for name, key in keys.items() if key in self._keys}
+            for name, array in found.items():
+                if self._checksums.get(keys[name]) not in (None, _checksum(array)):
+                    raise ValueError(f"the {name} of row {row_id} is not what was written")
+            return found
 
     @contextmanager
     def _named(self) -> Iterator[None]:
         try:
             yield
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, ValueError) as error:
             raise InputError(
                 f"{self.path}: missing, truncated or damaged ({error}); delete it and the shard beside it, and run "
                 "scripts/cache_teacher.sh again, which makes its rows again"

@@ -8,6 +8,7 @@ from typing import Any, overload
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
 
 from data.errors import InputError
 from data.rows.identity import RowsDigest
@@ -204,3 +205,25 @@ def batch_of(columns: dict[str, list]) -> pa.RecordBatch:
     for values in columns.values():
         values.clear()
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+
+
+def sealed(sink: pa.NativeFile, path: Path) -> dict[str, str]:
+    """What stands with a manifest's last batch of all before it: how many bytes there are, and their checksum.
+
+    Args:
+        sink: Into which they were written.
+        path: The file.
+    """
+    sink.flush()
+    size = sink.tell()
+    return {"bytes": str(size), "checksum": checksum(path, size)}
+
+
+def checksum(path: Path, size: int) -> str:
+    """Of the first bytes of a file; of many gigabytes a second."""
+    digest = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while size > 0 and (block := file.read(min(size, 1 << 20))):
+            digest.update(block)
+            size -= len(block)
+    return digest.hexdigest()

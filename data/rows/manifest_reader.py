@@ -19,7 +19,7 @@ from data.errors import InputError
 from data.progress import Progress
 from data.rows.annotation import open_annotation
 from data.rows.identity import Ids
-from data.rows.manifest import BATCH_ROWS, FORMAT, SCHEMA, Manifest, append_row, batch_of
+from data.rows.manifest import BATCH_ROWS, FORMAT, SCHEMA, Manifest, append_row, batch_of, checksum
 from data.rows.row import fault_of_times
 from data.sound.headers import Header, read_headers
 
@@ -67,6 +67,8 @@ def _mapped(path: Path, root: Path | None) -> Manifest:
         if (table.schema.metadata or {}).get(b"format") != FORMAT.encode() or table.schema != SCHEMA or not about:
             raise InputError(f"{path}: not a manifest of this version; make it again with scripts/make_manifest.py")
         _require_whole(table)
+        if b"checksum" in about and checksum(path, int(about[b"bytes"])) != about[b"checksum"].decode():
+            raise ValueError("its bytes are not those that were written")
         own, fingerprint = about[b"root"].decode(), about[b"fingerprint"].decode()
         return Manifest(table, Path(root or path.parent / own).resolve(), fingerprint=fingerprint)
     except FileNotFoundError:

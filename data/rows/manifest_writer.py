@@ -18,7 +18,7 @@ from data.progress import Progress
 from data.rows.annotation import open_annotation, relative_root
 from data.rows.faults import LEAST_S
 from data.rows.identity import Ids, RowsDigest
-from data.rows.manifest import BATCH_ROWS, SCHEMA, append_row, batch_of
+from data.rows.manifest import BATCH_ROWS, SCHEMA, append_row, batch_of, sealed
 from data.rows.row import lengths_differ
 from data.sound.headers import read_headers
 
@@ -87,7 +87,8 @@ def write_manifest(annotations: Sequence[Path], out: Path, root: Path | None = N
             if not kept:
                 raise InputError(f"{annotations[0]}: none of its sound files can be read below {common}; give --root")
             writer.write_batch(batch_of(columns))
-            writer.write_batch(batch_of(columns), custom_metadata=about | {"fingerprint": digest.hexdigest()})
+            about |= {"fingerprint": digest.hexdigest()} | sealed(sink, temporary)
+            writer.write_batch(batch_of(columns), custom_metadata=about)
     if not left_out:
         listed.unlink()
     return Written(kept, seconds, left_out, corrected, listed)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from data.errors import InputError
 from data.paths import remove_leftovers, written_whole
 from data.progress import Progress
-from data.rows.manifest import BATCH_ROWS, SCHEMA, Manifest
+from data.rows.manifest import BATCH_ROWS, SCHEMA, Manifest, sealed
 from data.rows.shards import MANIFEST, SHARD_NAME, member_path
 from data.sound.decode import SoundBytes, blocks, sound_info
 from data.sound.encode import as_flac
@@ -225,4 +225,5 @@ def _write_manifest(rows: Manifest, out: Path, places: list[str]) -> None:
     ):
         for batch in table.combine_chunks().to_batches(max_chunksize=BATCH_ROWS):
             writer.write_batch(batch)
+        about |= sealed(sink, temporary)
         writer.write_batch(pa.RecordBatch.from_pylist([], SCHEMA), custom_metadata=about)

@@ -125,6 +125,11 @@ class TrainSettings(Settings):
     validate_every: int = Field(200, ge=1, description="steps between validations")
     validate_clips: int = Field(40, ge=0, description="clips of each validation file that are decoded")
     validate_shown: int = Field(8, ge=0, description="of these, how many are shown with their texts and sound")
+    elastic: bool = Field(
+        False,
+        description="a run that has begun may go on with another number of processes: each takes more or fewer "
+        "micro-batches of a step (deepspeed.gradient_accumulation_steps counts for the number that it began with)",
+    )
     timeout_s: float = Field(1800, gt=0, description="how long a process waits for another one before it ends, seconds")
 
 

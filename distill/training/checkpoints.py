@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +23,7 @@ from data.rows.shards import layout_hash
 from data.strict_json import has, loads
 from distill.recipe.identity import COMPUTED_AGAIN, NOT_OF_A_RUN, counting
 from distill.recipe.recipe import Recipe
+from distill.training.elastic import load_dealt, processes_of
 from teacher.build import weights_hash
 from teacher.weights import folder_hash, locate
 
@@ -30,8 +34,8 @@ _MOST = 1e9
 LOGS = ("steps.jsonl", "validation.jsonl", "texts.jsonl")
 
 
-def run_identity(recipe: Recipe, rows: Sequence[Row], world: int, cache: CacheIdentity | None = None) -> dict[str, str]:
-    """What must be equal for a checkpoint to be continued, as named hashes.
+def run_identity(recipe: Recipe, rows: Sequence[Row], begun: int, cache: CacheIdentity | None = None) -> dict[str, str]:
+    """What must be equal for a checkpoint to be continued, as named hashes; and the processes that the run began with.
 
     Frozen weights are not in a checkpoint, so the teacher is part of it.
     """
@@ -50,7 +54,7 @@ def run_identity(recipe: Recipe, rows: Sequence[Row], world: int, cache: CacheId
         "start": "".join(parts),
         "rows": fingerprint_of(rows),
         "cache": cache.sha256() if cache else "",
-        "processes": str(world),
+        "processes": str(begun),
     }
 
 
@@ -73,6 +77,11 @@ def require_same_run(run_dir: Path, identity: dict[str, str]) -> None:
             "--set name=..., or remove that folder"
         )
     differs = [name for name, value in identity.items() if begun.get(name) != value]
+    if differs == ["processes"]:
+        raise InputError(
+            f"{run_dir}: it began with {begun.get('processes')} processes; start as many, or "
+            "--set train.elastic=true, with which others share their batches"
+        )
     if differs:
         raise InputError(
             f"{run_dir}: its checkpoints are of another run (other {', '.join(differs)}); "
@@ -168,22 +177,40 @@ def load_best(engine: DeepSpeedEngine, recipe: Recipe, metric: str) -> int:
     folder = recipe.run_dir / "checkpoints" / f"step_{step}"
     if not _of_first_rank(lambda: _is_whole(folder)):
         raise InputError(f"{folder}: the best checkpoint is gone or damaged; --set train.export=last takes the last")
-    engine.load_checkpoint(folder.parent, folder.name, load_module_strict=False)
+    _load(engine, recipe, folder)
     return step
 
 
-def resume(engine: DeepSpeedEngine, run_dir: Path) -> dict[str, Any]:
+def resume(engine: DeepSpeedEngine, recipe: Recipe) -> dict[str, Any]:
     """Loads the newest whole checkpoint and gives its state (step 0 without one); drops what the logs hold past it."""
+    run_dir = recipe.run_dir
     begun = run_dir / "checkpoints" / "latest"
     tag = _of_first_rank(lambda: newest_whole(run_dir).name if begun.is_file() else None)
     if tag is None:
         return {"step": 0}
-    _, state = engine.load_checkpoint(run_dir / "checkpoints", tag, load_module_strict=False)
+    state = _load(engine, recipe, run_dir / "checkpoints" / tag)
     if dist.get_rank() == 0:
         _forget_after(run_dir, state["step"])
         print(f"going on from step {state['step']}", flush=True)
     dist.barrier()
     return state
+
+
+def _load(engine: DeepSpeedEngine, recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """Loads a checkpoint, of as many processes as there are or, where the run is elastic, of others; gives its state.
+
+    Raises:
+        InputError: It is of others, and the run is not.
+    """
+    processes, world = _of_first_rank(lambda: processes_of(folder)), dist.get_world_size()
+    if processes is None or processes == world:
+        return engine.load_checkpoint(folder.parent, folder.name, load_module_strict=False)[1]
+    if not recipe.train.elastic:
+        raise InputError(
+            f"{folder}: written by {processes} processes, and now there are {world}; --set train.elastic=true deals it "
+            "out anew"
+        )
+    return load_dealt(engine, folder)
 
 
 def _of_first_rank(find: Callable[[], Found]) -> Found:
@@ -214,12 +241,27 @@ def newest_whole(run_dir: Path) -> Path:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a checkpoint's files are there in the sizes that they were sealed with."""
+    """Whether a checkpoint's files are there in the sizes that they were sealed with, and no byte is another."""
     try:
         sizes = loads((folder / SEAL).read_text())
         files = isinstance(sizes, dict) and sizes.items()
-        return bool(files) and all((folder / name).stat().st_size == size for name, size in files)
+        if not files or any((folder / name).stat().st_size != size for name, size in files):
+            return False
     except (OSError, ValueError):
+        return False
+    with ThreadPoolExecutor() as pool:  # checksums are computed beside the interpreter
+        return all(pool.map(_as_written, [folder / name for name, _ in files if name.endswith(".pt")]))
+
+
+def _as_written(path: Path) -> bool:
+    """Whether a file of PyTorch's, a zip archive, has the checksums in it that it was written with.
+
+    PyTorch writes them and does not look at them again: a flipped bit would be a weight.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error):
         return False
 
 

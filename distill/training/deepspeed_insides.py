@@ -6,6 +6,8 @@ To be looked at with every new release of DeepSpeed (the tests of each are in br
 - what it counts, and where it keeps its loss scale (`nothing_counted`: test_largest_first.py);
 - that its checkpoints restore the states that an optimizer has, be it of some groups alone (`skip_frozen_groups`:
   test_optimizer.py);
+- the order of the parameters in its flat buffers, and what loading restores (`shapes_of_groups`, `load_pieces`:
+  test_elastic.py);
 - the files of its buffers between ranks on a CPU (`remove_buffer_files`: tests/scripts/test_launcher.py);
 - which keys of its configuration it asks for (`distill/recipe/deepspeed_block.py`: test_deepspeed_block.py);
 - its TensorBoard monitor's writer, which takes texts and sounds too (`run_log.py`: test_run_log.py);
@@ -22,6 +24,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -77,6 +80,33 @@ def nothing_counted(engine: DeepSpeedEngine) -> Iterator[None]:
         vars(engine).update(counts)
         if scale:
             vars(scaler).update(scale)
+
+
+def shapes_of_groups(engine: DeepSpeedEngine) -> list[dict[str, torch.Size]]:
+    """The shapes of the parameters by name in the order in which ZeRO keeps them, of each of its groups."""
+    return engine._get_zero_param_shapes()
+
+
+def load_pieces(engine: DeepSpeedEngine, state: dict[str, Any], pieces: dict[str, Any]) -> None:
+    """As the engine's `load_checkpoint`, but of states that are in memory, and of another number of processes.
+
+    Args:
+        engine: Under ZeRO 1, 2 or 3.
+        state: Of the model: a file of the checkpoint.
+        pieces: Of the optimizer's states, this process's.
+    """
+    sharded = engine.zero_optimization_stage() == 3
+    if sharded:
+        engine.optimizer.checkpoint_event_prologue()
+    else:
+        engine.load_module_state_dict(checkpoint=state, strict=False)
+    for name in ("global_steps", "global_samples", "skipped_steps"):
+        setattr(engine, name, state[name])
+    engine.optimizer.load_state_dict(
+        [pieces] * dist.get_world_size(), load_from_fp32_weights=engine.zero_load_from_fp32_weights()
+    )
+    if sharded:
+        engine.optimizer.checkpoint_event_epilogue()
 
 
 def skip_frozen_groups(optimizer: torch.optim.Optimizer) -> None:

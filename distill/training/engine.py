@@ -47,8 +47,13 @@ def join_ranks(timeout_s: float) -> None:
         remove_buffer_files()
 
 
-def start_engine(recipe: Recipe, objective: Objective) -> deepspeed.DeepSpeedEngine:
+def start_engine(recipe: Recipe, objective: Objective, accumulation: int | None = None) -> deepspeed.DeepSpeedEngine:
     """Wraps the objective, with AdamW over its trained parameters.
+
+    Args:
+        recipe: The run.
+        objective: What is trained.
+        accumulation: Micro-batches of a process in a step, where the recipe's block does not say it.
 
     Raises:
         InputError: DeepSpeed refuses the recipe's block.
@@ -58,7 +63,7 @@ def start_engine(recipe: Recipe, objective: Objective) -> deepspeed.DeepSpeedEng
     optimizer = _adamw(recipe, objective)
     try:
         engine, *_ = deepspeed.initialize(
-            model=objective, optimizer=optimizer, config=_config(recipe), dist_init_required=False
+            model=objective, optimizer=optimizer, config=_config(recipe, accumulation), dist_init_required=False
         )
     except (DeepSpeedConfigError, ValidationError, AssertionError, ValueError, ZeRORuntimeException) as error:
         raise InputError(f"deepspeed section of the recipe: DeepSpeed refuses it ({error})") from error
@@ -93,9 +98,9 @@ def _adamw(recipe: Recipe, objective: Objective) -> torch.optim.Optimizer:
     return DeepSpeedCPUAdam(groups, betas=betas)
 
 
-def _config(recipe: Recipe) -> dict:
+def _config(recipe: Recipe, accumulation: int | None) -> dict:
     """The recipe's own block; what is monitored lies in the run's folder unless the block names another place."""
-    config = dict(recipe.deepspeed)
+    config = dict(recipe.deepspeed) | ({"gradient_accumulation_steps": accumulation} if accumulation else {})
     for monitor in ("tensorboard", "csv_monitor"):
         if config.get(monitor, {}).get("enabled"):
             beside = {"output_path": str(recipe.run_dir / monitor.removesuffix("_monitor")), "job_name": _JOB}

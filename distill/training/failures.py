@@ -9,7 +9,7 @@ import torch.distributed as dist
 from data.errors import NO_ROOM, InputError
 
 _OF_ANOTHER_PROCESS = ("gloo", "Connection closed by peer", "NCCL", "nccl", "Watchdog caught collective operation")
-"""Words of the libraries between processes. (NCCL's watchdog may end a process before Python hears of it.)"""
+"""Words of the libraries between processes. (NCCL's watchdog ends a process before Python hears of it: `peers.py`.)"""
 _GOES_ON = "then the same command goes on from the last checkpoint"
 
 
@@ -37,11 +37,20 @@ def as_input_error(run_dir: Path, timeout_s: float) -> Iterator[None]:
                 "rates or train in bf16 (deepspeed.bf16), then go on from the last checkpoint under another name"
             ) from error
         if isinstance(error, dist.DistError) or any(words in message for words in _OF_ANOTHER_PROCESS):
-            raise InputError(
-                f"rank {dist.get_rank()}: another process of this run is gone, or was silent for {timeout_s:g} s; see "
-                f"what it said last (a kill without a word: out of memory), {_GOES_ON}"
-            ) from error
+            raise InputError(another_is_gone(f", or was silent for {timeout_s:g} s")) from error
         raise
+
+
+def another_is_gone(otherwise: str = "") -> str:
+    """What is said where another process of the run does not answer.
+
+    Args:
+        otherwise: What else it may be, as a clause.
+    """
+    return (
+        f"rank {dist.get_rank()}: another process of this run is gone{otherwise}; see what it said last (a kill "
+        f"without a word: out of memory), {_GOES_ON}"
+    )
 
 
 def _no_room() -> str:

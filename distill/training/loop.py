@@ -21,12 +21,14 @@ from distill.training.checkpoints import (
     save,
     was_validated,
 )
+from distill.training.elastic import accumulation_of, processes_of_run
 from distill.training.engine import gathered, join_ranks, start_engine
 from distill.training.export import save_model
 from distill.training.failures import as_input_error
 from distill.training.held_teacher import HeldTeacher
 from distill.training.loader import StepLoader
 from distill.training.on_policy import OnPolicy
+from distill.training.peers import PeerWatch
 from distill.training.rows import training_rows, validation_rows
 from distill.training.run_log import Pace, RunLog
 from distill.training.spreads import measured_spreads, relative
@@ -69,9 +71,12 @@ class Trainer:
         join_ranks(recipe.train.timeout_s)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         rows, self.valid = training_rows(recipe, cache), validation_rows(recipe)
-        self.engine = start_engine(recipe, build_objective(recipe, student, processor, rows, teacher_processor))
+        begun = processes_of_run(recipe, self.world)
+        objective = build_objective(recipe, student, processor, rows, teacher_processor)
+        self.engine = start_engine(recipe, objective, accumulation_of(recipe, begun, self.world))
+        self._peers = PeerWatch() if self.world > 1 and dist.get_backend() != "gloo" else None
         self.teacher = HeldTeacher(recipe, self.engine)
-        self.identity = run_identity(recipe, rows, self.world, None if cache is None else cache.identity)
+        self.identity = run_identity(recipe, rows, begun, None if cache is None else cache.identity)
         self.examples = build_examples(recipe, processor, rows, cache, teacher_processor, quiet=self.rank > 0)
         accumulation = self.engine.gradient_accumulation_steps()
         loader = StepLoader(recipe, self.examples, rank=self.rank, world=self.world, accumulation=accumulation)
@@ -100,8 +105,13 @@ class Trainer:
         if self._tries_largest() and self.step < total:
             self._try_largest()
         pace = Pace(total, settings.validate_every if self.valid else 0)
+        self.stopped = self._any(bool(self._stop))  # while it was made ready
         # A run that was told to stop did not wait for it.
-        if self._is_due() and self._any(self.rank == 0 and not was_validated(self.recipe, self.step)):
+        if (
+            not self.stopped
+            and self._is_due()
+            and self._any(self.rank == 0 and not was_validated(self.recipe, self.step))
+        ):
             self._validate(pace)
         while self.step < total and not self.stopped:
             with self._within(self.recipe.locate(self.step)[0]):
@@ -174,7 +184,10 @@ class Trainer:
         return sum_over_ranks([{"here": float(here)}], self.engine.device)["here"] > 0
 
     def _validate(self, pace: Pace) -> bool:
-        """Looks at every validation set; whether this step is the best so far."""
+        """Looks at every validation set; whether this step is the best so far.
+
+        A signal ends it (`stopped`), and nothing is written down of it: a scheduler does not wait as long as it takes.
+        """
         began = time.monotonic()
         stage = self._stage_of(self.step - 1)
         self.engine.eval()
@@ -182,7 +195,11 @@ class Trainer:
         with gathered(self.engine):
             for name, rows in self.valid.items():
                 with lowering("generation.max_seconds", self.recipe.generation.max_seconds, _GOES_ON):
-                    looked[name] = validate(self.recipe, self.engine.module, self.processor, rows, stage.used)
+                    asked = (self.recipe, self.engine.module, self.processor, rows, stage.used)
+                    looked[name] = validate(*asked, lambda: bool(self._stop))
+                if looked[name] is None:
+                    self.stopped = True
+                    return False
         if self.rank == 0:
             sets = {}
             for name, (figures, texts, faults) in looked.items():
@@ -207,6 +224,11 @@ class Trainer:
                 step = load_best(self.engine, self.recipe, self.metric)
             return save_model(self.recipe, self.engine, self.processor), step
 
+    def close(self) -> None:
+        """This process is through: the others need not wait for it."""
+        if self._peers:
+            self._peers.end()
+
     def _resume(self) -> None:
         run_dir = self.recipe.run_dir
         require_same_run(run_dir, self.identity)
@@ -214,7 +236,7 @@ class Trainer:
         if self.rank == 0:
             begin(run_dir, self.recipe, self.identity)
         dist.barrier()
-        state = resume(self.engine, run_dir)
+        state = resume(self.engine, self.recipe)
         self.step, self.spreads = state["step"], state.get("spreads", {})
         if (matching := self.engine.module.matching) is not None:
             matching.spreads = self.spreads

@@ -1,5 +1,6 @@
 """A short look at the model during training: losses on held-out rows, what it writes for them, and its scores."""
 
+from collections.abc import Callable
 from itertools import zip_longest
 from typing import Literal, NamedTuple
 
@@ -30,8 +31,13 @@ class Validation(NamedTuple):
 
 @torch.no_grad()
 def validate(
-    recipe: Recipe, objective: Objective, processor: SalmonnProcessor, rows: list[Row], weights: LossWeights
-) -> Validation:
+    recipe: Recipe,
+    objective: Objective,
+    processor: SalmonnProcessor,
+    rows: list[Row],
+    weights: LossWeights,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Validation | None:
     """Looks at a set: by the LLM where the stage trains it, else by CTC's best path.
 
     All ranks take part, and get the same. Each looks at some of the batches, which are those of one rank alone. A clip
@@ -43,17 +49,26 @@ def validate(
         processor: The student's.
         rows: Of one set.
         weights: Largest ones of the stage.
+        stopping: Whether this rank was asked to stop, which is looked at before each batch.
+
+    Returns:
+        What was found; None where a rank was asked to stop before the end.
     """
     by_llm = bool(weights.ce or weights.kd)
     if not rows or not (by_llm or weights.ctc):
         return Validation({}, {}, {})
     looked: list[Looked] = []
     batches = batches_by_length(processor.seconds(rows), recipe.generation.max_seconds)
+    stopped = False
     for indices in batches[dist.get_rank() :: dist.get_world_size()]:
+        if stopped := stopping():
+            break
         batch = [rows[i] for i in indices]
         looked.append(_by_llm(recipe, objective, processor, batch) if by_llm else _by_ctc(objective, processor, batch))
-    of_ranks: list[list[Looked]] = [[]] * dist.get_world_size()
-    dist.all_gather_object(of_ranks, looked)
+    of_ranks: list[list[Looked] | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(of_ranks, None if stopped else looked)
+    if None in of_ranks:
+        return None
     # One batch of each rank after the other: sums are those of one rank, to the last digit.
     in_order = [one for of_round in zip_longest(*of_ranks) for one in of_round if one is not None]
     texts = {row_id: text for one in in_order for row_id, text in one.texts.items()}

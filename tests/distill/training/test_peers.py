@@ -1,0 +1,67 @@
+"""Processes that watch one another while none of them says anything."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from data.paths import REPOSITORY
+
+WORK = """
+import sys, time
+import torch.distributed as dist
+from distill.training.peers import PeerWatch
+dist.init_process_group("gloo")
+watch = PeerWatch()
+print("watching", flush=True)
+if sys.argv[1] == "ends":
+    watch.end()
+    time.sleep(2 * (dist.get_rank() == 0))  # the others are gone by then
+else:
+    time.sleep(600)  # as in a call that does not come back
+"""
+
+
+@pytest.fixture
+def processes(environment, free_port, tmp_path):
+    """Starts three ranks, which `work`, and waits until they watch."""
+    begun = []
+
+    def start(what):
+        (tmp_path / "work.py").write_text(WORK)
+        for rank in range(3):
+            own = {"RANK": str(rank), "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port)}
+            process = subprocess.Popen(
+                [sys.executable, tmp_path / "work.py", what],
+                env=environment | own | {"PYTHONPATH": str(REPOSITORY)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            begun.append(process)
+        assert [process.stdout.readline() for process in begun] == ["watching\n"] * 3
+        return begun
+
+    yield start
+    for process in begun:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+def test_one_that_is_lost_ends_the_others_with_a_line(processes, lost):
+    ranks = processes("waits")
+    began = time.monotonic()
+    ranks[lost].send_signal(signal.SIGKILL)
+    for rank in {0, 1, 2} - {lost}:
+        assert ranks[rank].wait(60) == 2
+        (line,) = [line for line in ranks[rank].stderr.read().splitlines() if line.startswith("error: ")]
+        assert line.startswith(f"error: rank {rank}: another process of this run is gone; see what it said last")
+    assert time.monotonic() - began < 30
+
+
+def test_those_that_are_through_may_end(processes):
+    for process in processes("ends"):
+        assert process.wait(60) == 0 and "error" not in process.stderr.read()
