@@ -103,8 +103,10 @@ def write_features(rows: list[CachedRow], file: BinaryIO) -> None:
 
 
 def _checksum(array: np.ndarray) -> str:
-    """Of what an array holds; of many gigabytes a second, so that reading a row takes no longer."""
-    return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(array).data)
+    """Of what an array holds, as what; of many gigabytes a second, so that reading a row takes no longer."""
+    digest = xxhash.xxh3_64(np.ascontiguousarray(array).data)
+    digest.update(f"{array.dtype.name} {array.shape}".encode())
+    return digest.hexdigest()
 
 
 class ShardFeatures:
@@ -120,6 +122,8 @@ class ShardFeatures:
             self._file = safe_open(self.path, "np")  # memory-mapped
             self._keys = set(self._file.keys())
             self._checksums = self._file.metadata() or {}  # earlier files have none
+            if self._checksums and self._checksums.keys() != self._keys:
+                raise ValueError("it has other features than were written")
 
     def of(self, row_id: str) -> dict[Feature, np.ndarray]:
         """Those of a row."""

@@ -6,7 +6,7 @@ To be looked at with every new release of DeepSpeed (the tests of each are in br
 - what it counts, and where it keeps its loss scale (`nothing_counted`: test_largest_first.py);
 - that its checkpoints restore the states that an optimizer has, be it of some groups alone (`skip_frozen_groups`:
   test_optimizer.py);
-- the order of the parameters in its flat buffers, and what loading restores (`shapes_of_groups`, `load_pieces`:
+- the order of the parameters in its flat buffers, and what loading restores (`groups_of`, `load_pieces`:
   test_elastic.py);
 - the files of its buffers between ranks on a CPU (`remove_buffer_files`: tests/scripts/test_launcher.py);
 - which keys of its configuration it asks for (`distill/recipe/deepspeed_block.py`: test_deepspeed_block.py);
@@ -82,9 +82,11 @@ def nothing_counted(engine: DeepSpeedEngine) -> Iterator[None]:
             vars(scaler).update(scale)
 
 
-def shapes_of_groups(engine: DeepSpeedEngine) -> list[dict[str, torch.Size]]:
-    """The shapes of the parameters by name in the order in which ZeRO keeps them, of each of its groups."""
-    return engine._get_zero_param_shapes()
+def groups_of(engine: DeepSpeedEngine) -> list[tuple[dict[str, torch.Size], int]]:
+    """Of each of ZeRO's groups the parameters' shapes by name, in its order, and how many values are kept here."""
+    optimizer = engine.optimizer
+    own = getattr(optimizer, "single_partition_of_fp32_groups", None) or optimizer.fp32_partitioned_groups_flat
+    return [(shapes, flat.numel()) for shapes, flat in zip(engine._get_zero_param_shapes(), own, strict=True)]
 
 
 def load_pieces(engine: DeepSpeedEngine, state: dict[str, Any], pieces: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from data.errors import InputError
 from data.strict_json import loads
 from distill.recipe.recipe import Recipe
-from distill.training.deepspeed_insides import load_pieces, shapes_of_groups
+from distill.training.deepspeed_insides import groups_of, load_pieces
 
 _PIECES = "*_optim_states.pt"
 _MODEL = "*_model_states.pt"
@@ -88,48 +88,56 @@ def load_dealt(engine: DeepSpeedEngine, folder: Path) -> dict[str, Any]:
     """
     pieces = [_read(path)["optimizer_state_dict"] for path in _by_rank(folder.glob(_PIECES))]
     state = _read(_by_rank(folder.glob(_MODEL))[0])
-    stage = engine.zero_optimization_stage()
-    dealt = deal(pieces, state["param_shapes"], shapes_of_groups(engine), engine.optimizer.state_dict(), stage)
+    groups = groups_of(engine)
+    dealt = deal(pieces, state["param_shapes"], groups, engine.optimizer.state_dict(), engine.zero_optimization_stage())
     load_pieces(engine, state, dealt)
     return state
 
 
 @torch.no_grad()
 def deal(
-    pieces: Sequence[Mapping], before: Sequence[Mapping], now: Sequence[Mapping], template: dict, stage: int
+    pieces: Sequence[Mapping],
+    before: Sequence[Mapping[str, torch.Size]],
+    now: Sequence[tuple[Mapping[str, torch.Size], int]],
+    template: dict,
+    stage: int,
 ) -> dict:
     """This process's piece of a checkpoint's optimizer states.
 
     Args:
         pieces: What each process of before has kept.
         before: Shapes of the parameters by name, of each group of before.
-        now: Likewise, of this engine.
-        template: What this process's optimizer would keep, which has the right sizes.
+        now: Likewise of this engine, each with the length of this process's piece.
+        template: What this process's optimizer would keep.
         stage: Of ZeRO, 1 to 3.
 
     Returns:
-        The template with values of the checkpoint.
+        The template with what the checkpoint has; a group that was never trained has no moments.
     """
     base, flat = _names(stage)
     group_of = {name: number for number, shapes in enumerate(before) for name in shapes}
-    # What the template refers to is the optimizer's own.
-    states, flats = dict(template[base]["state"]), [*template[flat]]
-    for key in ("loss_scaler", "dynamic_loss_scale", "overflow"):
-        template[key] = pieces[0][key]
-    for number, shapes in enumerate(now):
-        own = states[number] = dict(states[number])
-        groups = sorted({group_of[name] for name in shapes})
-        for key in _MOMENTS:
-            whole = {}
-            for group in groups:
-                whole |= _whole([piece[base]["state"][group][key] for piece in pieces], before[group], stage)
-            own[key] = _piece(whole, shapes, stage, len(own[key]))
-        own["step"] = pieces[0][base]["state"][groups[0]]["step"]
+    states: dict[int, dict[str, Any]] = {}
+    flats = []
+
+    def dealt(kept: Sequence[Tensor], shapes: Mapping[str, torch.Size], length: int, groups: Sequence[int]) -> Tensor:
         whole = {}
-        for group in groups:
-            whole |= _whole([piece[flat][group] for piece in pieces], before[group], stage)
-        flats[number] = _piece(whole, shapes, stage, len(own[_MOMENTS[0]]))
-    return template | {base: template[base] | {"state": states}, flat: flats}
+        for group, of_group in zip(groups, kept, strict=True):
+            whole |= _whole(of_group, before[group], stage)
+        return _piece(whole, shapes, stage, length)
+
+    for number, (shapes, length) in enumerate(now):
+        groups = sorted({group_of[name] for name in shapes})
+        flats.append(dealt([[piece[flat][group] for piece in pieces] for group in groups], shapes, length, groups))
+        of_ranks = [[piece[base]["state"].get(group) for piece in pieces] for group in groups]
+        states[number] = {}
+        if not all(state for of_group in of_ranks for state in of_group):
+            continue
+        states[number] = {"step": of_ranks[0][0]["step"]}
+        for key in _MOMENTS:
+            kept = [[state[key] for state in of_group] for of_group in of_ranks]
+            states[number][key] = dealt(kept, shapes, length, groups)
+    told = {key: pieces[0][key] for key in ("loss_scaler", "dynamic_loss_scale", "overflow")}
+    return template | told | {base: template[base] | {"state": states}, flat: flats}
 
 
 def _names(stage: int) -> tuple[str, str]:

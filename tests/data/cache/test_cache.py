@@ -20,7 +20,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from data.cache import files
 from data.cache.files import read_failed
@@ -570,6 +570,32 @@ def test_damaged_features_are_named(tmp_path):
             InputError, match=r"shard-00000-000000\.safetensors: missing, trunc.*delete it and the shard"
         ):
             CacheReader(tmp_path).features("clip-000")
+
+
+@pytest.mark.parametrize("name", ["shard-00000-000000.parquet", "shard-00000-000000.safetensors"])
+def test_a_flipped_bit_is_told_or_changes_nothing(tmp_path, name):
+    with CacheWriter(tmp_path, IDENTITY, 0, 1) as writer:
+        for number in range(4):
+            writer.add(with_features(number))
+    whole, content = CacheReader(tmp_path).content_sha256(), (tmp_path / name).read_bytes()
+    rng, told = np.random.default_rng(0), 0
+    for at in rng.integers(0, len(content), 400).tolist():
+        (tmp_path / name).unlink()  # what is mapped stays as it is
+        (tmp_path / name).write_bytes(content[:at] + bytes([content[at] ^ 1 << rng.integers(8)]) + content[at + 1 :])
+        try:
+            assert CacheReader(tmp_path).content_sha256() == whole, at
+        except InputError as error:
+            assert "shard-00000-000000" in str(error) and "delete" in str(error)
+            told += 1
+    assert told > 200
+
+
+def test_features_of_before_checksums_are_read(tmp_path):
+    with CacheWriter(tmp_path, IDENTITY, 0, 1) as writer:
+        writer.add(with_features(0))
+    path = tmp_path / "shard-00000-000000.safetensors"
+    save_file(load_file(path), path)
+    assert (CacheReader(tmp_path).features("clip-000")["encoder"] == with_features(0).features["encoder"]).all()
 
 
 @pytest.mark.parametrize("logit", [float("nan"), float("inf")])

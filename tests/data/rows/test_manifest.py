@@ -415,6 +415,26 @@ def test_a_damaged_place_of_a_text_does_not_lead_out_of_memory(folder, lists):
         read_manifest(path)
 
 
+def test_a_flipped_bit_is_told_or_changes_nothing(folder, lists):
+    path = folder / "rows.arrow"
+    write_manifest(lists, path, workers=1)
+    whole, content = list(read_manifest(path)), path.read_bytes()
+    fingerprint, rng, told = read_manifest(path).fingerprint(), np.random.default_rng(0), 0
+    for at in rng.integers(0, len(content), 400).tolist():
+        path.unlink()  # what is mapped stays as it is
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1 << rng.integers(8)]) + content[at + 1 :])
+        try:
+            found = read_manifest(path)
+        except InputError as error:
+            assert str(error).startswith(f"{path}: ") and "make it again" in str(error)
+            told += 1
+            continue
+        # The root and the rows' hash are looked at where they are used: sounds are not there, a cache is of other rows.
+        if found.root == folder.resolve() and found.fingerprint() == fingerprint:
+            assert list(found) == whole, at
+    assert told > 200
+
+
 def test_the_measurement_measures(command, tmp_path):
     options = ["--rows", 300, "--files", 7, "--folder", tmp_path, "--out", tmp_path / "manifest.md"]
     status, out, err = command("distill/bench/manifest.py", *options)

@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
 
 from data.errors import InputError
 from distill.recipe.reading import read_recipe
@@ -89,6 +91,25 @@ def test_a_checkpoint_whose_seal_is_none_is_not_whole(tmp_path, seal):
         (folder / "sizes.json").write_text(sealed)
     (tmp_path / "checkpoints/step_of_mine").mkdir()
     assert newest_whole(tmp_path).name == "step_20"
+
+
+def test_a_flipped_bit_of_a_checkpoint_is_found_or_changes_nothing(tmp_path):
+    for step in (20, 100):
+        folder = tmp_path / f"checkpoints/step_{step}"
+        folder.mkdir(parents=True)
+        torch.save({"weights": torch.arange(600.0), "step": step}, folder / "a.pt")
+        (folder / "sizes.json").write_text(json.dumps({"a.pt": (folder / "a.pt").stat().st_size}))
+    assert newest_whole(tmp_path).name == "step_100"
+    path, rng, found = tmp_path / "checkpoints/step_100/a.pt", np.random.default_rng(0), 0
+    content = path.read_bytes()
+    for at in rng.integers(0, len(content), 300).tolist():
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1 << rng.integers(8)]) + content[at + 1 :])
+        if newest_whole(tmp_path).name == "step_20":
+            found += 1
+            continue
+        loaded = torch.load(path)  # a byte that fills the file up
+        assert torch.equal(loaded["weights"], torch.arange(600.0)) and loaded["step"] == 100, at
+    assert found > 150
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{", "[" * 10**5, "\udcff"])

@@ -57,18 +57,23 @@ def test_pieces_are_cut_as_if_they_had_never_been_of_another_number(monkeypatch,
     }
     expected = kept(values, now, stage)
     monkeypatch.setattr(elastic.dist, "get_world_size", lambda: now)
-    for rank in range(now):
+    base, flat = elastic._names(stage)
+    before_of = kept(values, before, stage, moment=1.0)
+    for piece in before_of:
+        piece[base]["state"][1] = {}  # a part that was never trained
+    for rank, wanted in enumerate(expected):
         monkeypatch.setattr(elastic.dist, "get_rank", lambda rank=rank: rank)
-        template = kept({name: torch.zeros_like(of) for name, of in values.items()}, now, stage)[rank]
-        found = elastic.deal(kept(values, before, stage), SHAPES, SHAPES, template, stage)
-        base, flat = elastic._names(stage)
-        for number in range(2):
-            own, wanted = found[base]["state"][number], expected[rank][base]["state"][number]
-            assert own["step"] == wanted["step"] and found["loss_scaler"] == "scaler"
-            assert torch.equal(own["exp_avg"], wanted["exp_avg"])
-            assert torch.equal(own["exp_avg_sq"], wanted["exp_avg_sq"])
-            assert torch.equal(found[flat][number], expected[rank][flat][number])
-            assert not template[flat][number].any()  # it is the optimizer's own
+        template = {base: {"state": {}, "param_groups": ["own"]}, flat: [], "more": 1}
+        groups = [(shapes, len(of)) for shapes, of in zip(SHAPES, wanted[flat], strict=True)]
+        found = elastic.deal(before_of, SHAPES, groups, template, stage)
+        assert found["more"] == 1 and found["loss_scaler"] == "scaler" and found[base]["param_groups"] == ["own"]
+        assert all(torch.equal(*pair) for pair in zip(found[flat], wanted[flat], strict=True))
+        assert found[base]["state"][1] == {} and found[base]["state"][0]["step"] == 10
+        filled = wanted[flat][0] == 0  # what fills a piece up has no moments
+        for key, moment in (("exp_avg", 1.0), ("exp_avg_sq", 2.0)):
+            own = found[base]["state"][0][key]
+            assert torch.equal(own, torch.where(filled, 0, wanted[flat][0] + moment))
+        assert not template[base]["state"] and not template[flat]  # it is the optimizer's own
 
 
 def elastic_recipe(path, *overrides, begun=None):
