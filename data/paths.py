@@ -60,11 +60,16 @@ def written_whole(path: Path, *, new: bool = False) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether a name is one that `written_whole` gives before a file is in place."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
 def remove_leftovers(folder: Path) -> None:
     """Removes what writers that were killed left in a folder: temporary files an hour old that nobody holds."""
     for path in folder.glob(".*.tmp"):
         with suppress(OSError):  # gone meanwhile, held, or on a file system without locks
-            if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime > _LEFT_S:
+            if is_temporary(path) and time.time() - path.stat().st_mtime > _LEFT_S:
                 with open(path, "rb") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     path.unlink()

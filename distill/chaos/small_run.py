@@ -4,21 +4,25 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 import distill.scoring.evaluation as evaluation
 import student.device.package  # noqa: F401 (what the commands import is there before they are forked)
 import teacher.cache as caching
 from data.cache.reader import CacheReader
 from data.cache.writer import CacheWriter
+from data.paths import is_temporary
 from distill.chaos.commands import Ended, Moment, Running
 from distill.chaos.tiny import tiny_sections, write_data
 from distill.chaos.tiny_weights import write_weights
+from distill.training.checkpoints import SEAL
 from distill.training.loop import Trainer  # noqa: F401
 
 _SHARD_ROWS = 2
@@ -92,7 +96,8 @@ class SmallRun:
     def end(self) -> dict[str, str]:
         """What is there: a hash of each file by its path, but for what a clock says, and of all that is cached.
 
-        Shards' borders and files' order are no part of it, as a kill may move them.
+        Shards' borders are no part of it, as a kill may move them; nor is half a file under a temporary name, which
+        later commands remove.
         """
         return aside(lambda: dict(self._found()))
 
@@ -102,7 +107,7 @@ class SmallRun:
         for path in sorted(self.folder.rglob("*")):
             name = str(path.relative_to(self.folder))
             of_cache = name.startswith("cache/") and path.name.startswith(("shard-", "rank-"))
-            if path.is_file() and not of_cache:
+            if path.is_file() and not of_cache and not is_temporary(path):
                 yield name, hashlib.sha256(_content(path)).hexdigest()
 
 
@@ -129,11 +134,37 @@ def aside(work: Callable[[], object]) -> object:
 
 
 def _content(path: Path) -> bytes:
-    """A file's bytes; a log's lines without how long they took."""
+    """What a file says: a log's lines without how long they took, a checkpoint's values.
+
+    Of the same values pickle writes other bytes where a string is there once, or twice.
+    """
+    if path.suffix == ".pt":
+        return b"".join(_parts(torch.load(path, map_location="cpu", weights_only=False)))
+    if path.name == SEAL:
+        return " ".join(json.loads(path.read_text())).encode()
     if path.suffix != ".jsonl":
         return path.read_bytes()
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     return json.dumps([{k: v for k, v in line.items() if k not in _OF_A_CLOCK} for line in lines]).encode()
+
+
+def _parts(value: object) -> Iterator[bytes]:
+    """All that a value holds, one after the other."""
+    if isinstance(value, torch.Tensor):
+        yield f"{value.dtype} {[*value.shape]} ".encode()
+        yield value.detach().flatten().view(torch.uint8).numpy().tobytes()
+    elif isinstance(value, Mapping):
+        for key, of in value.items():
+            yield f"{key!r}: ".encode()
+            yield from _parts(of)
+    elif isinstance(value, list | tuple):
+        for of in value:
+            yield from _parts(of)
+    elif hasattr(value, "__dict__"):
+        yield type(value).__name__.encode()
+        yield from _parts(vars(value))
+    else:
+        yield repr(value).encode()
 
 
 def _small() -> None:

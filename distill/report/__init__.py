@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data.errors import InputError
-from data.paths import written_whole
+from data.paths import remove_leftovers, written_whole
 from distill.report.blocks import html_page, markdown_page
 from distill.report.leaderboard import cells, columns, entries, notes, rank_sums, ratios, scores
 from distill.report.measured import comparable
@@ -53,6 +53,7 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> list[Run]:
     about = "teacher and student" if len(runs) == 1 else f"{len(runs)} runs"
     title = f"{out.resolve().name}: {about}"
     out.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out)
     blocks = [*(block for grid in grids for block in arms_section(grid)), *sections(runs, lines, out)]
     for name, text in (("report.md", markdown_page(title, blocks)), ("report.html", html_page(title, blocks, out))):
         with written_whole(out / name) as temporary:

@@ -10,7 +10,7 @@ import torch
 
 from data.hashing import hash_of
 from data.kinds import KINDS, kind_of, named, set_of
-from data.paths import written_whole
+from data.paths import remove_leftovers, written_whole
 from data.prompts import instruction
 from data.ranks import launched_rank, launched_world
 from data.rows.row import Row
@@ -91,6 +91,8 @@ def evaluate(
     if found is None:
         return None
     place = results_folder(recipe, selection) / about["model"]
+    for folder in filter(None, (place, about["folder"])):
+        remove_leftovers(folder)
     metrics = _scored(found, _kept(place / "metrics.json", about), replace(selection, names=KINDS).sets(recipe))
     metrics |= source.sizes()
     del source

@@ -1,6 +1,7 @@
 """Processes of their own: two ranks, a kill that nothing can catch, and what the launcher makes of an error."""
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -129,6 +130,42 @@ def gradient(run):
     ]
     states = [rank["base_optimizer_state"]["state"] for rank in ranks]
     return [torch.cat([state[group]["exp_avg"] for state in states]) for group in range(len(states[0]))]
+
+
+@pytest.mark.skipif(get_accelerator().device_name() != "cpu", reason="two ranks would need two accelerators")
+@pytest.mark.parametrize("zero", [2, 3])
+def test_a_run_goes_on_with_one_rank_and_with_two_again(train, command, launch, tiny_recipe, free_port, tmp_path, zero):
+    run = tmp_path / "runs" / "ranks"
+    changes = ["train.save_every=1", "train.keep_checkpoints=9", *SLOW]
+    # Parameters of every size are cut.
+    changes.append(f'deepspeed.zero_optimization={{"stage": {zero}, "stage3_param_persistence_threshold": 0}}')
+    elastic = [*changes, "train.elastic=true"]
+
+    def of_two():
+        launcher = ["deepspeed", "--num_gpus", "2", "--master_port", str(free_port + 6), "distill/train.py"]
+        done = launch(*launcher, "--config", tiny_recipe, *options("name=ranks", *elastic))
+        assert done.returncode == 0, done.stderr
+
+    def figures():
+        lines = map(json.loads, (run / "steps.jsonl").read_text().splitlines())
+        return [line[name] for line in lines for name in ("loss", "grad_norm", "tokens", "audio_s")]
+
+    def back_to(step):
+        for folder in (run / "checkpoints").glob("step_*"):
+            if int(folder.name.removeprefix("step_")) > step:
+                shutil.rmtree(folder)
+
+    of_two()
+    whole = figures()
+    back_to(2)
+    status, _, err = command("distill/train.py", "--config", tiny_recipe, *options("name=ranks", *changes))
+    assert status == 2 and f"{run}: it began with 2 processes" in err and "train.elastic=true" in err
+    train("ranks", *elastic)
+    assert figures() == pytest.approx(whole, rel=1e-5)
+    assert len([*(run / "checkpoints" / "step_3").glob("*optim_states.pt")]) == 1
+    back_to(3)
+    of_two()
+    assert figures() == pytest.approx(whole, rel=1e-5)
 
 
 FROM_THE_CACHE = {"ce": 0.5, "kd": 0.5, "ctc": 0.1}

@@ -1,6 +1,8 @@
 import dataclasses
 import functools
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -341,3 +343,23 @@ def test_a_clip_that_was_mended_is_cached_by_the_next_run(fill_tiny_cache, tiny_
     fill_tiny_cache("cache.max_failed=0.2")
     cache = CacheReader(folder, identity)
     assert len(cache) == 12 and not cache.failed()
+
+
+def test_a_command_that_is_told_to_stop_writes_what_it_has(command, tiny_recipe, tmp_path, monkeypatch):
+    config = ["--config", tiny_recipe, "--set"]
+    assert command("scripts/cache_teacher.py", *config, f"cache.folder={tmp_path}/whole")[0] == 0
+    made, cached = [], teacher.cache._cache_batch
+
+    def signalled(*asked):
+        made.append(cached(*asked))
+        os.kill(os.getpid(), signal.SIGTERM)
+        return made[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(teacher.cache, "_cache_batch", signalled)
+        status, out, _ = command("scripts/cache_teacher.py", *config, f"cache.folder={tmp_path}/stopped")
+    assert status == 130 and "stopped; what was cached is written" in out
+    assert len(made) == 1 and CacheReader(tmp_path / "stopped").ids() == sorted(row.id for row in made[0])
+    assert command("scripts/cache_teacher.py", *config, f"cache.folder={tmp_path}/stopped")[0] == 0
+    contents = [CacheReader(tmp_path / name).content_sha256() for name in ("whole", "stopped")]
+    assert contents[0] == contents[1]

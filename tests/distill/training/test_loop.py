@@ -21,6 +21,7 @@ from data.rows.manifest_writer import write_manifest
 from data.rows.shard_writer import write_shards
 from distill.recipe.reading import read_recipe
 from distill.recipe.stages import StageSettings
+from distill.training import validation
 from distill.training.examples import Examples
 from distill.training.optimizer import learning_rate, parameter_groups
 from distill.training.run_log import RunLog
@@ -311,6 +312,29 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(train, tmp_path, monkeypatc
     texts.write_text(strange + '{"step": 6, "lr": {"llm": 1}')  # cut off
     again, _ = train("stopped")  # nothing left to do: the model is written once more
     assert again == finished and texts.read_text() == strange
+
+
+def test_a_signal_breaks_a_validation_off(train, tmp_path, monkeypatch):
+    # A batch of the validation for each clip.
+    changes = ["train.validate_every=3", "train.save_every=100", "generation.max_seconds=2.5"]
+    whole, _ = train("whole", *changes)
+    looked, heard = [], validation._by_llm
+
+    def signalled(*asked):
+        looked.append(asked)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return heard(*asked)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(validation, "_by_llm", signalled)
+        begun, out = train("stopped", *changes, ends=130)
+    run = tmp_path / "runs" / "stopped"
+    assert len(looked) == 1 and len(begun) == 3 and "stopped at step 3; " in out
+    assert not (run / "validation.jsonl").exists() and (run / "checkpoints" / "step_3" / "sizes.json").is_file()
+    finished, _ = train("stopped", *changes)
+    assert losses(finished) == losses(whole)
+    looks = [records(tmp_path / "runs" / name / "validation.jsonl") for name in ("whole", "stopped")]
+    assert looks[0] == looks[1] and [look["step"] for look in looks[0]] == [3, 6]
 
 
 def test_a_manifest_trains_as_the_annotation_file_that_it_was_made_of(train, own_data):
