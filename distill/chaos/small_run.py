@@ -4,7 +4,9 @@ import hashlib
 import json
 import os
 import shutil
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -115,7 +117,7 @@ def aside(work: Callable[[], object]) -> object:
     """What some work gives, as JSON has it, done in a child: this process must have no threads when it is forked.
 
     Raises:
-        RuntimeError: It failed.
+        RuntimeError: It failed, as it says on stderr.
     """
     reading, writing = os.pipe()
     if not (pid := os.fork()):
@@ -123,6 +125,8 @@ def aside(work: Callable[[], object]) -> object:
             with os.fdopen(writing, "w") as answer:
                 json.dump(work(), answer)
             os._exit(0)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(1)
     os.close(writing)
@@ -160,7 +164,7 @@ def _parts(value: object) -> Iterator[bytes]:
     elif isinstance(value, list | tuple):
         for of in value:
             yield from _parts(of)
-    elif hasattr(value, "__dict__"):
+    elif hasattr(value, "__dict__") and not isinstance(value, Enum | type):
         yield type(value).__name__.encode()
         yield from _parts(vars(value))
     else:

@@ -120,7 +120,8 @@ def _by_llm(recipe: Recipe, objective: Objective, processor: SalmonnProcessor, r
     clips = [Clip(wave, asked[i][1], rows[i].text) for i, wave in waves.items()]
     example = Example(processor(clips).to(objective.student.device))
     counts = example.counts(objective.student)
-    _, sums = objective(example, LossWeights(ce=1.0), counts)
+    # Not as a call: at ZeRO 3 a hook of DeepSpeed's would wait there for ranks that have no batch left.
+    _, sums = objective.forward(example, LossWeights(ce=1.0), counts)
     written = write_batch(objective.student, processor, asked, recipe.generation, (waves, faults))
     texts = {hypothesis.row.id: hypothesis.text for hypothesis in written}
     return Looked(texts, of_rows, float(sums["ce"]), int(counts["tokens"]))
