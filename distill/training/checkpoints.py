@@ -125,10 +125,15 @@ def save(engine: DeepSpeedEngine, run_dir: Path, state: dict[str, Any], keep: in
     dist.barrier()  # all ranks' files are there
     if dist.get_rank() == 0:
         _seal(folder / f"step_{step}")
-        for old in checkpoints(run_dir)[:-keep]:
-            if old.name != f"step_{best}":
-                shutil.rmtree(old)
+        drop_old(run_dir, keep, best)
     dist.barrier()
+
+
+def drop_old(run_dir: Path, keep: int, best: int | None) -> None:
+    """Removes all checkpoints but the newest `keep` and that of step `best`."""
+    for old in checkpoints(run_dir)[:-keep]:
+        if old.name != f"step_{best}":
+            shutil.rmtree(old)
 
 
 def best_step(recipe: Recipe, metric: str) -> int | None:

@@ -14,6 +14,7 @@ from distill.training.building import build_examples, build_objective
 from distill.training.checkpoints import (
     begin,
     best_step,
+    drop_old,
     load_best,
     require_same_run,
     resume,
@@ -237,6 +238,8 @@ class Trainer:
             begin(run_dir, self.recipe, self.identity)
         dist.barrier()
         state = resume(self.engine, self.recipe)
+        if self.rank == 0:  # what a kill just after a save left
+            drop_old(run_dir, self.recipe.train.keep_checkpoints, best_step(self.recipe, self.metric))
         self.step, self.spreads = state["step"], state.get("spreads", {})
         if (matching := self.engine.module.matching) is not None:
             matching.spreads = self.spreads

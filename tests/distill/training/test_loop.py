@@ -457,6 +457,14 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(train, tmp_path):
     assert losses(train("whole", ends=2)[0]) == losses(whole)
 
 
+def test_old_checkpoints_that_a_kill_left_are_removed(train, tmp_path):
+    train("whole")
+    folder = tmp_path / "runs" / "whole" / "checkpoints"
+    shutil.copytree(folder / "step_4", folder / "step_2")  # it is removed once step 6 is there
+    train("whole")
+    assert {path.name for path in folder.glob("step_*")} == {"step_4", "step_6"}
+
+
 def test_weights_move_over_a_stage(train):
     moving = {"losses": {"ce": 1.0}, "final_losses": {"ce": 0.2, "kd": 0.6}, "curve": "cosine"}
     found = stage(**moving | {"steps": 5})
