@@ -76,23 +76,37 @@ def log_mel(waves: list[np.ndarray], *, mel_bins: int, margin_s: float | None) -
     Returns:
         mel_BMT, zeros after each clip's end (with the margin), and its frames mel_frames_B (int64).
     """
-    window = torch.hann_window(_FFT)
     limit = WINDOW_S * SAMPLE_RATE
-    mels = []
+    frames = []
     for wave in waves:
         padded = limit if margin_s is None else min(len(wave) + round(margin_s * SAMPLE_RATE), limit)
-        samples = torch.zeros(max(padded // (2 * HOP), 1) * 2 * HOP)  # whole encoder frames
-        kept = min(len(wave), len(samples))
-        samples[:kept] = torch.from_numpy(wave[:kept])
-        bins = torch.stft(samples, _FFT, HOP, window=window, return_complex=True)[:, :-1]
-        power = bins.real.square().addcmul_(bins.imag, bins.imag)  # half the time of abs() ** 2
-        spectrum = (mel_filters(mel_bins) @ power).clamp_(min=1e-10).log10_()
-        mels.append((spectrum.maximum(spectrum.max() - 8.0) + 4.0) / 4.0)
-    frames_B = torch.tensor([mel.shape[1] for mel in mels])
-    mel_BMT = torch.zeros(len(mels), mel_bins, int(frames_B.max()))
-    for row, mel in zip(mel_BMT, mels, strict=True):
-        row[:, : mel.shape[1]] = mel
-    return mel_BMT, frames_B
+        frames.append(max(padded // (2 * HOP), 1) * 2)  # whole encoder frames
+    mel_BMT = torch.zeros(len(waves), mel_bins, max(frames))
+    for row_MT, wave, length in zip(mel_BMT, waves, frames, strict=True):
+        spectrum_MT = (mel_filters(mel_bins) @ _power(wave, length).T).clamp_(min=1e-10).log10_()
+        spectrum_MT.clamp_(min=spectrum_MT.max() - 8.0).add_(4.0)
+        torch.div(spectrum_MT, 4.0, out=row_MT[:, :length])
+    return mel_BMT, torch.tensor(frames)
+
+
+def _power(wave: np.ndarray, length: int) -> Tensor:
+    """The power (T, frequencies) of a clip in so many frames, silence after it; each frame's middle is at a hop.
+
+    As `torch.stft` has it, bit for bit, with its ends reflected; written out, log-mel takes 0.8 x the time.
+    """
+    size, half = length * HOP, _FFT // 2
+    samples = torch.zeros(size + _FFT)
+    kept = min(len(wave), size)
+    samples[half : half + kept] = torch.from_numpy(wave[:kept])
+    samples[:half] = samples[half + 1 : _FFT + 1].flip(0)
+    samples[half + size :] = samples[size - 1 : size + half - 1].flip(0)
+    bins = torch.fft.rfft(samples.unfold(0, _FFT, HOP)[:length] * _window())
+    return bins.real.square().addcmul_(bins.imag, bins.imag)  # half the time of abs() ** 2
+
+
+@cache
+def _window() -> Tensor:
+    return torch.hann_window(_FFT)
 
 
 def fbank(waves: list[np.ndarray], *, bins: int = FBANK_BINS, reference_padding: bool = False) -> tuple[Tensor, Tensor]:
