@@ -136,14 +136,14 @@ def fill_cache(
         InputError: More than `cache.max_failed` of the rows cannot be read, or the folder holds another cache.
     """
     writer = CacheWriter(resolve(cache.folder), identity, rank, world)
-    done = frozenset(writer.done_ids())
+    done = writer.before
     order = rows.longest_first()
     seconds = processor.seconds(rows)[order]
     # The longest batches come first, so that dealing them out balances the ranks.
     share = batches_by_length(seconds, cache.max_seconds)[rank::world]
     held = np.zeros(len(rows), bool)
     if done:
-        held = np.fromiter((row_id in done for row_id in rows.values("id")), bool, len(rows))[order]
+        held = done.has(rows.values("id"))[order]
     # A batch is computed whole where a row of it is missing.
     todo = [batch for batch in share if not held[batch].all()]
     missing, sound_s = sum(int((~held[batch]).sum()) for batch in todo), sum(seconds[batch].sum() for batch in todo)

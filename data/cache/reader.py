@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from data.cache.files import (
     shards_of,
     texts_of,
 )
+from data.cache.places import Places
 from data.cache.row import CachedRow, CacheIdentity
 from data.cache.targets import Feature
 from data.errors import InputError
@@ -79,39 +80,45 @@ class CacheReader:
         self._folder = Path(folder)
         self.identity = check_identity(self._folder, identity, to_read=True)
         self._shards = shards_of(self._folder)
-        self._where: dict[str, tuple[int, int]] = {}
         self._with_features: list[bool] = []
-        for number, shard in enumerate(self._shards):
-            ids, with_features = ids_of(shard, self.identity)
-            self._with_features.append(with_features)
-            for position, row_id in enumerate(ids):
-                if row_id in self._where:
-                    other = self._shards[self._where[row_id][0]]
-                    raise InputError(f"{shard}: row {row_id!r} is also in {other.name}; delete one, cache again")
-                self._where[row_id] = (number, position)
+        self._places = Places(self._opened())
+        for earlier, later in self._places.alike():
+            row_id, other = self._id_at(*later), self._id_at(*earlier)
+            if row_id == other:
+                shard, other = self._shards[later[0]], self._shards[earlier[0]].name
+                raise InputError(f"{shard}: row {row_id!r} is also in {other}; delete one, cache again")
         self._forget()
 
     def __len__(self) -> int:
-        return len(self._where)
+        return len(self._places)
 
     def __contains__(self, row_id: str) -> bool:
-        return row_id in self._where
+        return row_id in self._places
+
+    def has(self, ids: Iterable[str]) -> np.ndarray:
+        """Which of many rows are there, in their order: bool [rows]."""
+        return self._places.has(ids)
 
     def ids(self) -> list[str]:
-        """All ids, sorted."""
-        return sorted(self._where)
+        """All ids, sorted; they are read anew, as no more than a hash of each is kept."""
+        return sorted(row_id for shard in self._shards for row_id in ids_of(shard, self.identity)[0])
 
     def __getitem__(self, row_id: str) -> CachedRow:
-        if row_id not in self._where:
+        if (place := self._places.of(row_id)) is None:
             raise KeyError(row_id)
-        shard, position = self._where[row_id]
+        shard, position = place
         group, within = divmod(position, GROUP_ROWS)
         with named(self._shards[shard]):
-            return row_of(self._group(shard, group), within)
+            row = row_of(self._group(shard, group), within)
+        if row.id != row_id:
+            raise KeyError(row_id)
+        return row
 
     def features(self, row_id: str) -> dict[Feature, np.ndarray]:
         """What the teacher's encoder and connector made of the clip, where the cache has it; float16 [T, D]."""
-        number = self._where[row_id][0]
+        if (place := self._places.of(row_id)) is None:
+            raise KeyError(row_id)
+        number = place[0]
         if not self._with_features[number]:
             return {}
         if number not in self._features:
@@ -138,7 +145,7 @@ class CacheReader:
 
     def failed(self) -> dict[str, str]:
         """Reason by id, of the rows that could not be decoded and still are not there."""
-        return {row_id: reason for row_id, reason in read_failed(self._folder)[0].items() if row_id not in self._where}
+        return {row_id: reason for row_id, reason in read_failed(self._folder)[0].items() if row_id not in self}
 
     def content_sha256(self) -> str:
         """A hash over the rows in id order: independent of shards, ranks and interruptions."""
@@ -169,6 +176,16 @@ class CacheReader:
             ids_histogram={2**power: int(count) for power, count in enumerate(histogram) if count},
             content_sha256=hashlib.sha256(b"".join(digests[row_id] for row_id in sorted(digests))).hexdigest(),
         )
+
+    def _opened(self) -> Iterator[list[str]]:
+        """The ids of each shard."""
+        for shard in self._shards:
+            ids, with_features = ids_of(shard, self.identity)
+            self._with_features.append(with_features)
+            yield ids
+
+    def _id_at(self, shard: int, position: int) -> str:
+        return ids_of(self._shards[shard], self.identity)[0][position]
 
     def _group(self, shard: int, group: int) -> pa.RecordBatch:
         """A decoded row group, the latest ones held."""

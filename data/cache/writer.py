@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from data.cache.files import check_identity, ids_of, read_failed, shards_of, write_features, write_table
+from data.cache.places import Places
 from data.cache.row import CachedRow, CacheIdentity
 from data.errors import NO_ROOM, InputError
 from data.paths import written_whole
@@ -22,7 +23,7 @@ class CacheWriter:
     Example:
         >>> with CacheWriter(folder, identity, rank=0, world=1) as writer:  # doctest: +SKIP
         ...     for clip in clips_of_this_rank:
-        ...         if clip.id not in writer.done_ids():
+        ...         if clip.id not in writer.before:
         ...             writer.add(make_row(clip))
     """
 
@@ -53,28 +54,26 @@ class CacheWriter:
                 self._write_identity()
             self._remove_leftovers(world)
             self._end_half_line()
-        self._done = {row for shard in shards_of(self._folder) for row in ids_of(shard, self._identity)[0]}
+        self.before = Places(ids_of(shard, self._identity)[0] for shard in shards_of(self._folder))
+        """The rows in all ranks' finished shards when the folder was opened."""
+        self._added: set[str] = set()
         self._failed: set[str] = set()
         self._failed_read = read_failed(self._folder)[1]
         own = self._folder.glob(f"shard-{rank:05d}-*.parquet")
         self._next = max((int(shard.stem.split("-")[2]) + 1 for shard in own), default=0)
 
-    def done_ids(self) -> set[str]:
-        """The ids in all ranks' finished shards when the folder was opened, and those added since."""
-        return self._done
-
     def add(self, row: CachedRow) -> None:
         """Adds a row; every `shard_rows` rows a shard appears."""
-        if row.id in self._done:
+        if self._is_done(row.id):
             raise InputError(f"{self._folder}: row {row.id!r} is there already; ids must be unique in a manifest")
-        self._done.add(row.id)
+        self._added.add(row.id)
         self._rows.append(row)
         if len(self._rows) >= self._shard_rows:
             self._flush()
 
     def fail(self, row_id: str, reason: str) -> None:
         """Lists a row that could not be decoded."""
-        if row_id in self._done:
+        if self._is_done(row_id):
             return
         # One write to a file opened for appending: ranks do not cut each other's lines.
         line = json.dumps({"id": row_id, "reason": reason}) + "\n"
@@ -85,7 +84,10 @@ class CacheWriter:
         """How many rows any rank has listed since this one opened the folder, but for those that are cached."""
         reasons, self._failed_read = read_failed(self._folder, self._failed_read)
         self._failed |= reasons.keys()
-        return len(self._failed - self._done)
+        return sum(not self._is_done(row_id) for row_id in self._failed)
+
+    def _is_done(self, row_id: str) -> bool:
+        return row_id in self._added or row_id in self.before
 
     def close(self) -> None:
         """Writes what is left."""

@@ -1,7 +1,5 @@
 """The rows that a run trains on, and those that it watches."""
 
-import numpy as np
-
 from data.cache.reader import CacheReader
 from data.errors import InputError
 from data.rows.manifest import Manifest
@@ -31,7 +29,7 @@ def validation_rows(recipe: Recipe) -> dict[str, Manifest]:
 
 def _cached(rows: Manifest, cache: CacheReader, folder: str) -> Manifest:
     failed = cache.failed()
-    there = np.fromiter((row_id in cache for row_id in rows.values("id")), bool, len(rows))
+    there = cache.has(rows.values("id"))
     if missing := sum(row_id not in failed for row_id in rows.where(~there).values("id")):
         raise InputError(
             f"cache {folder}: {missing} of {len(rows)} rows are not cached yet; "
