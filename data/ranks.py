@@ -14,3 +14,8 @@ def launched_rank() -> int:
 def launched_world() -> int:
     """The number of processes; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def ranks_here() -> int:
+    """The number of processes on this machine; 1 without a launcher."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)

@@ -12,6 +12,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from data.errors import InputError
+from data.ranks import ranks_here
 
 # DeepSpeed says which device it found as it is imported, and its log goes where it finds stdout then. That is for what
 # a command was asked for: JSON, a list of keys.
@@ -83,7 +84,7 @@ def prepare_process() -> None:
     fault a page, each step.
     """
     disable_progress_bar()
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
+    ranks = ranks_here()
     if ranks > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // ranks))
     if get_accelerator().device_name() != "cpu":

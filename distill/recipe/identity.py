@@ -9,7 +9,7 @@ NOT_OF_A_RUN = (
     "data.faults",  # rows are compared as they are
     *("train.save_every", "train.keep_checkpoints", "train.best_by", "train.export", "train.prefetch"),
     *("train.validate_every", "train.validate_clips", "train.validate_shown", "train.timeout_s"),
-    *("train.largest_first", "train.elastic"),
+    *("train.largest_first", "train.elastic", "train.workers", "train.compile"),
 )
 """A run goes on under others of these: where it lies, how often it is saved and watched, what is done after it."""
 COMPUTED_AGAIN = "deepspeed.activation_checkpointing"

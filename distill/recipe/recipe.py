@@ -104,7 +104,20 @@ class TrainSettings(Settings):
     weight_decay: float = Field(0.01, ge=0, description="AdamW's, not on biases and norms")
     betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's")
     keep_encoded: bool = Field(False, description="compute a frozen encoder's states once and keep them in memory")
-    prefetch: int = Field(1, ge=0, description="steps whose batches are made ahead, in as many threads")
+    prefetch: int = Field(
+        1, ge=0, description="steps whose batches are made ahead; in as many threads, where train.workers is 0"
+    )
+    workers: int | None = Field(
+        None,
+        ge=0,
+        description="processes that make a rank's batches, beside which it launches a GPU's operations faster than "
+        "beside threads; null: on a GPU its share of the cores but one, at most 4, on a CPU 0",
+    )
+    compile: bool = Field(
+        False,
+        description="compile the layers of the speech encoder and the LLM (torch.compile); the first steps of a start "
+        "take minutes longer",
+    )
     largest_first: Literal["gpu", "always", "never"] = Field(
         "gpu",
         description="at each start, passes each coming stage's largest micro-batches forward and backward, and learns "

@@ -24,6 +24,7 @@ from distill.losses.settings import LossWeights
 from distill.losses.signals import SparseSignal
 from distill.losses.universal import SpanSignal
 from distill.recipe.recipe import Recipe
+from distill.training.left_out import LeftOut
 from distill.training.objective import Example
 from distill.training.texts import HYPOTHESIS, NONE, TrainingTexts
 from teacher.connector import AudioStates, windows_of
@@ -61,7 +62,7 @@ class Examples:
         self.texts = TrainingTexts(recipe, rows, cache, quiet=quiet)
         self._lock = Lock()
         self._kept: list[AudioStates] | None = None
-        self._unread: set[str] = set()
+        self.left_out = LeftOut(recipe.data.faults.max_dropped * len(rows))
 
     @torch.no_grad()
     def keep_encoded(self, model: SalmonnForConditionalGeneration, *, max_seconds: float, quiet: bool = False) -> None:
@@ -160,38 +161,29 @@ class Examples:
         try:
             return load_clip(row)
         except InputError as error:
-            faults = self.recipe.data.faults
-            if faults.unreadable != "drop":
+            if self.recipe.data.faults.unreadable != "drop":
                 raise InputError(f"{error} (left out with data.faults.unreadable=drop)") from error
-            with self._lock:
-                if row.id not in self._unread:
-                    self._unread.add(row.id)
-                    print(f"{len(self._unread)} clips left out that cannot be read, the last: {error}", flush=True)
-                too_many = len(self._unread) > faults.max_dropped * len(self.rows)
-            if too_many:
-                raise InputError(
-                    f"more clips than data.faults.max_dropped cannot be read, the last: {error}"
-                ) from error
+            self.left_out.add(row.id, str(error))
             return None
 
     def _features(self, rows: list[Row], weights: LossWeights, mel_frames_B: Tensor) -> TeacherFeatures:
-        """The cached features that are matched, as far as the student hears."""
+        """The cached features that are matched, as far as the student hears, in the cache's float16."""
         with self._lock:
             cached = [self.cache.features(row.id) for row in rows]
         out = TeacherFeatures()
         if weights.encoder:
             frames = encoder_frames(mel_frames_B).tolist()
             parts = [torch.from_numpy(entry["encoder"])[:t] for entry, t in zip(cached, frames, strict=True)]
-            states_BTD = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).float()
+            states_BTD = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
             out.encoder = [states_BTD] * len(self.recipe.train.match.encoder_layers)
         if weights.audio_tokens:
             window = self.recipe.teacher.window_frames, self.recipe.teacher.window_stride
             slots = windows_of(encoder_frames(mel_frames_B), *window).tolist()
             parts = [torch.from_numpy(entry["audio_tokens"])[:w] for entry, w in zip(cached, slots, strict=True)]
-            out.audio_NH = torch.cat(parts).float()
+            out.audio_NH = torch.cat(parts)
         if weights.beats:
             parts = [torch.from_numpy(entry["beats"]) for entry in cached]
-            out.beats_BCD = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).float()
+            out.beats_BCD = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
             out.columns_B = torch.tensor([len(part) for part in parts])
         return out
 

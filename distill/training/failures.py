@@ -15,7 +15,8 @@ _GOES_ON = "then the same command goes on from the last checkpoint"
 
 @contextmanager
 def as_input_error(run_dir: Path, timeout_s: float) -> Iterator[None]:
-    """Raises InputError for a full disk, a process that is gone, and a loss scale that cannot fall further.
+    """Raises InputError for a full disk, a process that is gone (of the run, or one that makes batches), and a loss
+    scale that cannot fall further.
 
     Args:
         run_dir: The run's folder.
@@ -35,6 +36,18 @@ def as_input_error(run_dir: Path, timeout_s: float) -> Iterator[None]:
             raise InputError(
                 "fp16: gradients overflow even at the lowest loss scale, so nothing is learned; lower the learning "
                 "rates or train in bf16 (deepspeed.bf16), then go on from the last checkpoint under another name"
+            ) from error
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            reason = " ".join(message.split("\n\n")[0].split())
+            raise InputError(
+                f"train.compile: a layer cannot be compiled here ({reason}); it takes a C++ "
+                f"compiler, on a GPU Triton; set train.compile=false, {_GOES_ON}"
+            ) from error
+        if "DataLoader worker" in message:
+            raise InputError(
+                f"rank {dist.get_rank()}: a process that makes batches is gone ({' '.join(message.split())}): memory "
+                "is short, or /dev/shm, through which batches come (in a container: --shm-size); give more, or set "
+                f"train.workers=0, {_GOES_ON}"
             ) from error
         if isinstance(error, dist.DistError) or any(words in message for words in _OF_ANOTHER_PROCESS):
             raise InputError(another_is_gone(f", or was silent for {timeout_s:g} s")) from error

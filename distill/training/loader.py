@@ -1,8 +1,7 @@
-"""The micro-batches of each step, made ahead in threads."""
-
-from concurrent.futures import Future, ThreadPoolExecutor
+"""The micro-batches of each step, made ahead."""
 
 import numpy as np
+import torch
 
 from data.batches import LengthBatches
 from data.errors import InputError
@@ -12,6 +11,7 @@ from data.rows.shards import shards_of
 from distill.recipe.recipe import Recipe
 from distill.recipe.stages import OnPolicySettings, StageSettings
 from distill.training.examples import Examples
+from distill.training.makers import Asked, InProcesses, InThreads, Maker, workers_of
 from distill.training.objective import Example
 from distill.training.texts import NONE, REFERENCE
 
@@ -28,12 +28,22 @@ class StepLoader:
         rank: This process.
         world: Processes.
         accumulation: Micro-batches of one rank in one optimizer step.
+        device: The one that trains; the CPU if not given.
 
     Raises:
         InputError: A stage has fewer batches than one step needs, or no row with a text that it trains on.
     """
 
-    def __init__(self, recipe: Recipe, examples: Examples, *, rank: int, world: int, accumulation: int) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        examples: Examples,
+        *,
+        rank: int,
+        world: int,
+        accumulation: int,
+        device: torch.device | None = None,
+    ) -> None:
         self.recipe, self.examples = recipe, examples
         self._split = {"rank": rank, "world": world, "accumulation": accumulation}
         self._stages: list[tuple[LengthBatches, np.ndarray, int]] = []
@@ -56,17 +66,21 @@ class StepLoader:
                 sound, text = (f"{100 * share:.1f}%" for share in batches.padding())
                 padding = f"{sound} of the sound" + (f" and {text} of the text" if stage.max_text_tokens else "")
                 print(f"{stage.name}: {batches.steps_per_epoch} steps an epoch, {padding} is padding", flush=True)
-        self._pool = ThreadPoolExecutor(max(recipe.train.prefetch, 1))
-        self._coming: dict[int, list[Future[Example]]] = {}
+        kind = "cpu" if device is None else device.type
+        of_run = examples, self._asked, recipe.total_steps, recipe.train.prefetch
+        self._maker: Maker
+        if workers := workers_of(recipe.train.workers, kind):
+            self._maker = InProcesses(*of_run, workers=workers, accumulation=accumulation, pinned=kind == "cuda")
+        else:
+            self._maker = InThreads(*of_run)
 
     def load(self, step: int) -> list[Example]:
         """This rank's micro-batches of a step; those of the next steps are made meanwhile."""
-        asked = self._coming.pop(step, None) or self._ask(step)
-        made = [example.result() for example in asked]
-        for ahead in range(step + 1, min(step + 1 + self.recipe.train.prefetch, self.recipe.total_steps)):
-            if ahead not in self._coming:
-                self._coming[ahead] = self._ask(ahead)
-        return made
+        return self._maker.load(step)
+
+    def close(self) -> None:
+        """Ends what makes batches."""
+        self._maker.close()
 
     def largest(self, index: int, written: OnPolicySettings | None = None) -> list[Example]:
         """The micro-batches of a stage that take the most memory, whichever rank meets them.
@@ -115,9 +129,9 @@ class StepLoader:
         )
         return batches, np.flatnonzero(chosen)
 
-    def _ask(self, step: int) -> list[Future[Example]]:
+    def _asked(self, step: int) -> list[Asked]:
         index, within = self.recipe.locate(step)
         batches, chosen, taken = self._stages[index]
         weights, own_texts = self.recipe.weights_at(step), self.recipe.on_policy_at(step) is not None
         rows, targets = batches.step(taken + within), self.recipe.train.stages[index].targets
-        return [self._pool.submit(self.examples, chosen[of].tolist(), weights, targets, own_texts) for of in rows]
+        return [Asked(chosen[of].tolist(), weights, targets, own_texts) for of in rows]

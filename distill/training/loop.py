@@ -1,7 +1,7 @@
 """The training loop: stages over one DeepSpeed engine, exact resume, progress, checkpoints, validation."""
 
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import torch.distributed as dist
@@ -80,9 +80,10 @@ class Trainer:
         self.identity = run_identity(recipe, rows, begun, None if cache is None else cache.identity)
         self.examples = build_examples(recipe, processor, rows, cache, teacher_processor, quiet=self.rank > 0)
         accumulation = self.engine.gradient_accumulation_steps()
-        loader = StepLoader(recipe, self.examples, rank=self.rank, world=self.world, accumulation=accumulation)
+        split = {"rank": self.rank, "world": self.world, "accumulation": accumulation}
+        self.loader = StepLoader(recipe, self.examples, **split, device=self.engine.device)
         on_policy = OnPolicy(recipe.seed, self.engine, processor, self.examples.teacher_processor)
-        self.one_step = OptimizerStep(recipe, self.engine, loader, on_policy)
+        self.one_step = OptimizerStep(recipe, self.engine, self.loader, on_policy)
         teacher_texts = validation_texts(recipe, teacher_processor) if teacher_processor and self.rank == 0 else {}
         self.log = RunLog(recipe, self.engine.monitor, self.engine.device, teacher_texts)
         self.metric = recipe.train.best_by or default_metric([row for rows in self.valid.values() for row in rows])
@@ -95,7 +96,7 @@ class Trainer:
         Raises:
             InputError: The loss is no number, or something outside ends the run (see `as_input_error`).
         """
-        with as_input_error(self.recipe.run_dir, self.recipe.train.timeout_s):
+        with as_input_error(self.recipe.run_dir, self.recipe.train.timeout_s), closing(self.loader):
             self._train()
 
     def _train(self) -> None:

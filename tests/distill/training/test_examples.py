@@ -115,6 +115,8 @@ def test_cached_features_are_those_that_the_teacher_would_make(
     rows = read_rows(recipe, recipe.data.train)
     weights = LossWeights(encoder=1, audio_tokens=1)
     cached = Examples(recipe, own, rows, CacheReader(folder))([3, 0, 7], weights)
+    assert cached.features.audio_NH.dtype == torch.float16
+    cached = cached.to("cpu")
     with_teacher = Examples(
         read_recipe(tiny_recipe, [f"student.margin_s={margin_s}"]), own, rows, None, teacher_processor
     )
