@@ -22,10 +22,21 @@ def require_consistent(recipe: Recipe) -> None:
             raise ValueError(f"student.{key}: {start} is of this run, which would write over it; name it otherwise")
     if recipe.deepspeed.get("zero_optimization", {}).get("elastic_checkpoint"):
         raise ValueError("deepspeed.zero_optimization.elastic_checkpoint: such a run cannot go on (seen); leave it out")
+    if recipe.train.compile:
+        _require_compilable(recipe)
     _require_cache(recipe)
     _require_teacher(recipe)
     if recipe.train.kd.vocabulary == "universal":
         _require_universal_possible(recipe)
+
+
+def _require_compilable(recipe: Recipe) -> None:
+    """What DeepSpeed does within layers is no part of what is compiled."""
+    key = "train.compile"
+    if "activation_checkpointing" in recipe.deepspeed:
+        raise ValueError(f"{key}: layers that are computed again are not compiled; leave one of both out")
+    if recipe.deepspeed.get("zero_optimization", {}).get("stage") == 3:
+        raise ValueError(f"{key}: at ZeRO 3 a layer's weights are fetched within it; set stage 2, or leave {key} out")
 
 
 def _require_stage(recipe: Recipe, stage: StageSettings) -> None:

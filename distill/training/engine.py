@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from data.errors import InputError
 from distill.recipe.recipe import Recipe
 from distill.training.activations import recompute_activations
+from distill.training.compiling import compile_layers
 from distill.training.deepspeed_insides import remove_buffer_files, skip_frozen_groups
 from distill.training.objective import Objective
 from distill.training.optimizer import parameter_groups
@@ -60,6 +61,8 @@ def start_engine(recipe: Recipe, objective: Objective, accumulation: int | None 
     """
     if "activation_checkpointing" in recipe.deepspeed:
         recompute_activations(objective.student, recipe.deepspeed)
+    if recipe.train.compile:
+        compile_layers(objective.student)
     optimizer = _adamw(recipe, objective)
     try:
         engine, *_ = deepspeed.initialize(
