@@ -11,7 +11,8 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from data.errors import InputError, run_cli
 from data.paths import REPOSITORY
 
-BENCHES = ("caching", "encoder", "features", "fidelity", "loss", "manifest", "scan", "serving", "step")
+BENCHES = ("caching", "compiling", "encoder", "features", "fidelity", "launches", "loader", "loss", "manifest")
+BENCHES += ("scale", "scan", "serving", "step")
 
 
 def about(name: str) -> str:

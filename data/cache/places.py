@@ -1,4 +1,4 @@
-"""Where the rows of a cache lie, by id, in 16 bytes a row: a dictionary of ids takes some 200."""
+"""Where the rows of a cache lie, by id, in 16 bytes a row: a dictionary of ids takes 175."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
