@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from distill.bench import launches, loader, scale
+from distill.bench import compiling, launches, loader, scale
 
 
 @pytest.fixture
@@ -55,3 +55,13 @@ def test_every_step_of_many_rows_is_measured(tmp_path, monkeypatch):
     assert scanned["ok"]["count"] + len({*scanned["too_short"]["ids"], *scanned["too_long"]["ids"]}) == 600
     about = {"rows": 600, "few": 600, "cores": 2, "load": 0.0, "steps": {step: [of, of] for step, of in found.items()}}
     assert "| clips | 32.1 million |" in scale.page(about) and "1.0 x" in scale.page(about)
+
+
+def test_compiled_layers_are_timed_beside_plain_ones(tiny_recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("distill.training.compiling.BACKEND", "aot_eager")
+    out = tmp_path / "compiling.md"
+    options = ["--layers", "1", "--clips", "2", "--seconds", "1.5", "--rounds", "1", "--out", str(out)]
+    compiling.main(["--config", str(tiny_recipe), *options])
+    parts = json.loads(out.with_suffix(".json").read_text())["parts"]
+    assert set(parts) == {"speech encoder", "LLM"} and all(of["plain"] > 0 and of["first"] > 0 for of in parts.values())
+    assert "not run on a GPU" in capsys.readouterr().out
