@@ -259,10 +259,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _as_written(path: Path) -> bool:
-    """Whether a file of PyTorch's, a zip archive, can be opened and has the checksums that it was written with.
-
-    PyTorch writes them and does not look at them again: a flipped bit would be a weight.
-    """
+    """Whether PyTorch's file, a zip archive, has its checksums: PyTorch does not look, so a flipped bit is a weight."""
     try:
         with zipfile.ZipFile(path) as archive:
             whole = archive.testzip() is None
