@@ -13,7 +13,7 @@ from data.paths import resolve
 from data.prompts import instruction
 from data.ranks import launched_rank
 from distill.models.sizes import beside
-from distill.models.students import processor_of, student_of
+from distill.models.students import cut_from_llm, processor_of, student_of
 from distill.recipe.inputs import require_inputs
 from distill.recipe.reading import recipe_of, recipe_parser
 from distill.recipe.rows import read_rows
@@ -42,7 +42,7 @@ def main() -> None:
     alone_without_launcher()
     prepare_process()
     torch.manual_seed(recipe.seed)
-    teacher, processor = build_teacher(recipe.teacher, torch.float32)
+    teacher, processor = build_teacher(recipe.teacher, torch.float32, with_llm=cut_from_llm(recipe))
     cache = None
     if recipe.student is None:
         trainer = Trainer(recipe, teacher, processor)

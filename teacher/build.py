@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +24,8 @@ from transformers import (
 
 from data.errors import InputError
 from data.hashing import hash_of
-from data.paths import file_sha256, resolve
+from data.known_hashes import known_sha256
+from data.paths import resolve
 from teacher.beats import BeatsSettings
 from teacher.config import SalmonnConfig
 from teacher.device import DTYPES, pick_device
@@ -38,6 +41,7 @@ from teacher.weights import (
     load_trained_part,
     locate,
     read_by_libraries,
+    shaped_as,
     weight_files,
 )
 
@@ -95,7 +99,7 @@ def stand_in_tokenizer(end_symbol: str | None, vocab_size: int) -> PreTrainedTok
 
 
 def build_teacher(
-    settings: ModelSettings, dtype: torch.dtype | None = None
+    settings: ModelSettings, dtype: torch.dtype | None = None, *, with_llm: bool = True
 ) -> tuple[SalmonnForConditionalGeneration, SalmonnProcessor]:
     """Puts the parts together: pretrained encoders and LLM, connector and LoRA untrained or from `settings.weights`.
 
@@ -104,15 +108,20 @@ def build_teacher(
     Args:
         settings: The parts.
         dtype: Of every part, to train; None: as the settings say, for caching and scoring.
+        with_llm: Whether its LLM is asked; else it is of sizes alone, on the meta device, and no weight of it is read.
+            The other parts are the same. (What is untrained of them is drawn after the LLM's rows: without
+            `settings.weights` it is built all the same.)
 
     Raises:
         InputError: A part is missing or does not fit, or this machine cannot run it in its precision.
     """
-    quantised = settings.precision.llm if dtype is None and settings.precision.llm not in DTYPES else None
+    with_llm = with_llm or settings.random_weights or settings.weights is None
+    stated = settings.precision.llm if dtype is None and with_llm else None
+    quantised = None if stated in DTYPES else stated
     if quantised:
         require_quantisation(quantised, pick_device(), DTYPES[settings.dtype])
     precision = _precision(settings, dtype)
-    built = _build_untrained if settings.random_weights else _build_from_files
+    built = _build_untrained if settings.random_weights else partial(_build_from_files, with_llm=with_llm)
     model, processor = built(settings, precision)
     if quantised:
         merge_lora(model)
@@ -127,11 +136,11 @@ def _precision(settings: ModelSettings, dtype: torch.dtype | None) -> dict[str, 
 
 
 def _build_from_files(
-    settings: ModelSettings, precision: dict[str, torch.dtype]
+    settings: ModelSettings, precision: dict[str, torch.dtype], with_llm: bool
 ) -> tuple[SalmonnForConditionalGeneration, SalmonnProcessor]:
     if missing := missing_parts(settings):
         raise missing_error(missing)
-    llm = load_pretrained(AutoModelForCausalLM, locate(settings.llm), precision["llm"])
+    llm = (load_pretrained if with_llm else shaped_as)(AutoModelForCausalLM, locate(settings.llm), precision["llm"])
     with read_by_libraries(locate(settings.encoder), "not a Whisper"):
         encoder = WhisperConfig.from_pretrained(locate(settings.encoder), trust_remote_code=False)
     beats = beats_settings(resolve(settings.beats)) if settings.beats else None
@@ -278,11 +287,15 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 def weights_hash(settings: ModelSettings) -> str:
     """A hash over the teacher's weight files and every setting that changes what it computes."""
-    files = []
-    if not settings.random_weights:
-        files += [path for name in (settings.encoder, settings.llm) for path in weight_files(locate(name))]
-        files += [resolve(name) for name in (settings.beats, settings.weights) if name]
     # Sizes that the files state themselves; without files they are all there is.
     left_out = {"encoder", "beats", "llm", "weights", "sources"} | (set() if settings.random_weights else {"shapes"})
     tree = settings.model_dump(exclude=left_out)
-    return hash_of([tree, [file_sha256(path) for path in files]])
+    return hash_of([tree, [known_sha256(path) for path in hashed_files(settings)]])
+
+
+def hashed_files(settings: ModelSettings) -> list[Path]:
+    """The teacher's weight files."""
+    if settings.random_weights:
+        return []
+    files = [path for name in (settings.encoder, settings.llm) for path in weight_files(locate(name))]
+    return files + [resolve(name) for name in (settings.beats, settings.weights) if name]

@@ -14,11 +14,12 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from data.errors import InputError
 from data.hashing import hash_of
-from data.paths import file_sha256, resolve, written_whole
+from data.known_hashes import known_sha256
+from data.paths import resolve, written_whole
 from teacher.released import read_checkpoint, salmonn_tensors
 
 
@@ -139,6 +140,17 @@ def load_pretrained(kind: type, folder: Path, dtype: torch.dtype, **options: obj
     return model
 
 
+def shaped_as(kind: type, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """A model of a Hugging Face folder's configuration on the meta device: sizes alone, for those who ask no weight.
+
+    Raises:
+        InputError: The folder's configuration is broken, or of another model.
+    """
+    with read_by_libraries(folder, "not a model"), torch.device("meta"):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return kind.from_config(config, dtype=dtype, trust_remote_code=False)
+
+
 def is_trained_part(key: str) -> bool:
     """Whether a tensor is what SALMONN's training adds: the connector (with norms) and the LoRA updates."""
     return key.startswith("connector.") or ".lora_" in key
@@ -170,11 +182,11 @@ def load_trained_part(model: nn.Module, path: Path) -> None:
 def folder_hash(folder: Path) -> str:
     """A hash over a model folder: its weights, its configuration, and its tokenizer."""
     files = [*sorted(folder.glob("model*.safetensors")), *sorted(folder.glob("*.bin")), folder / "config.json"]
-    return hash_of([[path.name, file_sha256(path)] for path in files if path.is_file()] + [tokenizer_hash(folder)])
+    return hash_of([[path.name, known_sha256(path)] for path in files if path.is_file()] + [tokenizer_hash(folder)])
 
 
 def tokenizer_hash(folder: Path) -> str:
     """A hash over a folder's tokenizer files, under the names that Hugging Face's tokenizers have."""
     names = ("tokenizer*", "*.model", "vocab*", "merges.txt", "added_tokens.json", "special_tokens_map.json")
     files = sorted({path for name in names for path in folder.glob(name) if path.is_file()})
-    return hash_of([[path.name, file_sha256(path)] for path in files])
+    return hash_of([[path.name, known_sha256(path)] for path in files])

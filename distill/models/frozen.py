@@ -109,7 +109,7 @@ def frozen_teacher(recipe: Recipe, parts: Literal["whole", "without_llm"]) -> Fr
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        model, _ = build_teacher(recipe.teacher)
+        model, _ = build_teacher(recipe.teacher, with_llm=parts == "whole")
     if parts == "whole":
         merge_lora(model)
     else:

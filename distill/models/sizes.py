@@ -1,6 +1,7 @@
 """The student beside the teacher, part by part: parameters, bytes, and operations for ten seconds of audio."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data.sound.audio import SAMPLE_RATE
 from distill.models.loading import parameter_counts
+from teacher.config import SalmonnConfig
 from teacher.model import SalmonnForConditionalGeneration
 from teacher.processor import Clip, SalmonnProcessor
 
@@ -16,13 +18,22 @@ AUDIO_S = 10
 
 
 @torch.no_grad()
-def operations(model: SalmonnForConditionalGeneration, processor: SalmonnProcessor, instruction: str) -> dict[str, int]:
+def operations(config: SalmonnConfig, processor: SalmonnProcessor, instruction: str) -> dict[str, int]:
     """Floating-point operations of one clip of ten seconds up to its first logits, by part.
 
-    Counted on a real pass (matrix products, convolutions and attention; a multiplication and an addition are two).
+    Counted on a pass of sizes alone, on the meta device (matrix products, convolutions and attention; a multiplication
+    and an addition are two).
+
+    Args:
+        config: The model's.
+        processor: The model's.
+        instruction: What is asked of the clip.
     """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model = SalmonnForConditionalGeneration(config).eval().requires_grad_(False)
     wave = np.random.default_rng(0).normal(scale=0.1, size=AUDIO_S * SAMPLE_RATE).astype(np.float32)
-    batch = processor([Clip(wave, instruction)]).to(model.device)
+    # Nothing of one clip is padded; whether a mask says so could not be asked of a device without values.
+    batch = replace(processor([Clip(wave, instruction)]).to(model.device), attention_mask_BT=None)
 
     def counted(what: Callable[[], object]) -> tuple[object, int]:
         # Fused attention is not counted on every device; its plain form is matrix products.
@@ -30,15 +41,10 @@ def operations(model: SalmonnForConditionalGeneration, processor: SalmonnProcess
             out = what()
         return out, counter.get_total_flops()
 
-    training, trained = model.training, [p for p in model.parameters() if p.requires_grad]
-    model.eval().requires_grad_(False)  # the counter hooks into what has a gradient, and fails without one
     states, encoder = counted(lambda: model.encode(batch.features))
     audio_NH, connector = counted(lambda: model.connector(states))
     head = model.llm.get_output_embeddings()
     _, llm = counted(lambda: head(model.hidden(batch, audio_NH)[:, -1]))
-    model.train(training)
-    for parameter in trained:
-        parameter.requires_grad_(True)
     return {"encoder": encoder, "connector": connector, "llm": llm}
 
 
@@ -59,7 +65,7 @@ def beside(models: dict[str, tuple[SalmonnForConditionalGeneration, SalmonnProce
             "embeddings": counts["embeddings"],
             "all": sum(counts.values()),
         }
-        flops = operations(model, processor, instruction)
+        flops = operations(model.config, processor, instruction)
         columns.append(
             {f"{part}, M parameters": number / 1e6 for part, number in parts.items()}
             | {f"{part}, MB in 16 bits": 2 * number / 1e6 for part, number in parts.items()}

@@ -28,10 +28,21 @@ from teacher.model import Batch, SalmonnForConditionalGeneration
 from teacher.processor import Clip, SalmonnProcessor
 
 
+def cut_from_llm(recipe: Recipe) -> bool:
+    """Whether training starts from the teacher's LLM; else the student has another one, or an earlier run's."""
+    return recipe.student is None or not (recipe.student.llm or recipe.student.base)
+
+
 def student_of(
     recipe: Recipe, teacher: SalmonnForConditionalGeneration, processor: SalmonnProcessor
 ) -> SalmonnForConditionalGeneration:
-    """The recipe's student as training starts from it, in the teacher's precision."""
+    """The recipe's student as training starts from it, in the teacher's precision.
+
+    Args:
+        recipe: The recipe.
+        teacher: Its teacher, which is left as it is; its LLM may be of sizes alone where nothing is cut from it.
+        processor: The teacher's.
+    """
     source, hears = teacher, processor
     if recipe.student.base:
         source = base_of(recipe.student.base, teacher, processor.tokenizer)

@@ -16,7 +16,8 @@ from deepspeed import DeepSpeedEngine
 from data.cache.row import CacheIdentity
 from data.errors import InputError
 from data.hashing import hash_of
-from data.paths import file_sha256, resolve, written_whole
+from data.known_hashes import known_sha256
+from data.paths import resolve, written_whole
 from data.rows.manifest import fingerprint_of
 from data.rows.row import Row
 from data.rows.shards import layout_hash
@@ -45,7 +46,7 @@ def run_identity(recipe: Recipe, rows: Sequence[Row], begun: int, cache: CacheId
         llm = None
     parts = [folder_hash(resolve(start)) for start in starts if start] + ([folder_hash(locate(llm))] if llm else [])
     if llm and recipe.train.kd.vocabulary == "universal":
-        parts.append(hash_of([file_sha256(path) for path in sorted(locate(llm).glob("tokenizer*"))]))
+        parts.append(hash_of([known_sha256(path) for path in sorted(locate(llm).glob("tokenizer*"))]))
     # Shards of another layout would be batched otherwise.
     layout = {"shards": layout_hash(rows)} if recipe.data.source == "shards" else {}
     return layout | {

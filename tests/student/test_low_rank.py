@@ -90,7 +90,7 @@ def test_parameters_and_operations_are_those_of_the_factors(tiny_recipe, tiny_te
     saved = 2 * (4 * (32 * 32 - 8 * 64) + 2 * (32 * 64 - 8 * 96)) - 2 * 32  # and a bias of the keys
     assert parameter_counts(plain)["encoder"] - parameter_counts(low)["encoder"] == saved
     own = processor_of(read_recipe(tiny_recipe), low, processor)
-    flops = [operations(model, own, "transcribe")["encoder"] for model in (plain, low)]
+    flops = [operations(model.config, own, "transcribe")["encoder"] for model in (plain, low)]
     assert flops[0] - flops[1] == 2 * 505 * (saved + 2 * 32)
     none = shrink(teacher, settings(tiny_recipe, "student.encoder_rank=22"), heard=heard)
     assert none.config.encoder_ranks == {}  # 22 x 64 and 22 x 96 are more than 32 x 32 and 32 x 64

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from data.errors import InputError
 from distill.recipe.reading import read_recipe
-from teacher.build import build_teacher, missing_parts, weights_hash
+from teacher.build import build_teacher, missing_parts, shapes_of_files, weights_hash
 from teacher.processor import Clip, SalmonnProcessor
 from teacher.weights import load_trained_part, save_trained_part
 from tests.conftest import SENTENCES
@@ -269,3 +269,33 @@ def test_a_sentencepiece_tokenizer_is_read_as_its_llm_ships_it(
     assert processor.prompt_ids("x", 2) == [pieces.bos_id(), *before, pad, pad, *after]
     assert pad == len(processor.tokenizer) - 1 and processor.tokenizer.convert_ids_to_tokens(pad) == "[PAD]"
     model(processor([Clip(waves[0], "transcribe", text)]))
+
+
+@pytest.mark.parametrize("kind", ["trained", "untrained", "random"])
+def test_without_its_llm_a_teacher_is_the_same_in_its_other_parts(tiny_recipe, monkeypatch, kind):
+    own = [] if kind == "trained" else ["teacher.weights=null"]
+    if kind == "random":
+        own += [
+            "teacher.random_weights=true",
+            f"teacher.shapes={json.dumps(shapes_of_files(settings_of(tiny_recipe)))}",
+        ]
+    settings = settings_of(tiny_recipe, *own)
+    torch.manual_seed(3)
+    whole, processor = build_teacher(settings, torch.float32)
+    torch.manual_seed(3)
+    if kind == "trained":
+        monkeypatch.setattr("teacher.build.load_pretrained", lambda *_: pytest.fail("its LLM is read"))
+    model, without = build_teacher(settings, torch.float32, with_llm=False)
+    assert model.config.to_dict() == whole.config.to_dict() and model.device == whole.device
+    assert without.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+    tensors, shaped = whole.state_dict(), model.state_dict()
+    assert {name: tensor.shape for name, tensor in shaped.items()} == {n: t.shape for n, t in tensors.items()}
+    assert {name for name, tensor in shaped.items() if tensor.is_meta} == {
+        name for name in shaped if name.startswith("llm.") and kind == "trained"
+    }
+    assert all(tensor.is_meta or torch.equal(tensor, tensors[name]) for name, tensor in shaped.items())
+
+
+def test_a_trained_part_of_another_shape_is_refused_without_the_llm_too(tiny_recipe):
+    with pytest.raises(InputError, match=r"lora_A.*not the weights|not the weights.*lora_"):
+        build_teacher(settings_of(tiny_recipe, "teacher.lora.r=2"), torch.float32, with_llm=False)

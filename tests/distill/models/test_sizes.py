@@ -11,7 +11,7 @@ from teacher.processor import Clip, SalmonnProcessor
 
 def test_operations_are_those_of_the_products(tiny_teacher):
     model, processor = tiny_teacher
-    found = operations(model, processor, "transcribe")
+    found = operations(model.config, processor, "transcribe")
     frames, width, mels = 50 * AUDIO_S + 5, 32, 80
     convolutions = 2 * (2 * frames) * 3 * mels * width + 2 * frames * 3 * width * width
     layer = 2 * frames * (4 * width * width + 2 * width * model.config.encoder_config.encoder_ffn_dim)
@@ -55,7 +55,7 @@ def test_a_student_of_other_shapes_is_counted_as_it_is(tiny_recipe, tiny_teacher
     assert counted["encoder"] == layer + convolutions + 1500 * 32 + 2 * 32
     own = SalmonnProcessor(processor.tokenizer, student.config)
     plain = shrink(teacher, read_recipe(tiny_recipe).student)
-    flops, before = (operations(model, of, "transcribe") for model, of in ((student, own), (plain, processor)))
+    flops, before = (operations(model.config, of, "transcribe") for model, of in ((student, own), (plain, processor)))
     frames = 50 * AUDIO_S + 5
     assert before["encoder"] - flops["encoder"] == 2 * frames * 2 * 32 * (64 - 16)
     windows = (frames - 20) // 16 + 1
