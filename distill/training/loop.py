@@ -123,7 +123,8 @@ class Trainer:
             if self.step % _GIVE_BACK_EVERY == 0:
                 give_back_memory()
             if self.rank == 0:
-                self.log.step(record, pace(record["stage"], record["seconds"], self.step))
+                with self._stop.where_nobody_reads():
+                    self.log.step(record, pace(record["stage"], record["seconds"], self.step))
             # A signal may have reached one rank only: they stop together, and before a validation that takes long.
             self.stopped = self._any(bool(self._stop))
             better = False
@@ -213,7 +214,8 @@ class Trainer:
                         f"texts ({next(iter(faults.values()))})",
                         flush=True,
                     )
-            self.log.validation(self.step, sets)
+            with self._stop.where_nobody_reads():
+                self.log.validation(self.step, sets)
         pace.validated(time.monotonic() - began)
         # The first rank alone has written it.
         return self._any(self.rank == 0 and best_step(self.recipe, self.metric) == self.step)

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _LAUNCHER = "deepspeed.launcher.launch"
@@ -22,6 +25,17 @@ class StopRequest:
 
     def __bool__(self) -> bool:
         return self._signalled or (self._command is not None and _parent_of(self._parent) != self._command)
+
+    @contextmanager
+    def where_nobody_reads(self) -> Iterator[None]:
+        """Asks to stop where what is printed is read no more: as on several hosts when `deepspeed` is told to stop."""
+        try:
+            yield
+        except BrokenPipeError:
+            self._signalled = True
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for stream in (sys.stdout, sys.stderr):
+                os.dup2(nowhere, stream.fileno())
 
     def _on_signal(self, *_: object) -> None:
         self._signalled = True
