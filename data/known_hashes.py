@@ -1,4 +1,4 @@
-"""Hashes of files that are large and that nobody writes to while they are used, such as weights: read once a process."""
+"""Hashes of large files that nobody writes to while they are used, such as weights: each is read once a process."""
 
 from pathlib import Path
 

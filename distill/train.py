@@ -14,7 +14,8 @@ from data.prompts import instruction
 from data.ranks import launched_rank
 from distill.models.sizes import beside
 from distill.models.students import cut_from_llm, processor_of, student_of
-from distill.recipe.inputs import require_inputs
+from distill.recipe.inputs import require_inputs, weights_of, written_together
+from distill.recipe.meeting import meeting
 from distill.recipe.reading import recipe_of, recipe_parser
 from distill.recipe.rows import read_rows
 from distill.training.checking import check
@@ -30,14 +31,17 @@ def main() -> None:
     parser.add_argument("--local_rank", type=int, default=-1, help="set by the launcher")
     parser.add_argument("--check", action="store_true", help="say what would be refused or trained, and do no more")
     arguments = parser.parse_args()
-    recipe = recipe_of(arguments)
     if arguments.check:
-        told, refused = check(recipe)
+        told, refused = check(recipe_of(arguments))
         print(told, flush=True)
         if refused:
             raise InputError(*refused)
         return
-    require_inputs(recipe, [recipe.data.train, *recipe.data.valid], student=True)
+    with meeting() as together:
+        recipe = recipe_of(arguments)
+        files = [recipe.data.train, *recipe.data.valid]
+        require_inputs(recipe, files, student=True)
+        together.agree(recipe, files, weights_of(recipe), written_together(recipe))
 
     alone_without_launcher()
     prepare_process()

@@ -11,11 +11,12 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.errors import INTERRUPTED, InputError, run_cli
 from data.ranks import launched_rank, launched_world
-from distill.recipe.inputs import require_inputs
+from distill.recipe.inputs import require_inputs, written_together
+from distill.recipe.meeting import meeting
 from distill.recipe.reading import recipe_of, recipe_parser
 from distill.recipe.splits import files_of, read_split
 from distill.training.stopping import StopRequest
-from teacher.build import build_teacher
+from teacher.build import build_teacher, hashed_files
 from teacher.cache import cache_identity, fill_cache
 from teacher.device import pick_device, prepare_process
 from teacher.model import merge_lora
@@ -26,10 +27,13 @@ def main() -> None:
     parser.add_argument("--local_rank", type=int, default=-1, help="set by the launcher")
     parser.add_argument("--split", choices=("train", "valid", "test"), default="train", help="whose rows are cached")
     arguments = parser.parse_args()
-    recipe = recipe_of(arguments)
-    if recipe.cache is None:
-        raise InputError(f"{arguments.config}: the recipe has no cache section; there is nothing to cache")
-    require_inputs(recipe, files_of(recipe, arguments.split))
+    with meeting() as together:
+        recipe = recipe_of(arguments)
+        if recipe.cache is None:
+            raise InputError(f"{arguments.config}: the recipe has no cache section; there is nothing to cache")
+        files = files_of(recipe, arguments.split)
+        require_inputs(recipe, files)
+        together.agree(recipe, files, hashed_files(recipe.teacher), written_together(recipe))
     split = read_split(recipe, arguments.split)
     prepare_process()
     device = pick_device(arguments.local_rank)

@@ -21,16 +21,19 @@ from data.errors import InputError, run_cli
 from data.kinds import KINDS, kind_of
 from data.ranks import launched_rank, launched_world
 from distill.models.packages import require_device
-from distill.recipe.inputs import require_inputs
+from distill.recipe.inputs import require_inputs, written_together
+from distill.recipe.meeting import meeting
 from distill.recipe.reading import recipe_of, recipe_parser
 from distill.recipe.recipe import Recipe
 from distill.recipe.test_sets import Selection
 from distill.report import print_table, write_report
 from distill.scoring.evaluation import evaluate, results_folder, submit
 from student.device.llm_gguf import LLMFormat
+from teacher.build import hashed_files
 from teacher.device import DTYPES, pick_device, prepare_process
 from teacher.quantise import require_quantisation
 from teacher.settings import Quantisation
+from teacher.weights import weight_files
 
 
 def parsed():
@@ -114,9 +117,14 @@ def report(recipe: Recipe, selection: Selection, is_own_student: bool) -> None:
 
 def main() -> None:
     arguments = parsed()
-    recipe, selection = recipe_of(arguments), selection_of(arguments)
-    builds_teacher = arguments.model == "teacher" and arguments.checkpoint is None
-    require_inputs(recipe, selection.files(recipe), teacher=builds_teacher)
+    with meeting() as together:
+        recipe, selection = recipe_of(arguments), selection_of(arguments)
+        builds_teacher = arguments.model == "teacher" and arguments.checkpoint is None
+        files = selection.files(recipe)
+        require_inputs(recipe, files, teacher=builds_teacher)
+        model = arguments.checkpoint or recipe.run_dir / "model"
+        weights = hashed_files(recipe.teacher) if builds_teacher else weight_files(model)
+        together.agree(recipe, files, weights, written_together(recipe))
     if arguments.quantise:
         require_quantisation(arguments.quantise, pick_device(), DTYPES[recipe.teacher.dtype])
     device_llm = device_llm_of(arguments, recipe)

@@ -124,6 +124,21 @@ def leave_common_port() -> None:
 
 
 @contextmanager
+def port_told() -> Iterator[None]:
+    """Raises InputError where the port is taken at which the processes of a run are to meet."""
+    try:
+        yield
+    except RuntimeError as error:  # torch's errors of the network are of this kind
+        if "EADDRINUSE" not in str(error) and "address already in use" not in str(error).lower():
+            raise
+        port = os.environ.get("MASTER_PORT")
+        raise InputError(
+            f"port {port}, at which the processes of this run would meet, is taken (by another run on this machine?); "
+            "name another one: deepspeed --master_port PORT distill/train.py ..."
+        ) from error
+
+
+@contextmanager
 def lowering(key: str, value: float, mend: str = "") -> Iterator[None]:
     """Raises InputError where memory is used up, which names the key to lower.
 

@@ -1,12 +1,14 @@
 """What a recipe needs on this machine, asked for before anything is loaded."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from data.paths import resolve
 from distill.recipe.recipe import Recipe
 from student.earlier import base_config
 from student.llm import missing_llm
-from teacher.build import missing_error, missing_parts
+from teacher.build import hashed_files, missing_error, missing_parts
+from teacher.weights import locate, weight_files
 
 
 def require_inputs(recipe: Recipe, annotations: Iterable[str], *, teacher: bool = True, student: bool = False) -> None:
@@ -36,3 +38,17 @@ def require_inputs(recipe: Recipe, annotations: Iterable[str], *, teacher: bool 
         raise missing_error(missing)
     if student and recipe.student and recipe.student.base:
         base_config(recipe.student.base)
+
+
+def weights_of(recipe: Recipe) -> list[Path]:
+    """The weight files that a run starts from, whose hashes say which run it is."""
+    of = recipe.student
+    folders = [resolve(start) for start in (of.weights, of.base) if start] if of else []
+    if of and of.llm and not recipe.teacher.random_weights:
+        folders.append(locate(of.llm))
+    return hashed_files(recipe.teacher) + [path for folder in folders for path in weight_files(folder)]
+
+
+def written_together(recipe: Recipe) -> list[Path]:
+    """The folders that all processes of a run write into, on whatever host, or read what another one wrote."""
+    return [resolve(recipe.runs), resolve(recipe.results), *([resolve(recipe.cache.folder)] if recipe.cache else [])]

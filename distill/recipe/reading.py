@@ -7,12 +7,17 @@ from pathlib import Path
 
 from data.errors import InputError
 from data.paths import resolve
-from data.ranks import launched_rank
+from data.ranks import launched_rank, on_several_hosts
 from data.settings import read_settings
 from distill.recipe.consistency import require_consistent
 from distill.recipe.recipe import Recipe
 from teacher.build import shapes_of_files
 from teacher.device import cpu_has_bf16, get_accelerator
+
+_QUOTES_LOST = (
+    "on the way to other hosts deepspeed keeps the quotation marks of an override only where a space is in it: put one "
+    "in, or write it into the recipe"
+)
 
 
 def recipe_parser(about: str) -> ArgumentParser:
@@ -32,7 +37,12 @@ def recipe_of(arguments: Namespace) -> Recipe:
 
     Where it states no sizes of its parts, they are those of their files, if they are on this machine.
     """
-    recipe = read_recipe(arguments.config, arguments.set)
+    try:
+        recipe = read_recipe(arguments.config, arguments.set)
+    except InputError as error:
+        if arguments.set and on_several_hosts():
+            raise InputError(f"{error}; {_QUOTES_LOST}") from error
+        raise
     if not arguments.random_weights:
         return in_own_precision(recipe)
     apart = [f"name={recipe.name}_random", "teacher.random_weights=true"]

@@ -1,13 +1,11 @@
 """DeepSpeed's engine over the objective, as the recipe's `deepspeed` block has it."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
 import deepspeed
 import torch
-import torch.distributed as dist
 from deepspeed.runtime.config import DeepSpeedConfigError
 from deepspeed.runtime.zero.utils import ZeRORuntimeException
 from pydantic import ValidationError
@@ -19,7 +17,7 @@ from distill.training.compiling import compile_layers
 from distill.training.deepspeed_insides import remove_buffer_files, skip_frozen_groups
 from distill.training.objective import Objective
 from distill.training.optimizer import parameter_groups
-from teacher.device import get_accelerator, leave_common_port
+from teacher.device import get_accelerator, leave_common_port, port_told
 
 _JOB = "log"
 
@@ -34,16 +32,8 @@ def join_ranks(timeout_s: float) -> None:
         InputError: The port at which they meet is taken.
     """
     leave_common_port()
-    try:
+    with port_told():
         deepspeed.init_distributed(verbose=False, timeout=timedelta(seconds=timeout_s))
-    except (dist.DistNetworkError, RuntimeError) as error:
-        if "EADDRINUSE" not in str(error) and "address already in use" not in str(error).lower():
-            raise
-        port = os.environ.get("MASTER_PORT")
-        raise InputError(
-            f"port {port}, at which the processes of this run would meet, is taken (by another run on this machine?); "
-            "name another one: deepspeed --master_port PORT distill/train.py ..."
-        ) from error
     if get_accelerator().device_name() == "cpu":
         remove_buffer_files()
 
