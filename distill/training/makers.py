@@ -147,6 +147,10 @@ class InProcesses:
         if self._coming is not None:
             # What DataLoader does where nobody holds this any more; an error that is on its way holds it.
             self._coming._shutdown_workers()
+            for worker in self._coming._workers:
+                if worker.is_alive():  # it reads something that never comes, and passed over DataLoader's SIGTERM
+                    worker.kill()
+                    worker.join()
         self._coming = self._loader = None
 
     def asked_from_next(self) -> Iterator[Asked]:

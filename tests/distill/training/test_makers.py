@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -124,6 +125,24 @@ def test_a_run_goes_on_bit_for_bit_with_processes_or_without(train, stopping_at,
     names = ("loss", "grad_norm", "tokens", "audio_s")
     found = records(tmp_path / "runs" / "processes" / "steps.jsonl")
     assert [[step[name] for name in names] for step in found] == [[step[name] for name in names] for step in whole]
+
+
+def test_a_process_that_does_not_answer_is_ended_too(monkeypatch):
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
+    begun = multiprocessing.get_context("fork").Event()
+
+    def examples(number):
+        if number:
+            begun.set()
+            time.sleep(1000)
+        return torch.zeros(1)
+
+    examples.left_out = SimpleNamespace(quiet=False, take_new=dict)
+    made = InProcesses(examples, lambda step: [(step,)], 2, 1, workers=1, accumulation=1, pinned=False)
+    made.load(0)
+    assert begun.wait(20)
+    made.close()
+    assert not multiprocessing.active_children()
 
 
 HELD = """
