@@ -16,9 +16,11 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from itertools import count
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 
 import torch
 
@@ -45,17 +47,17 @@ WAYS = {
 def launched(seconds: float, take: Callable[[], object]) -> tuple[float, float]:
     """Operations a second, and how often in a million of them the thread slept; a batch is taken now and then."""
     number, spent, slept, taken = torch.zeros(1), 0.0, 0, time.perf_counter()
-    count = 0
+    launches = 0
     while spent < seconds:
         sleeps, began = _sleeps(), time.perf_counter()
         for _ in range(_AT_ONCE):
             number.add_(1.0)
         now = time.perf_counter()
-        count, spent, slept = count + _AT_ONCE, spent + now - began, slept + _sleeps() - sleeps
+        launches, spent, slept = launches + _AT_ONCE, spent + now - began, slept + _sleeps() - sleeps
         if now - taken > _TAKEN_EVERY_S:
             take()
             taken = time.perf_counter()
-    return count / spent, 1e6 * slept / count
+    return launches / spent, 1e6 * slept / launches
 
 
 def _sleeps() -> int:
@@ -72,23 +74,28 @@ def beside(way: str, asks: Asks) -> Iterator[Callable[[], object]]:
         stop, begun = Event(), Event()
 
         def make() -> None:
-            step = 0
-            while not stop.is_set():
-                asks.examples(*asks(step)[0])
-                step += 1
+            try:
+                for step in count():
+                    if stop.is_set():
+                        return
+                    asks.examples(*asks(step)[0])
+                    begun.set()
+            finally:
                 begun.set()
 
-        thread = Thread(target=make)
-        thread.start()
-        begun.wait()
-        yield lambda: None
-        stop.set()
-        thread.join()
+        with ThreadPoolExecutor(1) as pool:
+            made = pool.submit(make)
+            begun.wait()
+            try:
+                yield lambda: None
+            finally:
+                stop.set()
+        made.result()
     else:
-        maker, steps = asks.process(ahead=_AHEAD, workers=2 if way == "two" else 1), iter(range(10**9))
-        maker.load(next(steps))
-        yield lambda: maker.load(next(steps))
-        maker.close()
+        with closing(asks.process(ahead=_AHEAD, workers=2 if way == "two" else 1)) as maker:
+            steps = count()
+            maker.load(next(steps))
+            yield lambda: maker.load(next(steps))
 
 
 def main(words: Sequence[str] | None = None) -> None:

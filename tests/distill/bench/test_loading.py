@@ -1,6 +1,7 @@
 """The benches of batches and of many rows, on little: what they write says what was measured."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -40,6 +41,33 @@ def test_launches_are_counted_beside_each(noise, tiny_recipe, tmp_path, capsys):
     about = json.loads(out.with_suffix(".json").read_text())
     assert about["ratios"]["alone"] == 1 and set(about["ratios"]) == set(about["sleeps"]) == set(launches.WAYS)
     assert all(rate > 0 for rate in about["rates"].values()) and "| 1.00 x |" in capsys.readouterr().out
+
+
+class NoBatches:
+    """Asked for a batch, it fails, or makes nothing."""
+
+    def __init__(self, fault: type | None = None) -> None:
+        self.fault = fault
+
+    def __call__(self, step):
+        return [()]
+
+    def examples(self):
+        if self.fault:
+            raise self.fault
+
+
+@pytest.mark.parametrize("in_thread", [True, False])
+def test_the_thread_that_makes_batches_ends_with_what_it_is_beside(in_thread):
+    before = threading.active_count()
+    with (
+        pytest.raises(ZeroDivisionError),
+        launches.beside("thread", NoBatches(ZeroDivisionError if in_thread else None)) as take,
+    ):
+        take()
+        if not in_thread:
+            raise ZeroDivisionError
+    assert threading.active_count() == before
 
 
 def test_every_step_of_many_rows_is_measured(tmp_path, monkeypatch):
