@@ -10,11 +10,12 @@ class LeftOut:
 
     Args:
         most: More of them end the run.
-        quiet: Do not tell: another process does.
     """
 
-    def __init__(self, most: float, *, quiet: bool = False) -> None:
-        self.most, self.quiet = most, quiet
+    def __init__(self, most: float) -> None:
+        self.most = most
+        self.quiet = False
+        """Does not tell: another process does."""
         self._reasons: dict[str, str] = {}
         self._taken = 0
         self._lock = Lock()  # batches are made in threads
