@@ -71,13 +71,17 @@ class TeacherFeatures:
     def to(self, device: torch.device | str) -> "TeacherFeatures":
         """The same features on another device, in float32; their counts where they are, on the host.
 
-        They become float32 there: as they are cached, half as much goes over the bus.
+        They become float32 there: as they are cached, half as much goes over the bus. What stands there for several
+        pairs of layers is moved once.
         """
+        there: dict[int, Tensor] = {}
 
         def moved(value: list[Tensor] | Tensor | None) -> list[Tensor] | Tensor | None:
             if isinstance(value, list):
                 return [moved(one) for one in value]
-            return None if value is None else value.to(device, non_blocking=True).float()
+            if value is not None and id(value) not in there:
+                there[id(value)] = value.to(device, non_blocking=True).float()
+            return None if value is None else there[id(value)]
 
         return replace(self, **{name: moved(value) for name, value in vars(self).items() if name != "columns_B"})
 

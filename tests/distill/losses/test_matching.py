@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from data.errors import InputError
 from distill.losses.distances import Spread, between_windows, distance, mean_of_columns
-from distill.losses.matching import FeatureMatching, MatchSettings
+from distill.losses.matching import FeatureMatching, MatchSettings, TeacherFeatures
 from distill.losses.settings import KdSettings, LossWeights
 from distill.models.frozen import FrozenTeacher
 from distill.training.objective import Example, Objective
@@ -332,3 +332,9 @@ def test_the_mean_of_each_column():
     found = mean_of_columns(states, 4)
     assert found.shape == (2, 2, 3)
     torch.testing.assert_close(found[1, 1], states[1, 4:8].mean(0))
+
+
+def test_states_that_several_layers_are_held_against_are_moved_once():
+    states_BTD = torch.ones(1, 2, 3, dtype=torch.float16)
+    first, second = TeacherFeatures(encoder=[states_BTD] * 2).to("cpu").encoder
+    assert first is second and first.dtype == torch.float32
