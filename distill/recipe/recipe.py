@@ -110,8 +110,8 @@ class TrainSettings(Settings):
     workers: int | None = Field(
         None,
         ge=0,
-        description="processes that make a rank's batches, beside which it launches a GPU's operations faster than "
-        "beside threads; null: on a GPU its share of the cores but one, at most 4, on a CPU 0",
+        description="processes that make a rank's batches, which leave it the interpreter to launch a GPU's operations "
+        "with, as threads do not; null: on a GPU its share of the cores but one, at most 4, on a CPU 0",
     )
     compile: bool = Field(
         False,

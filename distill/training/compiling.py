@@ -17,7 +17,8 @@ def compile_layers(model: SalmonnForConditionalGeneration) -> None:
 
     One by one, as layers are alike and what is compiled of one serves the others; and for any length, as batches have
     many. A layer's `forward` is replaced, not the layer: parameters keep their names, so checkpoints and exports are
-    those of a run without it, and hooks are called as ever. A model that writes is not compiled.
+    those of a run without it, and hooks are called as ever. A model that writes is not compiled. A compiled layer's
+    dropout draws otherwise than a plain one's.
 
     Args:
         model: The student.

@@ -25,8 +25,8 @@ from distill.training.examples import Examples
 from distill.training.objective import Example
 
 MOST = 4
-"""Processes for each rank, if nothing is said: they make some 10,000 seconds of sound a second, far more than a step
-takes."""
+"""Processes for each rank, if nothing is said: with a core each they make some 8,000 seconds of sound a second
+(results/published/loader.md), far more than a step takes."""
 _PR_SET_PDEATHSIG = 1
 
 
