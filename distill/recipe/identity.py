@@ -19,8 +19,8 @@ NOT_OF_A_MODEL = (
     *("student.weights", "student.llm_shapes"),
 )
 """Where training starts, and in what precision a model is scored, do not change what it is."""
-
-
+_ONCE = {"student.connector": "qformer", "student.stack": None, "student.reference_padding": False}
+"""What recipes meant before they had these keys: at that value they do not count, so that earlier runs go on."""
 _WATCHING = ("steps_per_print", "wall_clock_breakdown", "memory_breakdown", "dump_state", "log_level", "timers")
 _WATCHING += ("tensorboard", "wandb", "comet", "csv_monitor", "flops_profiler", "comms_logger")
 _WATCHING += ("activation_checkpointing.profile",)
@@ -31,9 +31,18 @@ def counting(recipe: Recipe, without: tuple[str, ...]) -> dict:
     """A recipe as JSON has it, without some of its keys (`a.b`); a section that the recipe does not have is null."""
     tree = json.loads(recipe.model_dump_json())
     for key in (*without, *(f"deepspeed.{name}" for name in _WATCHING)):
-        *sections, name = key.split(".")
-        of = tree
-        for section in sections:
-            of = of.get(section) or {}
-        of.pop(name, None)
+        section, name = _place(tree, key)
+        section.pop(name, None)
+    for key, once in _ONCE.items():
+        section, name = _place(tree, key)
+        if name in section and section[name] == once:
+            del section[name]
     return tree
+
+
+def _place(tree: dict, key: str) -> tuple[dict, str]:
+    """The section that `a.b` names, empty where there is none, and its last part."""
+    *sections, name = key.split(".")
+    for section in sections:
+        tree = tree.get(section) or {}
+    return tree, name

@@ -3,6 +3,7 @@ import pytest
 from data.hashing import hash_of
 from distill.recipe.identity import NOT_OF_A_MODEL, NOT_OF_A_RUN, counting
 from distill.recipe.reading import read_recipe
+from teacher.settings import StackSettings
 
 
 def keys_of(tree):
@@ -62,3 +63,13 @@ def test_a_section_that_is_not_there_stays_null(tiny_recipe):
     stage = '[{"name": "ce", "steps": 1, "losses": {"ce": 1}, "lr": {"llm": 1e-3}}]'
     recipe = read_recipe(tiny_recipe, ["student=null", "cache=null", f"train.stages={stage}"])
     assert counting(recipe, NOT_OF_A_MODEL)["student"] is None
+
+
+def test_a_recipe_is_what_it_was_before_it_had_a_key(tiny_recipe):
+    later = {"connector", "stack", "reference_padding"}
+    assert not later & counting(read_recipe(tiny_recipe), NOT_OF_A_RUN)["student"].keys()
+    recipe = read_recipe(tiny_recipe)
+    changed = {"connector": "stack", "stack": StackSettings(), "reference_padding": True}
+    for name, value in changed.items():
+        other = recipe.model_copy(update={"student": recipe.student.model_copy(update={name: value})})
+        assert counting(other, NOT_OF_A_RUN)["student"].keys() & later == {name}
