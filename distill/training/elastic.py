@@ -66,14 +66,21 @@ def accumulation_of(recipe: Recipe, begun: int, world: int) -> int | None:
         raise InputError(
             "train.elastic: bf16 without ZeRO keeps pieces of its own; take as many processes as it began with"
         )
-    each, micro = block.get("gradient_accumulation_steps"), block.get("train_micro_batch_size_per_gpu", 1)
-    together = begun * each if isinstance(each, int) else block.get("train_batch_size", micro * begun) // micro
+    together = begun * _accumulation_at_first(block, begun)
     if together % world:
         shared = ", ".join(str(number) for number in range(1, together + 1) if together % number == 0)
         raise InputError(
             f"train.elastic: {world} processes cannot share the {together} micro-batches of a step; take {shared}"
         )
     return together // world
+
+
+def _accumulation_at_first(block: Mapping[str, Any], begun: int) -> int:
+    """Micro-batches of a process in a step of the beginning, by the rules of DeepSpeed's configuration."""
+    if isinstance(each := block.get("gradient_accumulation_steps"), int):
+        return each
+    whole, micro = block.get("train_batch_size"), block.get("train_micro_batch_size_per_gpu")
+    return whole // micro // begun if whole and micro else 1
 
 
 def processes_of(folder: Path) -> int | None:

@@ -98,6 +98,11 @@ def test_a_step_has_as_many_micro_batches_as_at_the_beginning(tiny_recipe):
 def test_a_batch_that_is_said_as_a_whole_is_shared(tiny_recipe):
     sizes = ['deepspeed={"train_batch_size": 6, "train_micro_batch_size_per_gpu": 1}']
     assert elastic.accumulation_of(elastic_recipe(tiny_recipe, *sizes), 2, 3) == 2
+    # DeepSpeed makes one micro-batch of a process's share where nothing is said of it.
+    alone = elastic_recipe(tiny_recipe, 'deepspeed={"train_batch_size": 6}')
+    assert elastic.accumulation_of(alone, 2, 1) == 2
+    with pytest.raises(InputError, match="3 processes cannot share the 2 micro-batches"):
+        elastic.accumulation_of(alone, 2, 3)
 
 
 @pytest.mark.parametrize(
