@@ -2,14 +2,12 @@
 
 import json
 import shutil
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
 
@@ -25,6 +23,7 @@ from data.strict_json import has, loads
 from distill.recipe.identity import COMPUTED_AGAIN, NOT_OF_A_RUN, counting
 from distill.recipe.recipe import Recipe
 from distill.training.elastic import load_dealt, processes_of
+from distill.training.torch_files import as_written
 from teacher.build import weights_hash
 from teacher.weights import folder_hash, locate
 
@@ -256,19 +255,7 @@ def _is_whole(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     with ThreadPoolExecutor() as pool:  # checksums are computed beside the interpreter
-        return all(pool.map(_as_written, [folder / name for name, _ in files if name.endswith(".pt")]))
-
-
-def _as_written(path: Path) -> bool:
-    """Whether PyTorch's file, a zip archive, has its checksums: PyTorch does not look, so a flipped bit is a weight."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            whole = archive.testzip() is None
-        if whole:
-            torch.load(path, map_location="cpu", mmap=True, weights_only=False)  # what both read otherwise
-    except Exception:  # of what is damaged both raise anything
-        return False
-    return whole
+        return all(pool.map(as_written, [folder / name for name, _ in files if name.endswith(".pt")]))
 
 
 def _forget_after(run_dir: Path, step: int) -> None:

@@ -112,6 +112,18 @@ def test_a_flipped_bit_of_a_checkpoint_is_found_or_changes_nothing(tmp_path):
     assert found > 150
 
 
+def test_a_checkpoint_of_pytorchs_earlier_form_is_whole_where_it_is_read(tmp_path):
+    folder = tmp_path / "checkpoints/step_20"
+    folder.mkdir(parents=True)
+    path = folder / "a.pt"
+    torch.save({"weights": torch.arange(600.0)}, path, _use_new_zipfile_serialization=False)
+    (folder / "sizes.json").write_text(json.dumps({"a.pt": path.stat().st_size}))
+    assert newest_whole(tmp_path) == folder
+    path.write_bytes(b"?" + path.read_bytes()[1:])
+    with pytest.raises(InputError, match="none of them is whole"):
+        newest_whole(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "null", "{", "[" * 10**5, "\udcff"])
 def test_a_run_of_which_it_is_not_known_what_it_is_is_not_gone_on_with(tmp_path, text):
     (tmp_path / "checkpoints").mkdir()
