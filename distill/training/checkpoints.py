@@ -117,6 +117,9 @@ def save(engine: DeepSpeedEngine, run_dir: Path, state: dict[str, Any], keep: in
         best: The step of another one that stays.
     """
     folder, step = run_dir / "checkpoints", state["step"]
+    if dist.get_rank() == 0:  # a kill's leftover may have files of more processes
+        shutil.rmtree(folder / f"step_{step}", ignore_errors=True)
+    dist.barrier()
     try:
         engine.save_checkpoint(folder, f"step_{step}", client_state=state, exclude_frozen_parameters=True)
     except BaseException:

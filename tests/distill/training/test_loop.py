@@ -465,6 +465,15 @@ def test_old_checkpoints_that_a_kill_left_are_removed(train, tmp_path):
     assert {path.name for path in folder.glob("step_*")} == {"step_4", "step_6"}
 
 
+def test_files_that_a_kill_left_are_no_part_of_a_checkpoint(train, tmp_path):
+    folder = tmp_path / "runs" / "whole" / "checkpoints" / "step_6"
+    folder.mkdir(parents=True)
+    (folder / "zero_pp_rank_1_mp_rank_00_optim_states.pt").touch()  # killed at its first save, begun anew with fewer
+    train("whole")
+    assert len([*folder.glob("*optim_states.pt")]) == 1
+    assert "going on from step 6" in train("whole")[1]
+
+
 def test_weights_move_over_a_stage(train):
     moving = {"losses": {"ce": 1.0}, "final_losses": {"ce": 0.2, "kd": 0.6}, "curve": "cosine"}
     found = stage(**moving | {"steps": 5})
