@@ -10,10 +10,10 @@ import pytest
 from data.paths import REPOSITORY
 
 WORK = """
-import sys, time
+import os, sys, time
 import torch.distributed as dist
 from distill.training.peers import PeerWatch
-dist.init_process_group("gloo")
+dist.init_process_group("gloo", f"file://{os.getcwd()}/met", rank=int(os.environ["RANK"]), world_size=3)
 watch = PeerWatch()
 print("watching", flush=True)
 if sys.argv[1] == "ends":
@@ -25,20 +25,21 @@ else:
 
 
 @pytest.fixture
-def processes(environment, free_port, tmp_path):
-    """Starts three ranks, which `work`, and waits until they watch."""
+def processes(environment, tmp_path):
+    """Starts three ranks, which meet by a file, and waits until they watch."""
     begun = []
 
     def start(what):
         (tmp_path / "work.py").write_text(WORK)
         for rank in range(3):
-            own = {"RANK": str(rank), "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port)}
+            own = {"RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
             process = subprocess.Popen(
                 [sys.executable, tmp_path / "work.py", what],
                 env=environment | own | {"PYTHONPATH": str(REPOSITORY)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
+                cwd=tmp_path,
             )
             begun.append(process)
         assert [process.stdout.readline() for process in begun] == ["watching\n"] * 3
