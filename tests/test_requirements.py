@@ -16,6 +16,7 @@ BESIDES = {
     "student/device/": ("requirements-device.txt",),
     "distill/bench/": ("requirements-dev.txt", "requirements-bench.txt"),
     "tests/": ("requirements-dev.txt", "requirements-quantise.txt"),
+    "tests/student/device/": ("requirements-device.txt",),
 }
 """Where other files than requirements.txt may be needed; what is needed there says so, where it is missing."""
 OTHERWISE_NAMED = {"PIL": "pillow", "markdown_it": "markdown-it-py", "llama_cpp": "llama-cpp-python"}
