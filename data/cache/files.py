@@ -282,7 +282,8 @@ def read_failed(folder: Path, first: int = 0) -> tuple[dict[str, str], int]:
     for line in whole.splitlines():
         try:
             entry = json.loads(line)
-            reasons[entry["id"]] = entry["reason"]
+            if isinstance(entry["id"], str):
+                reasons[entry["id"]] = entry["reason"]
         except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return reasons, first + len(whole) + bool(whole)

@@ -1,9 +1,11 @@
 """What runs leave behind, read again: checkpoints' sizes, a run's identity, logs, metrics, models' configurations."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 
 from distill.recipe.reading import read_recipe
@@ -15,6 +17,9 @@ from tests.fuzz.spoiling import spoilt_json, spoilt_lines
 
 STEPS = [{"step": n, "stage": "distil", "loss": 2.5 - n, "ce": 1.5, "lr": {"llm": 1e-4}} for n in range(3)]
 LOOKS = [{"step": n, "set": "valid", "wer": 0.5, "ce": 2.0} for n in (299, 300)]
+torch.save(torch.zeros(3), written := io.BytesIO())
+WEIGHTS = written.getvalue()
+SIZES = {"weights.pt": len(WEIGHTS)}
 IDENTITY = {"recipe": "a" * 64, "teacher": "b" * 64, "rows": "c" * 64, "processes": "1"}
 
 
@@ -24,7 +29,7 @@ def run_dir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     for step in (2, 3):
         (folder / f"checkpoints/step_{step}").mkdir(parents=True)
-        (folder / f"checkpoints/step_{step}/weights.pt").write_bytes(bytes(100))
+        (folder / f"checkpoints/step_{step}/weights.pt").write_bytes(WEIGHTS)
     (folder / "checkpoints/latest").write_text("step_3")
     return folder
 
@@ -37,14 +42,14 @@ def recipe(run_dir):
 
 
 @inputs()
-@given(content=spoilt_json({"weights.pt": 100}))
+@given(content=spoilt_json(SIZES))
 def test_sizes_of_checkpoints(run_dir, content):
-    (run_dir / "checkpoints/step_2/sizes.json").write_text('{"weights.pt": 100}')
+    (run_dir / "checkpoints/step_2/sizes.json").write_text(json.dumps(SIZES))
     (run_dir / "checkpoints/step_3/sizes.json").write_bytes(content)
 
     def newest():
         folder = checkpoints.newest_whole(run_dir)
-        assert folder.name == "step_2" or json.loads(content)["weights.pt"] == 100
+        assert folder.name == "step_2" or json.loads(content)["weights.pt"] == len(WEIGHTS)
 
     assert ends_well(newest, run_dir)
 

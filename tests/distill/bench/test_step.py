@@ -46,9 +46,14 @@ def test_without_weights_the_teacher_takes_no_memory_beside_the_student(command,
     made = {}
     build = step._student
     monkeypatch.setattr(step, "_student", lambda recipe: made.setdefault("student", build(recipe)))
-    caches = []
-    cache = step._made_up_cache
-    monkeypatch.setattr(step, "_made_up_cache", lambda *of: caches.append(cache(*of)) or caches[-1])
+    targets, make = [], step._made_up_cache
+
+    def looked_at(*of):
+        cache = make(*of)
+        targets.extend(cache[row_id].targets["reference"] for row_id in cache.ids())
+        return cache
+
+    monkeypatch.setattr(step, "_made_up_cache", looked_at)
     arguments = ["--one", "cache", "--config", tiny_recipe, "--random-weights", *SIZES]
     shapes = [f"teacher.shapes={json.dumps(SHAPES)}", "student.encoder_layers=[0]", "student.llm_layers=[0]"]
     status, out, err = command("scripts/bench.py", "step", *arguments, *[w for s in shapes for w in ("--set", s)])
@@ -56,7 +61,6 @@ def test_without_weights_the_teacher_takes_no_memory_beside_the_student(command,
     assert json.loads(out)["seconds"] > 0
     student, _ = made["student"]
     assert {parameter.device.type for parameter in student.parameters()} == {"cpu"}
-    targets = [caches[0][row_id].targets["reference"] for row_id in caches[0].ids()]
     assert len(targets) == 3
     for of in targets:
         assert of.counts.min() >= 1 and 0 < of.tail.max() < 0.01 and of.counts.max() <= 16
