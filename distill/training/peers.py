@@ -49,16 +49,23 @@ class PeerWatch:
 
     def _meet(self) -> None:
         """Connects the first process and each other one."""
-        server = socket.create_server(("", 0)) if self._rank == 0 else None
-        port = [server.getsockname()[1] if server else None]
-        dist.broadcast_object_list(port, 0)
+        server, told = None, [None]
+        if self._rank == 0:
+            try:
+                server = socket.create_server(("", 0))
+                told = [server.getsockname()[1]]
+            except OSError as error:  # the others wait to be told
+                told = [str(error)]
+        dist.broadcast_object_list(told, 0)
+        if isinstance(told[0], str):
+            raise OSError(f"the first process: {told[0]}")
         if server:
             with server:
                 server.settimeout(_MEET_S)
                 for _ in range(dist.get_world_size() - 1):
                     self._connections.append(server.accept()[0])
         else:
-            self._connections.append(socket.create_connection((os.environ["MASTER_ADDR"], port[0]), _MEET_S))
+            self._connections.append(socket.create_connection((os.environ["MASTER_ADDR"], told[0]), _MEET_S))
         for connection in self._connections:
             connection.settimeout(None)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -14,7 +14,14 @@ import os, sys, time
 import torch.distributed as dist
 from distill.training.peers import PeerWatch
 dist.init_process_group("gloo", f"file://{os.getcwd()}/met", rank=int(os.environ["RANK"]), world_size=3)
+if sys.argv[1] == "deaf":
+    import socket
+    def create_server(*_):
+        raise OSError("no port is free")
+    socket.create_server = create_server
 watch = PeerWatch()
+if sys.argv[1] == "deaf":
+    sys.exit()
 print("watching", flush=True)
 if sys.argv[1] == "ends":
     watch.end()
@@ -42,7 +49,8 @@ def processes(environment, tmp_path):
                 cwd=tmp_path,
             )
             begun.append(process)
-        assert [process.stdout.readline() for process in begun] == ["watching\n"] * 3
+        if what != "deaf":
+            assert [process.stdout.readline() for process in begun] == ["watching\n"] * 3
         return begun
 
     yield start
@@ -66,3 +74,10 @@ def test_one_that_is_lost_ends_the_others_with_a_line(processes, lost):
 def test_those_that_are_through_may_end(processes):
     for process in processes("ends"):
         assert process.wait(60) == 0 and "error" not in process.stderr.read()
+
+
+def test_where_the_first_cannot_be_reached_all_say_so_and_go_on(processes):
+    for rank, process in enumerate(processes("deaf")):
+        out, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert out.startswith(f"warning: rank {rank}: does not see whether the others are there (the first process: no")
