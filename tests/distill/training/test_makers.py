@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -171,7 +172,8 @@ for step in range(10**6):
 def test_whatever_ends_the_training_ends_what_makes_its_batches(number, environment):
     shared = set(os.listdir("/dev/shm"))
     words = [sys.executable, "-c", HELD.format(root=str(REPOSITORY))]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as held:
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as held, ExitStack() as kept:
+        kept.callback(held.kill)  # whatever fails: without it this would wait for all its steps
         children = [int(word) for word in held.stdout.readline().split()]
         assert len(children) == 2
         if number == signal.SIGTERM:  # a scheduler's, to all of them: those that make batches wait for the training

@@ -11,9 +11,11 @@ from data.paths import REPOSITORY
 
 WORK = """
 import os, sys, time
+from datetime import timedelta
 import torch.distributed as dist
 from distill.training.peers import PeerWatch
-dist.init_process_group("gloo", f"file://{os.getcwd()}/met", rank=int(os.environ["RANK"]), world_size=3)
+met, seconds = f"file://{os.getcwd()}/met", timedelta(seconds=100)
+dist.init_process_group("gloo", met, seconds, world_size=3, rank=int(os.environ["RANK"]))
 if sys.argv[1] == "deaf":
     import socket
     def create_server(*_):
@@ -39,7 +41,7 @@ def processes(environment, tmp_path):
     def start(what):
         (tmp_path / "work.py").write_text(WORK)
         for rank in range(3):
-            own = {"RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
+            own = {"RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
             process = subprocess.Popen(
                 [sys.executable, tmp_path / "work.py", what],
                 env=environment | own | {"PYTHONPATH": str(REPOSITORY)},
