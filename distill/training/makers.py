@@ -27,6 +27,7 @@ from distill.training.objective import Example
 MOST = 4
 """Processes for each rank, if nothing is said: with a core each they make some 8,000 seconds of sound a second
 (results/published/loader.md), far more than a step takes."""
+_OPEN_FILES = 65536
 _PR_SET_PDEATHSIG = 1
 
 
@@ -116,9 +117,10 @@ class InProcesses:
             raise InputError("train.workers: processes that make batches take Linux; set it to 0")
         self.examples, self.asked, self.steps = examples, asked, steps
         self._next = 0
-        # Each tensor that comes from another process is an open file until it is let go of.
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        # Each tensor that comes from another process is an open file until it is let go of. No more than that: there
+        # are machines with a limit of a billion, and programs that close all numbers up to it as they begin.
+        files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(files, min(most, _OPEN_FILES)), most))
         self._loader: DataLoader | None = DataLoader(
             _Made(examples),
             batch_size=None,  # an item is a micro-batch

@@ -24,6 +24,8 @@ from distill.training.loader import StepLoader
 from distill.training.makers import MOST, InProcesses, pinned, workers_of
 from tests.conftest import REPOSITORY, records
 
+pytestmark = pytest.mark.timeout(400)
+
 
 def tensors(of):
     """All tensors of an example, in order."""

@@ -6,16 +6,20 @@ import sys
 import time
 
 import pytest
+from torch.distributed import TCPStore
 
 from data.paths import REPOSITORY
+
+pytestmark = pytest.mark.timeout(400)
 
 WORK = """
 import os, sys, time
 from datetime import timedelta
 import torch.distributed as dist
 from distill.training.peers import PeerWatch
-met, seconds = f"file://{os.getcwd()}/met", timedelta(seconds=100)
-dist.init_process_group("gloo", met, seconds, world_size=3, rank=int(os.environ["RANK"]))
+seconds = timedelta(seconds=100)
+store = dist.TCPStore("127.0.0.1", int(sys.argv[2]), is_master=False, timeout=seconds)
+dist.init_process_group("gloo", store=store, timeout=seconds, world_size=3, rank=int(os.environ["RANK"]))
 if sys.argv[1] == "deaf":
     import socket
     def create_server(*_):
@@ -35,15 +39,15 @@ else:
 
 @pytest.fixture
 def processes(environment, tmp_path):
-    """Starts three ranks, which meet by a file, and waits until they watch."""
-    begun = []
+    """Starts three ranks, which meet at a port of this process, and waits until they watch."""
+    begun, store = [], TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
     def start(what):
         (tmp_path / "work.py").write_text(WORK)
         for rank in range(3):
             own = {"RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
             process = subprocess.Popen(
-                [sys.executable, tmp_path / "work.py", what],
+                [sys.executable, tmp_path / "work.py", what, str(store.port)],
                 env=environment | own | {"PYTHONPATH": str(REPOSITORY)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
