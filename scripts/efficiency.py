@@ -62,7 +62,10 @@ def protocol_of(arguments: argparse.Namespace, recipe: Recipe) -> Protocol:
             sound=sound_of(recipe),
         )
     stated = {"warmup": arguments.warmup, "runs": arguments.runs}
-    return dataclasses.replace(protocol, **{name: value for name, value in stated.items() if value is not None})
+    protocol = dataclasses.replace(protocol, **{name: value for name, value in stated.items() if value is not None})
+    if not protocol.runs:
+        raise InputError("evaluation.measured_runs is 0, for which nothing is measured; give --runs, 1 or more")
+    return protocol
 
 
 def chosen(text: str, known: Sequence[str], option: str) -> list[str]:

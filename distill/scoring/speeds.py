@@ -24,13 +24,16 @@ def measure_scored(recipe: Recipe, results: Path, model: Measured) -> dict:
         model: The model that is scored now.
 
     Returns:
-        Its `ttft_s`, `tpot_s`, `peak_memory_bytes` and `threads`, and under `measured` how they were measured.
+        Its `ttft_s`, `tpot_s`, `peak_memory_bytes` and `threads`, and under `measured` how they were measured; nothing
+        where the recipe asks for no run.
 
     Raises:
         InputError: It cannot be loaded. (Another that cannot be stops nothing.)
     """
-    others = [other for other in _scored(recipe, results) if other.name != model.name]
     settings = recipe.evaluation
+    if not settings.measured_runs:
+        return {}
+    others = [other for other in _scored(recipe, results) if other.name != model.name]
     protocol = Protocol("scoring", warmup=settings.warmup_runs, runs=settings.measured_runs, sound=sound_of(recipe))
     print(f"measuring memory and speed: {', '.join(of.name for of in [model, *others])}", flush=True)
     try:

@@ -129,11 +129,12 @@ def test_the_command_measures_both_in_turn(command, tiny_recipe, untrained, tmp_
         (["--checkpoint", "configs"], "configs: no trained model there"),
         (["--model", "teacher", "--checkpoint", "configs"], "measures no student"),
         (["--set", "student=null"], "the recipe has no student"),
+        (["--set", "evaluation.measured_runs=0"], "nothing is measured; give --runs, 1 or more"),
         ([], "runs/tiny/model: no trained model there; run 'deepspeed distill/train.py'"),
     ],
 )
 def test_what_cannot_be_measured_is_told_in_one_line(command, tiny_recipe, tmp_path, words, complaint):
-    if "--set" in words:
+    if "student=null" in words:
         words = ["--set", "student=null", "--set", "cache=null", "--set", f"train.stages={json.dumps(CE)}"]
     status, _, err = command("scripts/efficiency.py", "--config", tiny_recipe, *words)
     assert status == 2 and "Traceback" not in err

@@ -51,6 +51,13 @@ def test_a_package_that_was_scored_before_is_measured_again(recipe, results):
     assert metrics(results, "teacher_device_q8_0")["measured"] == found["measured"]
 
 
+def test_where_no_run_is_asked_for_nothing_is_measured_and_what_was_stays(tiny_recipe, recipe, results):
+    measure_scored(recipe, results, Measured("student"))
+    before = metrics(results)
+    recipe = read_recipe(tiny_recipe, ["evaluation.measured_runs=0"])
+    assert measure_scored(recipe, results, Measured("student")) == {} and metrics(results) == before
+
+
 def test_a_later_run_of_the_same_code_renews_what_was_scored(recipe, results):
     subject = {"checkpoint": "a", "dtype": "fp32", "parameters": 1, "weight_bytes": 4, "device": "cpu"}
     models = {"student": subject | measure_scored(recipe, results, Measured("student"))}
