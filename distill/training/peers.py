@@ -8,9 +8,11 @@ raises at once. Not run on GPUs; the connections are tested with processes on a 
 """
 
 import os
+import secrets
 import selectors
 import socket
 import sys
+import time
 from contextlib import suppress
 from threading import Event, Thread
 
@@ -21,6 +23,7 @@ from distill.training.failures import another_is_gone
 _PROBES = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 """Seconds of silence until the first probe and between probes, and how many may stay without an answer (Linux)."""
 _MEET_S = 60
+_TOKEN_BYTES, _TOKEN_S = 16, 5
 _DONE = b"."
 
 
@@ -53,25 +56,38 @@ class PeerWatch:
         if self._rank == 0:
             try:
                 server = socket.create_server(("", 0))
-                told = [server.getsockname()[1]]
+                told = [(server.getsockname()[1], secrets.token_bytes(_TOKEN_BYTES))]
             except OSError as error:  # the others wait to be told
                 told = [str(error)]
         dist.broadcast_object_list(told, 0)
         if isinstance(told[0], str):
             raise OSError(f"the first process: {told[0]}")
+        port, token = told[0]
         if server:
-            with server:
-                server.settimeout(_MEET_S)
-                for _ in range(dist.get_world_size() - 1):
-                    self._connections.append(server.accept()[0])
+            self._accept(server, token)
         else:
-            self._connections.append(socket.create_connection((os.environ["MASTER_ADDR"], told[0]), _MEET_S))
+            self._connections.append(socket.create_connection((os.environ["MASTER_ADDR"], port), _MEET_S))
+            self._connections[0].sendall(token)
         for connection in self._connections:
             connection.settimeout(None)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for name, value in _PROBES.items():
                 if hasattr(socket, name):
                     connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+    def _accept(self, server: socket.socket, token: bytes) -> None:
+        """Takes the other processes' connections; whatever else finds the port (a scanner) does not know the token."""
+        until = time.monotonic() + _MEET_S
+        with server:
+            while len(self._connections) < dist.get_world_size() - 1:
+                server.settimeout(max(until - time.monotonic(), 0.001))
+                connection, _ = server.accept()
+                connection.settimeout(_TOKEN_S)
+                with suppress(OSError):
+                    if connection.recv(_TOKEN_BYTES, socket.MSG_WAITALL) == token:
+                        self._connections.append(connection)
+                        continue
+                connection.close()
 
     def _watch(self) -> None:
         with selectors.DefaultSelector() as selector:

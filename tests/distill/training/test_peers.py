@@ -25,11 +25,25 @@ if sys.argv[1] == "deaf":
     def create_server(*_):
         raise OSError("no port is free")
     socket.create_server = create_server
+if sys.argv[1] == "strangers":
+    import socket
+    accept = PeerWatch._accept
+    def with_strangers(self, server, token):
+        wrong, silent = (socket.create_connection(server.getsockname()) for _ in range(2))
+        wrong.sendall(b"GET / HTTP/1.1\\r\\n\\r\\n")
+        accept(self, server, token)
+        assert len(self._connections) == 2 and silent.recv(1) == b""
+        try:
+            assert wrong.recv(1) == b""
+        except ConnectionResetError:
+            pass
+        print("alone", file=sys.stderr, flush=True)
+    PeerWatch._accept = with_strangers
 watch = PeerWatch()
 if sys.argv[1] == "deaf":
     sys.exit()
 print("watching", flush=True)
-if sys.argv[1] == "ends":
+if sys.argv[1] in ("ends", "strangers"):
     watch.end()
     time.sleep(2 * (dist.get_rank() == 0))  # the others are gone by then
 else:
@@ -80,6 +94,12 @@ def test_one_that_is_lost_ends_the_others_with_a_line(processes, lost):
 def test_those_that_are_through_may_end(processes):
     for process in processes("ends"):
         assert process.wait(60) == 0 and "error" not in process.stderr.read()
+
+
+def test_who_is_no_process_of_the_run_is_sent_away(processes):
+    first, *others = processes("strangers")
+    assert first.wait(60) == 0 and "alone" in first.stderr.read()
+    assert [process.wait(60) for process in others] == [0, 0]
 
 
 def test_where_the_first_cannot_be_reached_all_say_so_and_go_on(processes):
