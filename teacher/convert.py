@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, Whispe
 
 from data.errors import InputError
 from data.paths import written_whole
+from teacher.weights import share_weights
 
 _CT2_DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 
@@ -117,4 +118,5 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(folder)
+    share_weights(folder)
     AutoTokenizer.from_pretrained(**source, trust_remote_code=False).save_pretrained(folder)

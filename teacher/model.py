@@ -4,6 +4,7 @@ Letters: B clips, T sequence positions, M mel bins, N audio tokens of all clips,
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -29,6 +30,7 @@ from teacher.encoder import SpeechEncoder, encoder_frames
 from teacher.low_rank import on_factors
 from teacher.stack import StackConnector
 from teacher.transformers_insides import one_text_a_row
+from teacher.weights import share_weights
 
 
 @dataclass
@@ -110,6 +112,11 @@ class SalmonnForConditionalGeneration(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         # Every part initialises itself as its own library does; SALMONN adds nothing of its own.
         return
+
+    def save_pretrained(self, save_directory: str | Path, *options: object, **named: object) -> None:
+        """As transformers', for everyone who may read the folder."""
+        super().save_pretrained(save_directory, *options, **named)
+        share_weights(save_directory)
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The LLM's token embeddings."""

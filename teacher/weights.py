@@ -4,8 +4,9 @@ What others released in formats of their own is read in `teacher/released.py`.
 """
 
 import re
+import shutil
 from collections.abc import Container, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -116,6 +117,16 @@ def read_by_libraries(place: object, fault: str = "") -> Iterator[None]:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         said = f"{fault} that can be read ({reason}); make or fetch it again" if fault else reason
         raise InputError(f"{place}: {said}") from error
+
+
+def share_weights(folder: str | Path) -> None:
+    """Who may read the configuration that `save_pretrained` has written may read the weights beside it.
+
+    safetensors makes its files the owner's alone.
+    """
+    for path in Path(folder).glob("*.safetensors"):
+        with suppress(OSError):  # a file system without modes
+            shutil.copymode(Path(folder, "config.json"), path)
 
 
 def load_pretrained(kind: type, folder: Path, dtype: torch.dtype, **options: object) -> PreTrainedModel:

@@ -22,6 +22,12 @@ def clips(waves, texts=TEXTS):
     return [Clip(*clip) for clip in zip(waves, INSTRUCTIONS, texts or [None] * 3, strict=True)]
 
 
+def test_who_may_read_its_configuration_may_read_its_weights(tiny_teacher, tmp_path):
+    tiny_teacher[0].save_pretrained(tmp_path)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"]
+
+
 @pytest.mark.parametrize("hearing", ["whisper", "both", "both, in 30 s"])
 @torch.no_grad()
 def test_logits_do_not_depend_on_the_batch(tiny_teacher, tiny_salmonn, waves, hearing):
