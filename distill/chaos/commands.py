@@ -147,6 +147,7 @@ def _become(script: str, words: Sequence[object], log: Path, rank: tuple[int, in
         os.dup2(output, 1)
         os.dup2(output, 2)
         number, world, port = rank
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends it, see `_watch`, whatever it means where this is called
         names = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
         if world > 1:
             os.environ |= {k: str(v) for k, v in names.items()} | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

@@ -149,7 +149,8 @@ def test_a_process_that_does_not_answer_is_ended_too(monkeypatch):
 
 
 HELD = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_DFL)  # where the tests run it may be ignored
 sys.path.insert(0, {root!r})
 from types import SimpleNamespace
 import torch
