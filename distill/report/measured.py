@@ -28,7 +28,8 @@ def with_efficiency(models: dict[str, dict], found: dict) -> dict[str, dict]:
         models: Metrics by model.
         found: What efficiency.json holds.
     """
-    blocks = {name: block for name, block in found.items() if isinstance(block, dict) and "peak_memory_bytes" in block}
+    blocks = {name: of for name, of in found.items() if isinstance(of, dict) and "peak_memory_bytes" in of}
+    blocks.pop("ratio", None)  # the student's to the teacher's
     again = {
         name: {key: block[key] for key in COST_KEYS if key in block} | {"measured": measured_of(found, name)}
         for name, block in blocks.items()

@@ -22,7 +22,9 @@ def efficiency(at: str = "2025-03-01T13:00:00+00:00", protocol: dict | None = No
     blocks = {of["model"]: {key: of[key] for key in same} | block for of in (TEACHER, student())}
     blocks["student"] |= student_differs
     how = {"name": "default", "seconds": [10.0, 30.0], "tokens": 64, "sound": "speech", "counts_features": True}
-    return {"recipe": "kd_mini", "at": at, "protocol": how | (protocol or {}), **blocks, "ratio": {}, "ratios": {}}
+    ratios = {name: {"peak_memory_bytes": 1.0, "ttft_s": 1.0} for name in blocks}
+    found = {"recipe": "kd_mini", "at": at, "protocol": how | (protocol or {}), **blocks}
+    return found | {"ratio": ratios["student"], "ratios": ratios}
 
 
 @pytest.fixture
