@@ -1,5 +1,6 @@
 """Where and in what precision a model runs."""
 
+import atexit
 import ctypes
 import os
 import socket
@@ -9,6 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from transformers.utils.logging import disable_progress_bar
 
 from data.errors import InputError
@@ -136,6 +138,21 @@ def port_told() -> Iterator[None]:
             f"port {port}, at which the processes of this run would meet, is taken (by another run on this machine?); "
             "name another one: deepspeed --master_port PORT distill/train.py ..."
         ) from error
+
+
+def leave_group_at_exit() -> None:
+    """Whatever ends this process, it leaves gloo's group while Python still runs.
+
+    Otherwise the interpreter's end, now and then, ends it with SIGABRT: gloo's threads hold tensors, and with them
+    Python's objects (pytorch pull request 179291). NCCL's group is not left so: after a failure that may wait for ever.
+    """
+    if dist.get_backend() == "gloo":
+        atexit.register(_leave_group)
+
+
+def _leave_group() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @contextmanager

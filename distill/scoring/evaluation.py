@@ -29,7 +29,7 @@ from distill.scoring.submission import submission_ids, write_submission
 from distill.scoring.transcripts import alignment, score_asr
 from distill.scoring.writing import faults_of_files, require_readable, write_set
 from student.device.llm_gguf import LLMFormat
-from teacher.device import pick_device
+from teacher.device import leave_group_at_exit, pick_device
 
 EXAMPLES = 6
 WORST = 10
@@ -229,6 +229,7 @@ def _written(
     rank, world = launched_rank(), launched_world()
     if world > 1:  # they hand nothing to one another, and the slowest may take as long as it wants
         torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))
+        leave_group_at_exit()
     path = results_folder(recipe, selection) / what.name / "hypotheses.jsonl"
     ids = {name: [row.id for row in rows] for name, rows in every.items()}
     with HypothesisWriter(path, about["identity"], ids, rank, world, torch.distributed.barrier) as writer:

@@ -17,7 +17,7 @@ from distill.training.compiling import compile_layers
 from distill.training.deepspeed_insides import remove_buffer_files, skip_frozen_groups
 from distill.training.objective import Objective
 from distill.training.optimizer import parameter_groups
-from teacher.device import get_accelerator, leave_common_port, port_told
+from teacher.device import get_accelerator, leave_common_port, leave_group_at_exit, port_told
 
 _JOB = "log"
 
@@ -34,6 +34,7 @@ def join_ranks(timeout_s: float) -> None:
     leave_common_port()
     with port_told():
         deepspeed.init_distributed(verbose=False, timeout=timedelta(seconds=timeout_s))
+    leave_group_at_exit()
     if get_accelerator().device_name() == "cpu":
         remove_buffer_files()
 

@@ -229,9 +229,10 @@ class Trainer:
             return save_model(self.recipe, self.engine, self.processor), step
 
     def close(self) -> None:
-        """This process is through: the others need not wait for it."""
+        """This process is through: the others need not wait for it, and NCCL's group is left (gloo's is at exit)."""
         if self._peers:
             self._peers.end()
+            dist.destroy_process_group()
 
     def _resume(self) -> None:
         run_dir = self.recipe.run_dir

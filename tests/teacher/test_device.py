@@ -86,3 +86,19 @@ def test_other_errors_are_not_taken_for_memory(monkeypatch):
             lowering("a.b", 60),
         ):
             raise error
+
+
+@pytest.mark.parametrize("end", ["sys.exit(2)", "dist.destroy_process_group()", ""])
+def test_whatever_ends_a_process_it_is_in_no_group_when_the_interpreter_is_taken_apart(environment, end):
+    work = f"""
+import atexit, sys
+import torch.distributed as dist
+from teacher.device import leave_group_at_exit
+atexit.register(lambda: print("in a group" if dist.is_initialized() else "alone"))  # the first registered runs last
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+leave_group_at_exit()
+{end}
+"""
+    command = [sys.executable, "-c", work]
+    ran = subprocess.run(command, env=environment, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=False)
+    assert (ran.stdout, ran.returncode) == ("alone\n", 2 if "exit" in end else 0)

@@ -17,9 +17,11 @@ import os, sys, time
 from datetime import timedelta
 import torch.distributed as dist
 from distill.training.peers import PeerWatch
+from teacher.device import leave_group_at_exit
 seconds = timedelta(seconds=100)
 store = dist.TCPStore("127.0.0.1", int(sys.argv[2]), is_master=False, timeout=seconds)
 dist.init_process_group("gloo", store=store, timeout=seconds, world_size=3, rank=int(os.environ["RANK"]))
+leave_group_at_exit()
 if sys.argv[1] == "deaf":
     import socket
     def create_server(*_):
@@ -93,17 +95,20 @@ def test_one_that_is_lost_ends_the_others_with_a_line(processes, lost):
 
 def test_those_that_are_through_may_end(processes):
     for process in processes("ends"):
-        assert process.wait(60) == 0 and "error" not in process.stderr.read()
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0 and "error" not in err, err
 
 
 def test_who_is_no_process_of_the_run_is_sent_away(processes):
     first, *others = processes("strangers")
-    assert first.wait(60) == 0 and "alone" in first.stderr.read()
-    assert [process.wait(60) for process in others] == [0, 0]
+    for process in (first, *others):
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert ("alone" in err) == (process is first)
 
 
 def test_where_the_first_cannot_be_reached_all_say_so_and_go_on(processes):
     for rank, process in enumerate(processes("deaf")):
-        out, _ = process.communicate(timeout=60)
-        assert process.returncode == 0
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
         assert out.startswith(f"warning: rank {rank}: does not see whether the others are there (the first process: no")
