@@ -24,6 +24,11 @@ def require_consistent(recipe: Recipe) -> None:
         raise ValueError("deepspeed.zero_optimization.elastic_checkpoint: such a run cannot go on (seen); leave it out")
     if recipe.train.compile:
         _require_compilable(recipe)
+    if recipe.train.rounded_llm and not (recipe.student and recipe.student.lora is None):
+        raise ValueError(
+            "train.rounded_llm: weights are rounded whole, after adapters are folded in; "
+            "that takes a student with student.lora null"
+        )
     _require_cache(recipe)
     _require_teacher(recipe)
     if recipe.train.kd.vocabulary == "universal":

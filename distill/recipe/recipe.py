@@ -17,6 +17,7 @@ from data.settings import Settings
 from distill.losses.settings import LAST, DivergenceSettings, KdSettings, LossWeights, MatchSettings
 from distill.recipe.deepspeed_block import require_known
 from distill.recipe.stages import OnPolicySettings, StageSettings
+from student.rounding import RoundedFormat
 from student.shrink import StudentSettings
 from teacher.cache import CacheSettings
 from teacher.hypotheses import GenerationSettings
@@ -117,6 +118,11 @@ class TrainSettings(Settings):
         False,
         description="compile the layers of the speech encoder and the LLM (torch.compile); the first steps of a start "
         "take minutes longer",
+    )
+    rounded_llm: RoundedFormat | None = Field(
+        None,
+        description="the layers of the student's LLM compute with weights rounded as a device package stores them "
+        "(scripts/export.py --llm), and learn what that costs; the model that is written has them unrounded",
     )
     largest_first: Literal["gpu", "always", "never"] = Field(
         "gpu",

@@ -17,6 +17,7 @@ from distill.training.compiling import compile_layers
 from distill.training.deepspeed_insides import remove_buffer_files, skip_frozen_groups
 from distill.training.objective import Objective
 from distill.training.optimizer import parameter_groups
+from student.rounding import train_rounded
 from teacher.device import get_accelerator, leave_common_port, leave_group_at_exit, port_told
 
 _JOB = "log"
@@ -52,6 +53,8 @@ def start_engine(recipe: Recipe, objective: Objective, accumulation: int | None 
     """
     if "activation_checkpointing" in recipe.deepspeed:
         recompute_activations(objective.student, recipe.deepspeed)
+    if recipe.train.rounded_llm:
+        train_rounded(objective.student.llm)
     if recipe.train.compile:
         compile_layers(objective.student)
     optimizer = _adamw(recipe, objective)

@@ -20,9 +20,15 @@ from student.device.quantiser import quantise
 from student.device.vocabulary import add_vocabulary
 
 FILE = "llm.gguf"
-LLMFormat = Literal["q8_0", "q4_k_m", "f16"]
-_TYPES = {"q8_0": GGMLQuantizationType.Q8_0, "f16": GGMLQuantizationType.F16, "f32": GGMLQuantizationType.F32}
-_FILE_TYPES = {"q8_0": LlamaFileType.MOSTLY_Q8_0, "f16": LlamaFileType.MOSTLY_F16}
+LLMFormat = Literal["q8_0", "q4_0", "q4_k_m", "f16"]
+_TYPES = {name: GGMLQuantizationType[name.upper()] for name in ("q8_0", "q4_0", "f16", "f32")}
+_FILE_TYPES = {
+    "q8_0": LlamaFileType.MOSTLY_Q8_0,
+    "q4_0": LlamaFileType.MOSTLY_Q4_0,
+    "f16": LlamaFileType.MOSTLY_F16,
+}
+_MORE_BITS = ("token_embd.weight", "output.weight")
+"""In a file of 4 bits these have 8, as in llama.cpp's own: what a token is and which comes next is lost first."""
 
 
 def require_exportable(llm: PreTrainedModel) -> None:
@@ -101,7 +107,7 @@ def _write(
     if template:
         writer.add_chat_template(template)
     for name, tensor in _tensors(llm):
-        kind = stored_as(tensor, form)
+        kind = stored_as(tensor, "q8_0" if form == "q4_0" and name in _MORE_BITS else form)
         writer.add_tensor(name, gguf.quantize(tensor, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
