@@ -91,6 +91,7 @@ def export(
 def write_package(model: AudioLM, out: Path, llm: LLMFormat, audio: AudioFormat, say: Callable[[str], None]) -> None:
     """As `export`, of a model in memory: in fp32, on the CPU, its LoRA folded in."""
     mmproj_gguf.require_exportable(model.model)
+    llm_gguf.require_exportable(model.model.llm, model.processor.tokenizer, llm)
     begin(out, FOR_DEVICE)
     say("writing the language model")
     end, template = model.processor.config.eos_token_id, chat_template(model.processor)

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from data.errors import InputError
 from data.paths import written_whole
 from student.device.quantiser import quantise
-from student.device.vocabulary import add_vocabulary
+from student.device.vocabulary import add_vocabulary, vocabulary_of
 
 FILE = "llm.gguf"
 LLMFormat = Literal["q8_0", "q4_0", "q4_k_m", "f16"]
@@ -31,17 +31,22 @@ _MORE_BITS = ("token_embd.weight", "output.weight")
 """In a file of 4 bits these have 8, as in llama.cpp's own: what a token is and which comes next is lost first."""
 
 
-def require_exportable(llm: PreTrainedModel) -> None:
+def require_exportable(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, form: LLMFormat) -> None:
     """Refuses an LLM of which the weights would be read as those of another.
 
     Raises:
-        InputError: It is no plain Llama.
+        InputError: It is no plain Llama, llama.cpp has no name for its tokenizer, or llama-cpp-python is missing, which
+            q4_k_m needs.
     """
     config = llm.config
     odd = [name for name in ("attention_bias", "mlp_bias") if getattr(config, name, False)]
     if config.model_type != "llama" or odd:
         what = f"with {' and '.join(odd)}" if odd else f"of the kind '{config.model_type}'"
         raise InputError(f"an LLM {what} cannot be exported; only Llama's kind can (SmolLM2, Llama 3)")
+    vocabulary_of(tokenizer, _rows(llm))
+    _rope_factors(llm)
+    if form == "q4_k_m" and find_spec("llama_cpp") is None:
+        raise InputError("--llm q4_k_m: llama.cpp quantises; pip install -r requirements-device.txt, or take q8_0")
 
 
 def write_llm(
@@ -63,11 +68,9 @@ def write_llm(
         template: How a chat is laid out, in Jinja; None: the file does not say.
 
     Raises:
-        InputError: See `require_exportable`, or llama-cpp-python is missing, which q4_k_m needs.
+        InputError: See `require_exportable`.
     """
-    require_exportable(llm)
-    if form == "q4_k_m" and find_spec("llama_cpp") is None:
-        raise InputError("--llm q4_k_m: llama.cpp quantises; pip install -r requirements-device.txt, or take q8_0")
+    require_exportable(llm, tokenizer, form)
     path = folder / FILE
     with written_whole(path) as temporary:
         if form != "q4_k_m":
@@ -102,7 +105,7 @@ def _write(
     _add_shape(writer, llm)
     writer.add_file_type(_FILE_TYPES[form])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    add_vocabulary(writer, tokenizer, llm.get_input_embeddings().weight.shape[0])
+    add_vocabulary(writer, vocabulary_of(tokenizer, _rows(llm)))
     writer.add_eos_token_id(eos_token_id)
     if template:
         writer.add_chat_template(template)
@@ -118,7 +121,7 @@ def _write(
 def _add_shape(writer: GGUFWriter, llm: PreTrainedModel) -> None:
     config = llm.config
     writer.add_name("salmonn-distill")
-    writer.add_vocab_size(llm.get_input_embeddings().weight.shape[0])
+    writer.add_vocab_size(_rows(llm))
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
@@ -130,6 +133,10 @@ def _add_shape(writer: GGUFWriter, llm: PreTrainedModel) -> None:
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+
+
+def _rows(llm: PreTrainedModel) -> int:
+    return llm.get_input_embeddings().weight.shape[0]
 
 
 def _tensors(llm: PreTrainedModel):

@@ -1,6 +1,7 @@
 """A byte-level BPE tokenizer in GGUF's terms, for llama.cpp to tokenise and to write text with."""
 
 import json
+from dataclasses import dataclass
 
 from gguf import GGUFWriter, TokenType
 from transformers import PreTrainedTokenizerBase
@@ -11,11 +12,20 @@ _LLAMA_3 = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,
 """How the pattern begins by which Llama 3 splits words."""
 
 
-def add_vocabulary(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
-    """Writes tokens, their kinds and the merges.
+@dataclass(frozen=True)
+class Vocabulary:
+    """A tokenizer as GGUF has it: for each row of the embeddings a token and its kind; merges; how words are split."""
+
+    tokens: list[str]
+    kinds: list[TokenType]
+    merges: list[str]
+    pre_tokenizer: str
+
+
+def vocabulary_of(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
+    """Reads it.
 
     Args:
-        writer: Of the file.
         tokenizer: A fast one.
         size: Rows of the token embeddings; those that no token has are unused.
 
@@ -36,11 +46,21 @@ def add_vocabulary(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, size:
         kinds[place] = TokenType.CONTROL if token.special else TokenType.USER_DEFINED
     if texts and max(texts) >= size:
         raise InputError(f"the tokenizer has {max(texts) + 1} tokens, the LLM only {size}; export a whole model folder")
+    return Vocabulary(
+        tokens=[texts.get(place, f"[UNUSED{place}]") for place in range(size)],
+        kinds=[kinds.get(place, TokenType.UNUSED) for place in range(size)],
+        merges=[" ".join(of) if isinstance(of, list) else of for of in model["merges"]],
+        pre_tokenizer=_pre_tokenizer(made["pre_tokenizer"]),
+    )
+
+
+def add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
+    """Writes it."""
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(_pre_tokenizer(made["pre_tokenizer"]))
-    writer.add_token_list([texts.get(place, f"[UNUSED{place}]") for place in range(size)])
-    writer.add_token_types([kinds.get(place, TokenType.UNUSED) for place in range(size)])
-    writer.add_token_merges([" ".join(of) if isinstance(of, list) else of for of in model["merges"]])
+    writer.add_tokenizer_pre(vocabulary.pre_tokenizer)
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_types(vocabulary.kinds)
+    writer.add_token_merges(vocabulary.merges)
     # The prompt's own ids have the beginning that they need.
     writer.add_add_bos_token(False)
     writer.add_add_eos_token(False)

@@ -16,7 +16,7 @@ from transformers import (
 from data.errors import InputError
 from student.device import llm_gguf, quantiser
 from student.device.llm_gguf import write_llm
-from student.device.vocabulary import add_vocabulary
+from student.device.vocabulary import vocabulary_of
 from teacher.model import merge_lora
 
 TEXTS = ["USER: what's 42 times 7?\nASSISTANT:", "  two  spaces\n\nand a dog's bark", "é, ß and 今日"]
@@ -84,10 +84,10 @@ def test_another_llm_is_refused(tmp_path, kind, change, said):
         write_llm(llm, None, 1, "f16", tmp_path)
 
 
-def test_another_tokenizer_is_refused(tmp_path):
+def test_another_tokenizer_is_refused():
     pieces = Tokenizer(models.Unigram([("a", 0.0), ("b", -1.0)]))
     with pytest.raises(InputError, match="no byte-level BPE"):
-        add_vocabulary(gguf.GGUFWriter(tmp_path / "a", "llama"), PreTrainedTokenizerFast(tokenizer_object=pieces), 2)
+        vocabulary_of(PreTrainedTokenizerFast(tokenizer_object=pieces), 2)
 
 
 def test_q4_k_m_without_llama_cpp_is_a_line(folded, tmp_path, monkeypatch):

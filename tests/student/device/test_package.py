@@ -11,7 +11,7 @@ import soundfile
 
 from data.errors import InputError
 from data.paths import REPOSITORY
-from student.device import audio_onnx, package, run
+from student.device import audio_onnx, llm_gguf, package, run
 from student.device.settings import settings_of
 from student.use.audio_lm import AudioLM
 from student.use.stretches import Stretch
@@ -216,3 +216,15 @@ def test_half_a_package_is_none_and_is_written_anew(tiny_folder, tmp_path, monke
     export()
     names = {"README.md", "audio.onnx", "audio.onnx.data", "llm.gguf", "mel_filters.npy", "run.py", "settings.json"}
     assert {path.name for path in out.iterdir()} == names | {"__pycache__"}
+
+
+def test_what_cannot_be_exported_leaves_an_earlier_package(packaged, monkeypatch):
+    folder, model = packaged
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr(llm_gguf, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="--llm q4_k_m: "):
+        package.write_package(model, folder, "q4_k_m", "f32", print)
+    monkeypatch.setitem(model.model.llm.config.rope_parameters, "rope_type", "yarn")
+    with pytest.raises(InputError, match="rotary positions of the kind 'yarn'"):
+        package.write_package(model, folder, "f16", "f32", print)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
