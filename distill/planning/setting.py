@@ -9,6 +9,7 @@ import numpy as np
 from data.errors import InputError
 from distill.planning.clips import Clips, MicroBatch, clips_within, micro_batch
 from distill.planning.states import engine_of
+from distill.recipe.deepspeed_block import accumulation
 from distill.recipe.recipe import Recipe
 from distill.recipe.stages import StageSettings
 from distill.training.checking import built, of_sizes
@@ -68,7 +69,7 @@ class Setting:
         self.objective = Objective(self.student, recipe.train.kd, matching=self.shaped.matching)
         self.engine = engine_of(recipe.deepspeed, card.number)
         self.again = "activation_checkpointing" in recipe.deepspeed
-        self.accumulation = int(recipe.deepspeed.get("gradient_accumulation_steps", 1))
+        self.accumulation = accumulation(recipe.deepspeed, card.number)
         self.prompts = [_prompt(recipe, processor) for processor in self.shaped.processors]
 
     @property

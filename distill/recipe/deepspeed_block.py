@@ -6,7 +6,7 @@ DeepSpeed checks the sections for which it has pydantic models, and passes over 
 import copy
 import difflib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -46,6 +46,38 @@ def require_known(block: dict[str, Any]) -> None:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"DeepSpeed refuses it: {reason}") from error
     _require_asked(block, asked, "")
+
+
+def require_usable(block: dict[str, Any]) -> None:
+    """Refuses what DeepSpeed takes, but the loop cannot train with.
+
+    Raises:
+        ValueError: Names the key and the mend.
+    """
+    zero = block.get("zero_optimization", {})
+    wider = block.get("data_types", {}).get("grad_accum_dtype") == "fp32" and block.get("bf16", {}).get("enabled")
+    if block.get("fp16", {}).get("enabled") and not zero.get("stage"):
+        # It divides gradients by a scale with which it never multiplied the loss (0.19.8).
+        raise ValueError("fp16: without ZeRO DeepSpeed does not scale the loss; set zero_optimization.stage to 1 or 2")
+    if wider and not zero.get("stage"):
+        raise ValueError("data_types.grad_accum_dtype: with bf16 it takes ZeRO; set zero_optimization.stage to 1 or 2")
+    if zero.get("compute_grad_norm") is False:
+        raise ValueError("zero_optimization.compute_grad_norm: by its norm a lost gradient is found; leave it out")
+    if block.get("managed_gradient_accumulation") is False:
+        raise ValueError("managed_gradient_accumulation: the loop asks for a step at each micro-batch; leave it out")
+    if block.get("train_micro_batch_size_per_gpu", 1) != 1:
+        raise ValueError(
+            "train_micro_batch_size_per_gpu: a micro-batch is bounded by seconds (max_seconds of a stage) and tokens, "
+            "not by clips; set it to 1"
+        )
+
+
+def accumulation(block: Mapping[str, Any], processes: int) -> int:
+    """Micro-batches of a process in a step, by the rules of DeepSpeed's configuration."""
+    if isinstance(each := block.get("gradient_accumulation_steps"), int):
+        return each
+    whole, micro = block.get("train_batch_size"), block.get("train_micro_batch_size_per_gpu")
+    return max(whole // micro // processes, 1) if whole and micro else 1
 
 
 class _Asked(dict):

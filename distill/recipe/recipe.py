@@ -15,7 +15,7 @@ from data.rows.faults import FaultPolicies, Lengths
 from data.rows.row import Mono
 from data.settings import Settings
 from distill.losses.settings import LAST, DivergenceSettings, KdSettings, LossWeights, MatchSettings
-from distill.recipe.deepspeed_block import require_known
+from distill.recipe.deepspeed_block import require_known, require_usable
 from distill.recipe.stages import OnPolicySettings, StageSettings
 from student.rounding import RoundedFormat
 from student.shrink import StudentSettings
@@ -210,6 +210,7 @@ class Recipe(Settings):
     @classmethod
     def _known_to_deepspeed(cls, block: dict[str, Any]) -> dict[str, Any]:
         require_known(block)
+        require_usable(block)
         return block
 
     @property

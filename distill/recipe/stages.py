@@ -98,7 +98,19 @@ class StageSettings(Settings):
         for part, losses in REACHED_BY.items():
             if getattr(self.lr, part) and used and not used & losses:
                 raise ValueError(f"stage '{self.name}' has lr.{part}, but none of its losses reaches it; leave it out")
+        ends = {name: of for name, of in self._ends().items() if any(self._reaches(name, part) for part in PARTS)}
+        for number, key in enumerate(("losses", "final_losses")):
+            if ends and not any(weights[number] for weights in ends.values()):
+                raise ValueError(
+                    f"stage '{self.name}': its {key} have no weight that reaches what is trained, so its "
+                    f"{('first', 'last')[number]} step would learn from nothing; give one of them a small weight"
+                )
         return self
+
+    def _reaches(self, loss: str, part: str) -> bool:
+        """Whether a loss that the stage has at some step moves a part that it trains."""
+        reached = part == "encoder" or loss in REACHED_BY[part]
+        return bool(getattr(self.used, loss) and getattr(self.lr, part) and reached)
 
     @model_validator(mode="after")
     def _own_texts_are_judged(self) -> "StageSettings":

@@ -12,9 +12,11 @@ import torch
 
 from data.errors import InputError
 from data.paths import resolve
+from data.ranks import launched_world
 from data.rows.manifest import Manifest
 from distill.losses.matching import FeatureMatching
 from distill.models.students import processor_of, student_of
+from distill.recipe.deepspeed_block import accumulation
 from distill.recipe.inputs import require_inputs
 from distill.recipe.recipe import Recipe
 from distill.recipe.rows import read_rows
@@ -153,7 +155,7 @@ def _stage(recipe: Recipe, stage: StageSettings, rows: Manifest | None) -> str:
     rates = ", ".join(f"{part} {stage.peak_lr(part):g}" for part in PARTS if stage.peak_lr(part))
     texts = " and ".join(sorted(recipe.trained_on(stage))) or "none"
     texts = "its own" if stage.on_policy and stage.on_policy.share == 1 else texts
-    heard_s = stage.steps * stage.max_seconds * recipe.deepspeed.get("gradient_accumulation_steps", 1)
+    heard_s = stage.steps * stage.max_seconds * accumulation(recipe.deepspeed, launched_world())
     if rows is not None and stage.tasks:
         rows = rows.where(rows.among("task", stage.tasks))
     seconds = 0 if rows is None else rows.durations_s.sum()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from data.errors import InputError
 from data.strict_json import loads
+from distill.recipe.deepspeed_block import accumulation
 from distill.recipe.recipe import Recipe
 from distill.training.deepspeed_insides import groups_of, load_pieces
 
@@ -66,21 +67,18 @@ def accumulation_of(recipe: Recipe, begun: int, world: int) -> int | None:
         raise InputError(
             "train.elastic: bf16 without ZeRO keeps pieces of its own; take as many processes as it began with"
         )
-    together = begun * _accumulation_at_first(block, begun)
+    if zero.get("stage") == 1 and block.get("data_types", {}).get("grad_accum_dtype") == "fp32":
+        raise InputError(
+            "train.elastic: deepspeed.data_types.grad_accum_dtype at ZeRO 1 keeps pieces of its own; take as many "
+            "processes as it began with (at zero_optimization.stage 2 it goes on with others)"
+        )
+    together = begun * accumulation(block, begun)
     if together % world:
         shared = ", ".join(str(number) for number in range(1, together + 1) if together % number == 0)
         raise InputError(
             f"train.elastic: {world} processes cannot share the {together} micro-batches of a step; take {shared}"
         )
     return together // world
-
-
-def _accumulation_at_first(block: Mapping[str, Any], begun: int) -> int:
-    """Micro-batches of a process in a step of the beginning, by the rules of DeepSpeed's configuration."""
-    if isinstance(each := block.get("gradient_accumulation_steps"), int):
-        return each
-    whole, micro = block.get("train_batch_size"), block.get("train_micro_batch_size_per_gpu")
-    return whole // micro // begun if whole and micro else 1
 
 
 def processes_of(folder: Path) -> int | None:

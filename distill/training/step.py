@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.errors import InputError
 from data.paths import written_whole
@@ -67,8 +67,8 @@ class OptimizerStep:
         micro = [example.to(self.engine.device) for example in made]
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate(stage.peak_lr(group["name"]), stage, within)
-        losses, sums = self._pass(stage, zip(seeds, micro, strict=True), len(micro), (weights, counts, kd))
-        grad_norm = float(self.engine.get_global_grad_norm() or 0.0)
+        losses, sums, norm = self._pass(stage, zip(seeds, micro, strict=True), len(micro), (weights, counts, kd))
+        grad_norm = float(norm or 0.0)
         # Under fp16 DeepSpeed left the step out, and lowers its loss scale.
         if not self.engine.fp16_enabled():
             for value, example in zip(torch.stack(losses).tolist(), micro, strict=True):
@@ -126,7 +126,7 @@ class OptimizerStep:
 
     def _pass(
         self, stage: StageSettings, micro: Iterable[tuple[int, Example]], number: int, how: tuple
-    ) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    ) -> tuple[list[Tensor], list[dict[str, Tensor]], Tensor | float | None]:
         """Forward and backward of a step's micro-batches, and the optimizer's step.
 
         Args:
@@ -136,10 +136,11 @@ class OptimizerStep:
             how: Weights, counts and divergence.
 
         Returns:
-            Losses, and the sums of each, on the device.
+            Losses, the sums of each, and the gradient's norm before it was clipped, all on the device.
         """
         losses: list[Tensor] = []
         sums: list[dict[str, Tensor]] = []
+        norm = None
         self.engine.train()
         forget_gradients(self.engine)
         with frozen(parameter for part, of in self.trained.items() if not stage.peak_lr(part) for parameter in of):
@@ -152,8 +153,12 @@ class OptimizerStep:
                 sums.append(parts)
                 # DeepSpeed averages over accumulation and ranks; the counts are global, so the sum is wanted.
                 self.engine.backward(loss * (number * self.world))
+                if isinstance(self.engine.optimizer, torch.optim.Optimizer) and len(losses) == number:
+                    # In fp32 without ZeRO DeepSpeed wraps no optimizer, and knows no norm.
+                    gradients = (parameter.grad for parameter in self.engine.module.parameters())
+                    norm = nn.utils.get_total_norm([of for of in gradients if of is not None])
                 self.engine.step()
-        return losses, sums
+        return losses, sums, self.engine.get_global_grad_norm() if norm is None else norm
 
     @staticmethod
     def _losses(

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from data.errors import InputError
-from distill.recipe.deepspeed_block import require_known
+from distill.recipe.deepspeed_block import accumulation, require_known
 from distill.recipe.reading import read_recipe
 
 BIG = {
@@ -53,6 +53,14 @@ def test_all_that_deepspeed_reads_passes(tiny_recipe):
         ("whatever=1", "unknown key 'whatever'; DeepSpeed has no such key"),
         ("amp={'enabled': true}", "has been removed"),
         ("optimizer={'type': 'Adam'}", r"'optimizer' is not DeepSpeed's here but the recipe's own \(train\.betas"),
+        ("fp16={'enabled': true}; zero_optimization.stage=0", "fp16: without ZeRO .* zero_optimization.stage"),
+        (
+            "bf16={'enabled': true}; data_types={'grad_accum_dtype': 'fp32'}; zero_optimization.stage=0",
+            "data_types.grad_accum_dtype: with bf16 it takes ZeRO",
+        ),
+        ("zero_optimization.compute_grad_norm=false", "zero_optimization.compute_grad_norm: .* leave it out"),
+        ("managed_gradient_accumulation=false", "managed_gradient_accumulation: .* leave it out"),
+        ("train_micro_batch_size_per_gpu=4", r"train_micro_batch_size_per_gpu: .*max_seconds.* set it to 1"),
         ("scheduler={'type': 'WarmupLR'}", "'scheduler' is not DeepSpeed's here .*stages' lr"),
     ],
 )
@@ -77,3 +85,9 @@ def test_a_value_of_another_kind_is_taken_or_refused(tiny_recipe, value):
             assert all(isinstance(block.get(name, {}), dict) for name in ("zero_optimization", "bf16", "fp16"))
         except InputError as error:
             assert str(error).startswith(f"{tiny_recipe}: ") and "\n" not in str(error)
+
+
+def test_micro_batches_of_a_step_are_those_of_deepspeed():
+    assert accumulation({}, 4) == 1
+    assert accumulation({"gradient_accumulation_steps": 3, "train_batch_size": 64}, 4) == 3
+    assert accumulation({"train_batch_size": 64, "train_micro_batch_size_per_gpu": 1}, 4) == 16

@@ -34,6 +34,14 @@ def test_the_repositorys_recipes_are_valid_and_named_after_their_files(path):
             'train.stages.1.on_policy={}; train.stages.1.losses={"kd": 1}; train.stages.1.final_losses={"encoder": 1}',
             "it takes a kd weight from its first step to its last",
         ),
+        (
+            'train.stages.1.losses={"ce": 0}; train.stages.1.final_losses={"ce": 1}',
+            "stage 'distil': its losses have no weight that reaches what is trained, so its first step",
+        ),
+        (
+            'train.stages.1.final_losses={"encoder": 1}; train.stages.1.lr={"llm": 1}',
+            "stage 'distil': its final_losses have no weight that reaches what is trained, so its last step",
+        ),
         ("train.stages.1.on_policy.fraction=1", "unknown key 'train.stages.1.on_policy.fraction'"),
         ("train.stages.1.on_policy.share=0.5; cache=null", "stage 'distil' has a kd weight; that takes a cache"),
         ("train.stages.1.kd.divergence=js; cache.method=sampled", "draws stand for forward_kl at temperature 1"),

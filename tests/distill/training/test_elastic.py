@@ -111,8 +111,10 @@ def test_a_batch_that_is_said_as_a_whole_is_shared(tiny_recipe):
         "deepspeed.zero_optimization.round_robin_gradients=true",
         'deepspeed.zero_optimization={"stage": 3, "offload_optimizer": {"device": "nvme", "nvme_path": "/x"}}',
         'deepspeed={"bf16": {"enabled": true}, "train_micro_batch_size_per_gpu": 1}',
+        'deepspeed={"bf16": {"enabled": true}, "data_types": {"grad_accum_dtype": "fp32"}, '
+        '"zero_optimization": {"stage": 1}, "train_micro_batch_size_per_gpu": 1}',
     ],
-    ids=["round_robin", "nvme", "bf16"],
+    ids=["round_robin", "nvme", "bf16", "wider"],
 )
 def test_what_cannot_be_dealt_out_is_refused_in_a_line(tiny_recipe, change):
     recipe = elastic_recipe(tiny_recipe, change, "bf16_on_cpu=always")

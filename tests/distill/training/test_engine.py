@@ -56,6 +56,25 @@ def test_recomputed_activations_change_no_gradient(train, trained):
     assert train("partitioned", *trained, *partitioned) == pytest.approx(kept, rel=1e-4)
 
 
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_without_zero_the_gradients_norm_is_the_same(train, accumulation):
+    changes = [*PARTS, f"deepspeed.gradient_accumulation_steps={accumulation}"]
+    clipped = [*changes, "deepspeed.gradient_clipping=0.01"]
+    for name, of in (("plain", changes), ("clipped", clipped)):
+        norms = [train(f"{name}_{stage}", *of, f"deepspeed.zero_optimization.stage={stage}") for stage in (0, 1)]
+        assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+def test_without_zero_a_lost_gradient_ends_the_run_before_it_is_saved(train, tmp_path, monkeypatch):
+    steps = iter([1.0, 1.0, float("nan"), 1.0])
+    total = torch.nn.utils.get_total_norm
+    monkeypatch.setattr(torch.nn.utils, "get_total_norm", lambda of: total(of) * next(steps))
+    said = train("lost", *PARTS, "deepspeed.zero_optimization.stage=0", "train.save_every=1", ends=2)
+    assert "the gradient's norm is nan at step 2" in said
+    kept = (tmp_path / "runs" / "lost" / "checkpoints").glob("step_*")
+    assert max(int(path.name.removeprefix("step_")) for path in kept) == 2
+
+
 def test_inputs_that_are_moved_to_the_cpu_change_no_gradient(train, monkeypatch):
     """As on a GPU, though they are there already: DeepSpeed empties the tensors that it has moved."""
     matched = json.dumps({"ce": 1, "encoder": 1, "hidden": 1})

@@ -480,7 +480,7 @@ def test_weights_move_over_a_stage(train):
     assert [found.weights_at(step).kd for step in range(5)] == pytest.approx([0, 0.0879, 0.3, 0.5121, 0.6], abs=1e-4)
     assert found.weights_at(4).ce == pytest.approx(0.2) and found.used.kd == 0.6 and found.used.ce == 1.0
     assert stage(losses={"ce": 0.5}).weights_at(7).ce == 0.5
-    line = stage(losses={"ce": 1.0}, final_losses={}, steps=3)
+    line = stage(losses={"ce": 1.0, "kd": 0.5}, final_losses={"kd": 0.5}, steps=3)
     assert [line.weights_at(step).ce for step in range(3)] == [1.0, 0.5, 0.0]
     overrides = [f"train.stages.1.{key}={json.dumps(value)}" for key, value in moving.items()]
     steps, _ = train("moving", *overrides)
