@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -21,6 +20,7 @@ from distill.models.loading import checkpoint_shown, load_for_scoring, student_f
 from distill.models.packages import device_package, package_identity
 from distill.recipe.recipe import Recipe
 from distill.recipe.test_sets import Selection
+from distill.scoring.alone import scored_alone
 from distill.scoring.captions import score_captions
 from distill.scoring.hypothesis_writer import HypothesisWriter
 from distill.scoring.sources import InTorch, OnDevice, Source
@@ -29,7 +29,7 @@ from distill.scoring.submission import submission_ids, write_submission
 from distill.scoring.transcripts import alignment, score_asr
 from distill.scoring.writing import faults_of_files, require_readable, write_set
 from student.device.llm_gguf import LLMFormat
-from teacher.device import leave_group_at_exit, pick_device
+from teacher.device import pick_device
 
 EXAMPLES = 6
 WORST = 10
@@ -82,15 +82,22 @@ def evaluate(
         What metrics.json holds; None in the processes that only helped.
 
     Raises:
-        InputError: Weights or a checkpoint are missing, or too many clips cannot be heard.
+        InputError: Weights or a checkpoint are missing, too many clips cannot be heard, or another command is scoring
+            the model.
     """
     selection = selection or Selection()
     every = replace(selection, limit=None).rows(recipe)
     what = Measured(which, quantise, folder, device_llm)
+    with scored_alone(place := results_folder(recipe, selection) / what.name):
+        return _evaluated(recipe, what, selection, every, place)
+
+
+def _evaluated(
+    recipe: Recipe, what: Measured, selection: Selection, every: dict[str, list[Row]], place: Path
+) -> dict | None:
     found, about, source = _written(recipe, what, selection, every)
     if found is None:
         return None
-    place = results_folder(recipe, selection) / about["model"]
     for folder in filter(None, (place, about["folder"])):
         remove_leftovers(folder)
     metrics = _scored(found, _kept(place / "metrics.json", about), replace(selection, names=KINDS).sets(recipe))
@@ -102,7 +109,7 @@ def evaluate(
     metrics |= measure_scored(recipe, place.parent, replace(what, folder=about["folder"]))
     with written_whole(place / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    if about["folder"] and what.name == which and selection.split == "test" and selection.limit is None:
+    if about["folder"] and what.name == what.which and selection.split == "test" and selection.limit is None:
         add_scores(about["folder"], metrics)
     return metrics
 
@@ -125,13 +132,15 @@ def submit(
     """
     every = replace(selection, limit=None).rows(recipe)
     ids = {name: submission_ids(rows, f"the {name} test set") for name, rows in every.items()}  # before the work
-    found, about, _ = _written(recipe, Measured(which, quantise, folder, device_llm), selection, every)
+    what = Measured(which, quantise, folder, device_llm)
+    with scored_alone(place := results_folder(recipe, selection) / what.name):
+        found, *_ = _written(recipe, what, selection, every)
     if found is None:
         return None
     files = []
     for name, written in found.items():
         _report_unreadable(name, written)
-        files.append(results_folder(recipe, selection) / about["model"] / f"submission_{name}.csv")
+        files.append(place / f"submission_{name}.csv")
         write_submission(files[-1], ids[name][: selection.limit], written.texts)
     return files
 
@@ -227,9 +236,6 @@ def _written(
     else:
         source = InTorch(*load_for_scoring(recipe, what.which, about["folder"], what.quantise), recipe.generation)
     rank, world = launched_rank(), launched_world()
-    if world > 1:  # they hand nothing to one another, and the slowest may take as long as it wants
-        torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))
-        leave_group_at_exit()
     path = results_folder(recipe, selection) / what.name / "hypotheses.jsonl"
     ids = {name: [row.id for row in rows] for name, rows in every.items()}
     with HypothesisWriter(path, about["identity"], ids, rank, world, torch.distributed.barrier) as writer:
