@@ -24,7 +24,7 @@ from distill.scoring.alone import scored_alone
 from distill.scoring.captions import score_captions
 from distill.scoring.hypothesis_writer import HypothesisWriter
 from distill.scoring.sources import InTorch, OnDevice, Source
-from distill.scoring.speeds import measure_scored
+from distill.scoring.speeds import measure_or_warn
 from distill.scoring.submission import submission_ids, write_submission
 from distill.scoring.transcripts import alignment, score_asr
 from distill.scoring.writing import faults_of_files, require_readable, write_set
@@ -68,7 +68,8 @@ def evaluate(
     way of writing are the same. Under a launcher every process does its share. A text is the same whatever is missing,
     is limited or is shared (see `distill.scoring.writing`). A clip that cannot be heard counts as an empty text, and is
     told. Scores of a set that is not selected stay in metrics.json, if they are of the same model. Those of whole test
-    sets are also told on the card in the model's folder.
+    sets are also told on the card in the model's folder. Memory and times follow once scores are written; where they
+    cannot be measured, a warning says why.
 
     Args:
         recipe: The recipe.
@@ -106,12 +107,20 @@ def _evaluated(
     empty_cache()  # for the processes that measure beside this one
     with written_whole(place.parent / "recipe.json") as path:
         path.write_text(recipe.model_dump_json(indent=2) + "\n")
-    metrics |= measure_scored(recipe, place.parent, replace(what, folder=about["folder"]))
+    is_whole = what.name == what.which and selection.split == "test" and selection.limit is None
+    card_folder = about["folder"] if is_whole else None
+    _tell(metrics, place, card_folder)  # what was scored stays, whatever becomes of the measurement
+    if measured := measure_or_warn(recipe, place.parent, replace(what, folder=about["folder"])):
+        _tell(metrics := metrics | measured, place, card_folder)
+    return metrics
+
+
+def _tell(metrics: dict, place: Path, card_folder: Path | None) -> None:
+    """Writes metrics.json, and the scores on the card of a model's folder, where there is one."""
     with written_whole(place / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    if about["folder"] and what.name == what.which and selection.split == "test" and selection.limit is None:
-        add_scores(about["folder"], metrics)
-    return metrics
+    if card_folder:
+        add_scores(card_folder, metrics)
 
 
 def submit(

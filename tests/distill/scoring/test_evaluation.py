@@ -13,6 +13,7 @@ import distill.scoring.sources
 import distill.scoring.speeds
 import distill.scoring.writing
 from data.errors import InputError
+from distill.models.card import describe
 from distill.recipe.reading import read_recipe
 from distill.recipe.rows import read_held_out
 from distill.recipe.test_sets import Selection
@@ -189,6 +190,29 @@ def test_another_model_that_cannot_be_measured_stops_nothing(recipe, tiny_teache
     monkeypatch.setattr(distill.scoring.speeds, "measure", fails_with_the_teacher)
     assert evaluate(recipe, "student")["ttft_s"] == 2
     assert measured[1] == ["student"] and "the teacher is gone\nmeasuring the student alone" in capsys.readouterr().out
+
+
+def test_scores_stand_where_the_measurement_fails(command, tiny_recipe, tiny_teacher, monkeypatch):
+    recipe = read_recipe(tiny_recipe)
+    save_student(recipe, tiny_teacher)
+    folder, place = recipe.run_dir / "model", recipe.results_dir / "student" / "metrics.json"
+    describe(recipe, folder)
+    seen = []
+
+    def fails(*_):
+        seen.append((json.loads(place.read_text())["asr"]["wer"], json.loads((folder / "card.json").read_text())))
+        raise seen_as
+
+    monkeypatch.setattr(distill.scoring.speeds, "measure", fails)
+    for seen_as in (InputError("measuring the student failed: killed"), OSError(12, "Cannot allocate memory")):
+        status, out, err = command("scripts/evaluate.py", "--config", tiny_recipe, "--model", "student")
+        assert status == 0 and f"{recipe.results_dir}/report.html" in out
+        (line,) = [line for line in err.splitlines() if line.startswith("warning: ")]
+        assert str(seen_as) in line and "evaluation.measured_runs=0" in line
+        metrics = json.loads(place.read_text())
+        wer, card = seen[-1]
+        assert wer == metrics["asr"]["wer"] == card["scores"]["asr"]["wer"] and "ttft_s" not in metrics
+    assert len(seen) == 2
 
 
 def test_a_quantised_model_has_a_row_of_its_own(recipe, tiny_teacher, generated, measured, monkeypatch):
