@@ -1,5 +1,6 @@
 """One command at a time writes what a model is scored by; its processes join here."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
@@ -23,7 +24,7 @@ def scored_alone(folder: Path) -> Iterator[None]:
         folder: The model's, below its run's results.
 
     Raises:
-        InputError: Another command holds it; in every process of this one.
+        InputError: Another command holds it. The other processes of this one end, as the first says it.
     """
     rank, world = launched_rank(), launched_world()
     if world > 1:  # they hand one another no more than this line, and the slowest may take as long as it wants
@@ -39,6 +40,8 @@ def scored_alone(folder: Path) -> Iterator[None]:
                 refused = [str(error)]
         if world > 1:
             torch.distributed.broadcast_object_list(refused)
+        if refused[0] and rank > 0:
+            sys.exit(2)
         if refused[0]:
             raise InputError(refused[0])
         yield
