@@ -73,7 +73,7 @@ def _scored(folder: Path, grid: str, names: list[str]) -> dict[str, Run]:
         return scored
     reported = runs_reported(folder)
     of = {name: (label, folder / name) for name in names if (label := f"{grid}/{name}") in reported}
-    return {name: run_of(*where, reported[where[0]], is_retold=True) for name, where in of.items()}
+    return {name: run_of(*where, reported[where[0]], page=folder) for name, where in of.items()}
 
 
 def arms_section(grid: Grid) -> list[Block]:
