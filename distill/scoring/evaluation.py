@@ -19,7 +19,7 @@ from distill.models.card import add_scores
 from distill.models.loading import checkpoint_shown, load_for_scoring, student_folder, weights_identity
 from distill.models.packages import device_package, package_identity
 from distill.recipe.recipe import Recipe
-from distill.recipe.test_sets import Selection
+from distill.recipe.test_sets import Selection, clip_of
 from distill.scoring.alone import scored_alone
 from distill.scoring.captions import score_captions
 from distill.scoring.hypothesis_writer import HypothesisWriter
@@ -133,14 +133,18 @@ def submit(
 ) -> list[Path] | None:
     """Writes `submission_<set>.csv` for each board, beside the hypotheses that it is made of.
 
+    A clip's text is written once, as for scoring, and stands in each of its rows.
+
     Returns:
         The files; None in the processes that only helped.
 
     Raises:
         InputError: As `evaluate`, or a row's testset_id is missing or of another form.
     """
-    every = replace(selection, limit=None).rows(recipe)
-    ids = {name: submission_ids(rows, f"the {name} test set") for name, rows in every.items()}  # before the work
+    whole = replace(selection, limit=None)
+    lines = whole.lines(recipe)
+    ids = {name: submission_ids(rows, f"the {name} test set") for name, rows in lines.items()}  # before the work
+    every = whole.clips(lines)
     what = Measured(which, quantise, folder, device_llm)
     with scored_alone(place := results_folder(recipe, selection) / what.name):
         found, *_ = _written(recipe, what, selection, every)
@@ -150,7 +154,10 @@ def submit(
     for name, written in found.items():
         _report_unreadable(name, written)
         files.append(place / f"submission_{name}.csv")
-        write_submission(files[-1], ids[name][: selection.limit], written.texts)
+        texts = {clip_of(row, kind_of(name)): text for row, text in zip(written.rows, written.texts, strict=True)}
+        listed = {row_id: clip_of(row, kind_of(name)) for row_id, row in zip(ids[name], lines[name], strict=True)}
+        told = {row_id: texts[clip] for row_id, clip in listed.items() if clip in texts}
+        write_submission(files[-1], list(told), list(told.values()))
     return files
 
 

@@ -20,6 +20,7 @@ from distill.recipe.test_sets import Selection
 from distill.scoring.evaluation import evaluate, submit
 from distill.scoring.hypothesis_file import hypotheses_for
 from distill.scoring.hypothesis_writer import HypothesisWriter
+from distill.scoring.submission import check_submission
 from student.shrink import shrink
 from teacher.hypotheses import Hypothesis
 
@@ -302,6 +303,37 @@ def test_another_text_of_a_row_is_written_for_anew_with_its_batch(recipe, genera
     generated.clear()
     evaluate(recipe, "teacher")
     assert sorted(generated) == [f"test_asr_{i}" for i in range(4)] and len(lines(recipe)) == 4
+
+
+@pytest.mark.parametrize("texts", [True, False])
+def test_a_clip_of_several_rows_is_written_for_once_and_submitted_for_each(
+    tiny_recipe, measured, own_data, generated, monkeypatch, texts
+):
+    monkeypatch.setattr(distill.scoring.evaluation, "score_captions", lambda *_: SimpleNamespace(summary=dict))
+    rows = [
+        {"path": f"sounds/test_aac_{clip}.wav", "task": "audiocaption", "id": f"row {clip} {reference}"}
+        | {"testset_id": f"test{10 * reference + clip:04}"}
+        | ({"text": f"a dog barks {reference} times"} if texts else {})
+        for reference in range(3)
+        for clip in range(2)
+    ]
+    (own_data / "captions.json").write_text(json.dumps({"annotation": rows}))
+    recipe = read_recipe(tiny_recipe, [f"data.test.aac={own_data}/captions.json"])
+    (path,) = submit(recipe, "teacher", None, Selection(("aac",), answers=False))
+    assert sorted(generated) == ["row 0 0", "row 1 0"]
+    written = {line["id"]: line["hypothesis"] for line in lines(recipe)}
+    submitted = [line.split(",", 1) for line in path.read_text().splitlines()[1:]]
+    assert [name for name, _ in submitted] == ["test0000", "test0001", "test0010", "test0011", "test0020", "test0021"]
+    assert check_submission(path, read_held_out(recipe, f"{own_data}/captions.json", texts=False)) == 6
+    for name, text in submitted:
+        assert text == (" ".join(written[f"row {name[-1]} 0"].split()) or ".")
+    generated.clear()
+    (path,) = submit(recipe, "teacher", None, Selection(("aac",), limit=1, answers=False))
+    assert [line[:8] for line in path.read_text().splitlines()[1:]] == ["test0000", "test0010", "test0020"]
+    if texts:  # scoring takes them as they are, and a submission those of scoring
+        evaluate(recipe, "teacher", selection=Selection(("aac",)))
+        submit(recipe, "teacher", None, Selection(("aac",), answers=False))
+    assert generated == [] and {line["id"]: line["hypothesis"] for line in lines(recipe)} == written
 
 
 def test_a_submission_needs_no_answers_and_names_every_row(recipe, own_data):
