@@ -11,7 +11,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,22 +60,31 @@ class GridSettings(Settings):
             raise ValueError("an arm's name becomes a folder's: letters, digits, - and _, fewer than 80")
         return self
 
+    @model_validator(mode="after")
+    def _has_a_folder_for_each_run(self) -> "GridSettings":
+        starts = [f"start_{seed}" for seed in self.seeds if self.start is not None]
+        runs = [f"{arm}_{seed}" for seed in self.seeds for arm, _ in self._along_axes()]
+        if twice := [name for name, count in Counter(starts + runs).items() if count > 1]:
+            raise ValueError(f"two runs are named {twice[0]}: give seeds, arms and the values of an axis once each")
+        return self
+
     def combinations(self) -> dict[str, Overrides]:
         """The overrides of each arm, by its name; along axes it is named by keys and values, as temperature-2."""
-        found = {}
-        for (arm, overrides), values in itertools.product(
-            (self.arms or {"": {}}).items(), itertools.product(*self.axes.values())
-        ):
-            along = dict(zip(self.axes, values, strict=True))
-            name = "_".join(filter(None, [arm, *(self._place(key, value) for key, value in along.items())]))
-            found[name] = overrides | along
-        return found
+        return dict(self._along_axes())
 
-    def _place(self, key: str, value: Any) -> str:
-        """A value on an axis as part of a folder's name: itself where it can be one, else its number."""
-        shown = str(value)
-        if not re.fullmatch(r"[A-Za-z0-9_.]{1,20}", shown):
-            shown = str(self.axes[key].index(value))
+    def _along_axes(self) -> Iterator[tuple[str, Overrides]]:
+        for (arm, overrides), places in itertools.product(
+            (self.arms or {"": {}}).items(), itertools.product(*(range(len(values)) for values in self.axes.values()))
+        ):
+            along = list(zip(self.axes, places, strict=True))
+            name = "_".join(filter(None, [arm, *(self._named(key, place) for key, place in along)]))
+            yield name, overrides | {key: self.axes[key][place] for key, place in along}
+
+    def _named(self, key: str, place: int) -> str:
+        """A value on an axis as part of a folder's name: itself where it can be one, else by its place, as value0."""
+        shown = str(self.axes[key][place])
+        if not re.fullmatch(r"(?!value\d+$)[A-Za-z0-9_.-]{1,20}", shown):
+            shown = f"value{place}"
         return f"{key.rpartition('.')[2]}-{shown}"
 
 

@@ -37,6 +37,7 @@ def entries_of(annotation: Path, root: Path | None) -> Iterator[Entry]:
             corpus=shown(str(row.get("corpus") or folder)),
             duration_s=stated_seconds(end_s - start_s if end_s else row.get("duration")),
             start_s=start_s,
+            end_s=end_s,
         )
 
 

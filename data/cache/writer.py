@@ -1,19 +1,19 @@
 """Writes a teacher cache: one process a rank, killed and started again at will."""
 
 import errno
-import fcntl
 import json
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import TextIO
 
 from data.cache.files import check_identity, ids_of, read_failed, shards_of, write_features, write_table
 from data.cache.places import Places
 from data.cache.row import CachedRow, CacheIdentity
 from data.errors import NO_ROOM, InputError
+from data.locks import take_lock
 from data.paths import written_whole
 
 
@@ -109,24 +109,15 @@ class CacheWriter:
             self.close()
             raise
 
-    def _locked(self, rank: int):
-        """The lock file of a rank, held as long as this process lives or the writer is there."""
-        lock = open(self._folder / f"rank-{rank:05d}.lock", "a+")  # noqa: SIM115 (closed it would be free)
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            lock.seek(0)
-            other = lock.read().strip() or "another process"
-            raise InputError(
+    def _locked(self, rank: int) -> TextIO:
+        """The lock file of a rank. (On a file system without locks shards are given numbers that are free.)"""
+        return take_lock(
+            self._folder / f"rank-{rank:05d}.lock",
+            lambda other: (
                 f"{self._folder}: {other} is writing this cache (as rank {rank}); wait for it to end, or cache into "
                 "another folder"
-            ) from None
-        except OSError:  # a file system without locks: shards are given numbers that are free, whoever writes
-            return lock
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
-        return lock
+            ),
+        )
 
     def _write_identity(self) -> None:
         with suppress(FileExistsError), written_whole(self._folder / "identity.json", new=True) as path:

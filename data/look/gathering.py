@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.rows.row import stretch_s
 from data.sound.checks import SoundCheck
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
@@ -28,8 +29,9 @@ class Entry:
         text: Its text; empty where it has none.
         task: Its task.
         corpus: Its corpus.
-        duration_s: Seconds that the row states; None where it states none.
+        duration_s: Seconds that the row states; None where it states none. They count where the sound cannot be read.
         start_s: Where the clip begins in its file, seconds.
+        end_s: Where it ends there; 0: at the file's end.
     """
 
     id: str
@@ -39,6 +41,7 @@ class Entry:
     corpus: str
     duration_s: float | None
     start_s: float = 0.0
+    end_s: float = 0.0
 
 
 @dataclass
@@ -103,7 +106,8 @@ def gather(entries: Iterable[Entry], checks: dict[Path, SoundCheck], samples: in
         key = entry.corpus or UNNAMED, entry.task or UNNAMED
         group, check = groups[key], checks.get(entry.sound)
         readable = check is not None and not check.fault
-        seconds = entry.duration_s if entry.duration_s is not None else check.duration_s if readable else 0.0
+        there_s = stretch_s(entry.start_s, entry.end_s, check.duration_s) if readable else 0.0
+        seconds = there_s if readable else entry.duration_s or 0.0
         words = words_of(entry.text)
         group.durations_s.append(seconds)
         group.words.append(len(words))
@@ -115,7 +119,7 @@ def gather(entries: Iterable[Entry], checks: dict[Path, SoundCheck], samples: in
             look.file_s[key[0]] += check.duration_s if readable else seconds
             if readable and check.rate:
                 look.formats[entry.sound.suffix.lower().lstrip(".") or UNNAMED, check.rate, check.channels] += 1
-        if readable and check.duration_s > 0:
+        if there_s > 0:
             # The smallest hashes are a fair draw, without a list of all rows.
             order = -int.from_bytes(
                 hashlib.blake2b(entry.id.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big"

@@ -90,7 +90,7 @@ def _samples(look: Look) -> list[Html]:
 
 def _heard(entry: Entry) -> str:
     try:
-        samples = load_audio(entry.sound, start_s=entry.start_s)[: _HEARD_S * SAMPLE_RATE]
+        samples = load_audio(entry.sound, start_s=entry.start_s, end_s=entry.end_s)[: _HEARD_S * SAMPLE_RATE]
     except InputError as error:
         return str(error)
     buffer = io.BytesIO()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 from data.errors import InputError
@@ -44,11 +45,33 @@ class RowsDigest:
         self._waiting, self._begun = [], True
 
 
+class FreeNames:
+    """Names with the first free number behind them: a, a#2, a#3, ...
+
+    What is taken once stays so: a name goes on from its last number, else the rows of one recording would take time by
+    the square of their number.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[int, int] = {}
+
+    def first(self, name: str, is_free: Callable[[str], bool]) -> str:
+        """The first one that is free; from then on it is not."""
+        key = _key(name)
+        number = self._last.get(key, 0) + 1
+        while not is_free(unique := name if number == 1 else f"{name}#{number}"):
+            number += 1
+        if number > 1:  # of most names there is one row
+            self._last[key] = number
+        return unique
+
+
 class Ids:
     """Sees to it that the rows of a manifest have ids of their own (8 bytes of a hash are kept of each)."""
 
     def __init__(self) -> None:
         self.taken: set[int] = set()
+        self._made = FreeNames()
 
     def take(self, where: str, entry: dict[str, Any]) -> str:
         """The row's id, or one made of path and task with the first free number behind it."""
@@ -56,23 +79,20 @@ class Ids:
             if not self._free(entry["id"]):
                 raise InputError(f'{where}: id "{entry["id"]}" is there twice; give each row its own "id"')
             return entry["id"]
-        name = unique = f"{entry['path']}#{entry['task']}"
-        number = 2
-        while not self._free(unique):
-            unique, number = f"{name}#{number}", number + 1
-        return unique
+        return self._made.first(f"{entry['path']}#{entry['task']}", self._free)
 
     def has(self, name: str) -> bool:
         """Whether a row has this id; no row has an empty one."""
-        return bool(name) and self._key(name) in self.taken
+        return bool(name) and _key(name) in self.taken
 
     def _free(self, name: str) -> bool:
-        key = self._key(name)
+        key = _key(name)
         if key in self.taken:
             return False
         self.taken.add(key)
         return True
 
-    def _key(self, name: str) -> int:
-        digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        return int.from_bytes(digest, "little")
+
+def _key(name: str) -> int:
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")

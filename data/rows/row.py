@@ -48,12 +48,17 @@ class Row:
         return fault_of_times(self.path, self.start_s, self.end_s, self.duration_s, file_s)
 
 
+def stretch_s(start_s: float, end_s: float, file_s: float) -> float:
+    """Length of a stretch of a sound file of so many seconds; an end of 0 is the file's."""
+    return max(min(end_s or file_s, file_s) - start_s, 0.0)
+
+
 def fault_of_times(path: Path | str, start_s: float, end_s: float, duration_s: float, file_s: float) -> str:
     """What is wrong with a row's times, of a sound file of so many seconds; a duration of NaN is one not stated."""
     for key, at in (("start", start_s), ("end", end_s)):
         if at > file_s and lengths_differ(at, file_s):
             return f'"{key}" is {at:g} s, but {path} ends at {file_s:.2f} s; mend it, or leave it out'
-    there_s = max(min(end_s or file_s, file_s) - start_s, 0.0)
+    there_s = stretch_s(start_s, end_s, file_s)
     if lengths_differ(duration_s, there_s):
         return (
             f'"duration" is {duration_s:g} s, but there are {there_s:.2f} s of sound in {path}; state the clip\'s '

@@ -9,6 +9,7 @@ from data.errors import InputError, one_line
 from data.paths import file_sha256
 from data.rows.annotation import checked_row, located, open_list
 from data.rows.faults import FAULTS, Thresholds
+from data.rows.identity import FreeNames
 from data.rows.manifest import Manifest
 from data.rows.manifest_reader import read_manifest
 from data.rows.row import Mono
@@ -147,17 +148,15 @@ def _rows_of_manifest(manifest: Manifest) -> tuple[Path, Iterator[tuple[str, str
 
 
 def _named(annotation: Path, root: Path, entries: Iterable[Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    made: set[str] = set()
+    made, numbered = set[str](), FreeNames()
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
             raise InputError(f'{annotation}, row {index}: must be an object with a "path"; mend it, or drop the row')
         path, given = located(root, _shown(entry["path"])), entry.get("id")
-        own = given not in (None, "")
-        name = first = _shown(str(given)) if own else f"{path}#{_shown(str(entry.get('task', '')))}"
-        number = 1
-        while name in made and not own:
-            number += 1
-            name = f"{first}#{number}"
+        if given not in (None, ""):
+            name = _shown(str(given))
+        else:
+            name = numbered.first(f"{path}#{_shown(str(entry.get('task', '')))}", lambda name: name not in made)
         made.add(name)
         yield name, path, entry
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from data.paths import cache_dir
 from data.progress import Progress
 from data.rows.faults import FAULTS, Fault, Thresholds
-from data.rows.row import fault_of_times
+from data.rows.row import fault_of_times, stretch_s
 from data.scan.store import ScanStore
 from data.sound.checks import SoundCheck, check_sound, file_hash
 
@@ -57,7 +57,7 @@ class Annotated:
 
     def seconds(self, file_s: float) -> float:
         """Length of its stretch of a file of so many seconds; an end of 0 is the file's."""
-        return max(min(self.end_s or file_s, file_s) - self.start_s, 0.0)
+        return stretch_s(self.start_s, self.end_s, file_s)
 
     def fault_of_times(self, file_s: float) -> str:
         """What is wrong with the times that it states, of a file of so many seconds."""

@@ -108,8 +108,8 @@ class SmallRun:
             yield "cache", CacheReader(self.folder / "cache").content_sha256()
         for path in sorted(self.folder.rglob("*")):
             name = str(path.relative_to(self.folder))
-            of_cache = name.startswith("cache/") and path.name.startswith(("shard-", "rank-"))
-            if path.is_file() and not of_cache and not is_temporary(path):
+            of_cache = name.startswith("cache/") and path.name.startswith("shard-")
+            if path.is_file() and not of_cache and path.suffix != ".lock" and not is_temporary(path):
                 yield name, hashlib.sha256(_content(path)).hexdigest()
 
 

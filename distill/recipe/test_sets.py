@@ -23,8 +23,7 @@ class Selection:
         names: Test sets by their names; a kind stands for all of its sets.
         split: "test" or "valid", whose sets have no names: there is one a kind.
         limit: The first clips of each set; None for all.
-        answers: Whether the rows must have texts to score against; in a submission they need none, and every row
-            counts, also where several are of one clip.
+        answers: Whether the rows must have texts to score against; in a submission they need none.
     """
 
     names: tuple[str, ...] = KINDS
@@ -50,24 +49,39 @@ class Selection:
         return list(dict.fromkeys(chain(*self.sets(recipe).values())))
 
     def rows(self, recipe: "Recipe") -> dict[str, list[Row]]:
-        """The rows by set; sets without a row of their kind are left out.
+        """The clips by set, a row each; sets without a row of their kind are left out.
 
         Raises:
-            InputError: A file is not as it should be, two of a set share an id, or no row is left.
+            InputError: As `lines` and `clips`.
+        """
+        return self.clips(self.lines(recipe))
+
+    def clips(self, lines: dict[str, list[Row]]) -> dict[str, list[Row]]:
+        """The clips of all rows of each set: captions with all their references (see `grouped`).
+
+        Raises:
+            InputError: Two of a set share an id.
+        """
+        found = {name: grouped(rows, kind_of(name)) for name, rows in lines.items()}
+        for rows in found.values():
+            ids = Counter(row.id for row in rows)
+            if twice := next((row_id for row_id, count in ids.items() if count > 1), None):
+                raise InputError(f'id "{twice}" is in two of the {self.split} files; give each clip its own')
+        return {name: rows[: self.limit] for name, rows in found.items()}
+
+    def lines(self, recipe: "Recipe") -> dict[str, list[Row]]:
+        """All rows by set as their files have them, also where several are of one clip; limited by nothing.
+
+        Raises:
+            InputError: A file is not as it should be, or no row is left.
         """
         found: dict[str, list[Row]] = {}
         tasks: dict[str, None] = {}
         for name, files in self.sets(recipe).items():
             every = [row for path in files for row in read_held_out(recipe, path, texts=self.answers)]
             tasks |= {row.task: None for row in every}
-            rows = of_kind(every, kind_of(name))
-            if self.answers:
-                rows = grouped(rows, kind_of(name))
-            ids = Counter(row.id for row in rows)
-            if twice := next((row_id for row_id, count in ids.items() if count > 1), None):
-                raise InputError(f'id "{twice}" is in two of the {self.split} files; give each clip its own')
-            if rows:
-                found[name] = rows[: self.limit]
+            if rows := of_kind(every, kind_of(name)):
+                found[name] = rows
         if not found:
             found_tasks = f" (their tasks: {', '.join(tasks)})" if tasks else ""
             raise InputError(f"the recipe's {self.split} sets have no rows for {' or '.join(self.names)}{found_tasks}")
@@ -100,6 +114,11 @@ def of_kind(rows: Sequence[Row], kind: Kind) -> list[Row]:
     return [row for row in rows if (row.task == "asr" if kind == "asr" else row.task.startswith("audiocaption"))]
 
 
+def clip_of(row: Row, kind: Kind) -> tuple:
+    """What rows of one clip have in common; of speech each row is a clip."""
+    return (row.id,) if kind == "asr" else (row.path, row.start_s, row.end_s, row.task)
+
+
 def grouped(rows: Sequence[Row], kind: Kind) -> list[Row]:
     """Captions with all their references: rows of one clip and task, one reference each (AudioCaps), become one.
 
@@ -110,7 +129,7 @@ def grouped(rows: Sequence[Row], kind: Kind) -> list[Row]:
         return list(rows)
     by_clip: dict[tuple, list[Row]] = {}
     for row in rows:
-        by_clip.setdefault((row.path, row.start_s, row.end_s, row.task), []).append(row)
+        by_clip.setdefault(clip_of(row, kind), []).append(row)
     merged = []
     for clip in by_clip.values():
         lists = dict.fromkeys(row.references for row in clip if len(row.references) > 1)

@@ -18,6 +18,7 @@ from data.paths import remove_leftovers, written_whole
 from distill.report.blocks import html_page, markdown_page
 from distill.report.leaderboard import cells, columns, entries, notes, rank_sums, ratios, scores
 from distill.report.measured import comparable
+from distill.report.once import each_once, not_shown
 from distill.report.page import sections
 from distill.report.runs import Run, read_runs
 from distill.report.seeds import arms_section, read_grid
@@ -48,7 +49,7 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> list[Run]:
             runs += grids[-1].runs.values()
         else:
             runs += read_runs(folder)
-    runs = _each_once(runs)
+    runs = each_once(runs)
     lines = entries(runs)
     about = "teacher and student" if len(runs) == 1 else f"{len(runs)} runs"
     title = f"{out.resolve().name}: {about}"
@@ -62,24 +63,6 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> list[Run]:
         text = json.dumps(_metrics(runs), indent=2, ensure_ascii=False) + "\n"
         temporary.write_text(text, encoding="utf-8", errors="replace")
     return runs
-
-
-def _each_once(runs: Sequence[Run]) -> list[Run]:
-    """Runs without those that are told again: what was measured here counts, else the report of the most models.
-
-    Raises:
-        InputError: Two that were measured here have one name.
-    """
-    once: dict[str, Run] = {}
-    for run in runs:
-        other = once.setdefault(run.name, run)
-        if other is not run and not (run.is_retold or other.is_retold):
-            raise InputError(
-                f"two of the runs are named {run.name}, {other.folder} and {run.folder}; report one of them"
-            )
-        if (not run.is_retold, len(run.models)) > (not other.is_retold, len(other.models)):
-            once[run.name] = run
-    return list(once.values())
 
 
 def print_table(runs: Sequence[Run], console: Console | None = None) -> None:
@@ -97,7 +80,7 @@ def print_table(runs: Sequence[Run], console: Console | None = None) -> None:
             texts = cells(line, part, rank)[: len(labels)]
             table.add_row(*(Text(text.replace(" (", "\n(")) for text in texts))
         console.print(table)
-    for note in notes(lines):
+    for note in [*notes(lines), *not_shown(runs)]:
         console.print(Text(f"note: {note}"), style="yellow")
 
 

@@ -11,6 +11,7 @@ from distill.report.blocks import Block, Heading, Items, Picture, Table, Text
 from distill.report.examples import examples
 from distill.report.leaderboard import Entry, cells, columns, notes, rank_sums, ranked_by, ratio, scores
 from distill.report.measured import conditions_shown
+from distill.report.once import not_shown
 from distill.report.published import SOURCE, SYSTEMS, WHERE, same_speech
 from distill.report.runs import Run
 from distill.report.sets import sets_in, sets_of
@@ -35,7 +36,7 @@ def sections(runs: Sequence[Run], lines: Sequence[Entry], folder: Path) -> list[
     header = ["", *(column.label for column in figures), "rank"]
     table = [cells(line, figures, rank) for line, rank in zip(lines, rank_sums(lines), strict=True)]
     blocks: list[Block] = [Heading("Leaderboard"), Table(header, table)]
-    if found := notes(lines):
+    if found := [*notes(lines), *not_shown(runs)]:
         blocks.append(Items([f"Note: {note}." for note in found]))
     blocks.append(
         Text(

@@ -22,7 +22,8 @@ class Run:
         steps: The training's log, a row a step in order.
         validation: The training's looks at the held-out sets, in order.
         recipe: As it was run; empty where it was not kept.
-        is_retold: Whether its figures are from a report.json, not from where they were measured.
+        page: The folder whose report.json has its figures; None where they are those that were measured here.
+        others: Pages that have other figures of it, which are not shown.
     """
 
     name: str
@@ -31,7 +32,8 @@ class Run:
     steps: list[dict] = field(default_factory=list)
     validation: list[dict] = field(default_factory=list)
     recipe: dict = field(default_factory=dict)
-    is_retold: bool = False
+    page: Path | None = None
+    others: tuple[str, ...] = ()
 
 
 def read_runs(folder: Path) -> list[Run]:
@@ -45,7 +47,7 @@ def read_runs(folder: Path) -> list[Run]:
     reported = runs_reported(folder)
     if not reported or list(folder.glob("*/metrics.json")):
         return [read_run(folder)]
-    return [run_of(name, folder.parent / name, models, is_retold=True) for name, models in reported.items()]
+    return [run_of(name, folder.parent / name, models, page=folder) for name, models in reported.items()]
 
 
 def runs_reported(folder: Path) -> dict[str, dict[str, dict]]:
@@ -84,7 +86,7 @@ def read_run(folder: Path) -> Run:
     if not models:
         raise InputError(f"{folder}: no teacher/metrics.json or student/metrics.json; run scripts/evaluate.py first")
     name = next((block["recipe"] for block in models.values() if block.get("recipe")), folder.resolve().name)
-    return run_of(name, folder, models, is_retold)
+    return run_of(name, folder, models, page=folder if is_retold else None)
 
 
 def _models(path: Path, report: object) -> dict[str, dict]:
@@ -93,7 +95,7 @@ def _models(path: Path, report: object) -> dict[str, dict]:
     return {name: require_form(path, block) for name, block in blocks if isinstance(block, dict) and "model" in block}
 
 
-def run_of(name: str, folder: Path, models: dict[str, dict], is_retold: bool) -> Run:
+def run_of(name: str, folder: Path, models: dict[str, dict], page: Path | None) -> Run:
     """A run of these figures, with the logs that lie in the folder, if they are of one of these models.
 
     Raises:
@@ -109,7 +111,7 @@ def run_of(name: str, folder: Path, models: dict[str, dict], is_retold: bool) ->
         read_steps(folder / "steps.jsonl") if is_logged else [],
         read_validation(folder / "validation.jsonl") if is_logged else [],
         recipe,
-        is_retold,
+        page,
     )
 
 

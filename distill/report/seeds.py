@@ -4,7 +4,9 @@ Two arms that share a seed share data order and initialisation, so the paired di
 difference of the means; with three seeds it is a hint, not a proof, and the table shows every run.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -14,6 +16,9 @@ from distill.report.blocks import Block, Heading, Items, Table, Text
 from distill.report.runs import Run, read_metrics, read_run, run_of, runs_reported
 from distill.report.sets import sets_of, titled
 from distill.report.table import MISSING, value
+
+Shown = tuple[str, tuple[str, ...], float, int]
+"""A figure: its name, the keys that lead to it in `_metrics`, the factor to the shown unit, digits."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ def _scored(folder: Path, grid: str, names: list[str]) -> dict[str, Run]:
         return scored
     reported = runs_reported(folder)
     of = {name: (label, folder / name) for name in names if (label := f"{grid}/{name}") in reported}
-    return {name: run_of(*where, reported[where[0]], is_retold=True) for name, where in of.items()}
+    return {name: run_of(*where, reported[where[0]], page=folder) for name, where in of.items()}
 
 
 def arms_section(grid: Grid) -> list[Block]:
@@ -80,8 +85,8 @@ def arms_section(grid: Grid) -> list[Block]:
     summary, every_run = [], []
     for arm, runs in metrics.items():
         line = [arm]
-        for name, key, factor, digits in shown:
-            amounts, first = ([_scaled(run, key, factor) for run in some] for some in (runs, metrics[baseline]))
+        for name, place, factor, digits in shown:
+            amounts, first = ([_scaled(run, place, factor) for run in some] for some in (runs, metrics[baseline]))
             paired = [None if None in pair else pair[0] - pair[1] for pair in zip(amounts, first, strict=True)]
             line += [_spread(amounts, digits), MISSING if arm == baseline else _spread(paired, digits, sign="+")]
             every_run.append([arm, name, *(MISSING if x is None else f"{x:.{digits}f}" for x in amounts)])
@@ -110,24 +115,25 @@ def _metrics(run: Run | None) -> dict:
     return run.models["student"] | {"validation": {row["set"]: row for row in run.validation}}
 
 
-def _of_set(name: str) -> tuple[str, str, float, int]:
-    """The figure of a test set: its name, key in metrics.json, factor to the shown unit, digits."""
+def _of_set(name: str) -> Shown:
     if kind_of(name) == "asr":
-        return f"{titled('WER', name)}, %", f"{name}.wer", 100, 1
-    return titled("CIDEr-D", name), f"{name}.cider_d", 1, 3
+        return f"{titled('WER', name)}, %", (name, "wer"), 100, 1
+    return titled("CIDEr-D", name), (name, "cider_d"), 1, 3
 
 
-def _shown_metrics(metrics: dict[str, list[dict]]) -> list[tuple[str, str, float, int]]:
-    """The figures that a run has, as `_of_set` gives them."""
+def _shown_metrics(metrics: dict[str, list[dict]]) -> list[Shown]:
+    """The figures that a run has."""
     looks = dict.fromkeys(name for runs in metrics.values() for run in runs for name in run.get("validation", {}))
     wanted = [_of_set(name) for name in sets_of(run for runs in metrics.values() for run in runs)]
-    wanted += [*((f"cross-entropy, {name}", f"validation.{name}.ce", 1, 3) for name in looks)]
+    wanted += [(f"cross-entropy, {name}", ("validation", name, "ce"), 1, 3) for name in looks]
     everything = [run for runs in metrics.values() for run in runs]
-    return [metric for metric in wanted if any(value(run, metric[1]) is not None for run in everything)]
+    return [metric for metric in wanted if any(_scaled(run, metric[1], 1) is not None for run in everything)]
 
 
-def _scaled(run: dict, key: str, factor: float) -> float | None:
-    amount = value(run, key)
+def _scaled(run: dict, place: Sequence[str], factor: float) -> float | None:
+    """The number at a place; a set's name is no part of a dotted key, as its file's name may have a dot."""
+    *names, key = place
+    amount = value(reduce(lambda block, name: block.get(name, {}), names, run), key)
     return None if amount is None else factor * amount
 
 

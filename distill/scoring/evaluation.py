@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -20,16 +19,17 @@ from distill.models.card import add_scores
 from distill.models.loading import checkpoint_shown, load_for_scoring, student_folder, weights_identity
 from distill.models.packages import device_package, package_identity
 from distill.recipe.recipe import Recipe
-from distill.recipe.test_sets import Selection
+from distill.recipe.test_sets import Selection, clip_of
+from distill.scoring.alone import scored_alone
 from distill.scoring.captions import score_captions
 from distill.scoring.hypothesis_writer import HypothesisWriter
 from distill.scoring.sources import InTorch, OnDevice, Source
-from distill.scoring.speeds import measure_scored
+from distill.scoring.speeds import measure_or_warn
 from distill.scoring.submission import submission_ids, write_submission
 from distill.scoring.transcripts import alignment, score_asr
 from distill.scoring.writing import faults_of_files, require_readable, write_set
 from student.device.llm_gguf import LLMFormat
-from teacher.device import leave_group_at_exit, pick_device
+from teacher.device import pick_device
 
 EXAMPLES = 6
 WORST = 10
@@ -68,7 +68,8 @@ def evaluate(
     way of writing are the same. Under a launcher every process does its share. A text is the same whatever is missing,
     is limited or is shared (see `distill.scoring.writing`). A clip that cannot be heard counts as an empty text, and is
     told. Scores of a set that is not selected stay in metrics.json, if they are of the same model. Those of whole test
-    sets are also told on the card in the model's folder.
+    sets are also told on the card in the model's folder. Memory and times follow once scores are written; where they
+    cannot be measured, a warning says why.
 
     Args:
         recipe: The recipe.
@@ -82,15 +83,22 @@ def evaluate(
         What metrics.json holds; None in the processes that only helped.
 
     Raises:
-        InputError: Weights or a checkpoint are missing, or too many clips cannot be heard.
+        InputError: Weights or a checkpoint are missing, too many clips cannot be heard, or another command is scoring
+            the model.
     """
     selection = selection or Selection()
     every = replace(selection, limit=None).rows(recipe)
     what = Measured(which, quantise, folder, device_llm)
+    with scored_alone(place := results_folder(recipe, selection) / what.name):
+        return _evaluated(recipe, what, selection, every, place)
+
+
+def _evaluated(
+    recipe: Recipe, what: Measured, selection: Selection, every: dict[str, list[Row]], place: Path
+) -> dict | None:
     found, about, source = _written(recipe, what, selection, every)
     if found is None:
         return None
-    place = results_folder(recipe, selection) / about["model"]
     for folder in filter(None, (place, about["folder"])):
         remove_leftovers(folder)
     metrics = _scored(found, _kept(place / "metrics.json", about), replace(selection, names=KINDS).sets(recipe))
@@ -99,12 +107,20 @@ def evaluate(
     empty_cache()  # for the processes that measure beside this one
     with written_whole(place.parent / "recipe.json") as path:
         path.write_text(recipe.model_dump_json(indent=2) + "\n")
-    metrics |= measure_scored(recipe, place.parent, replace(what, folder=about["folder"]))
+    is_whole = what.name == what.which and selection.split == "test" and selection.limit is None
+    card_folder = about["folder"] if is_whole else None
+    _tell(metrics, place, card_folder)  # what was scored stays, whatever becomes of the measurement
+    if measured := measure_or_warn(recipe, place.parent, replace(what, folder=about["folder"])):
+        _tell(metrics := metrics | measured, place, card_folder)
+    return metrics
+
+
+def _tell(metrics: dict, place: Path, card_folder: Path | None) -> None:
+    """Writes metrics.json, and the scores on the card of a model's folder, where there is one."""
     with written_whole(place / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    if about["folder"] and what.name == which and selection.split == "test" and selection.limit is None:
-        add_scores(about["folder"], metrics)
-    return metrics
+    if card_folder:
+        add_scores(card_folder, metrics)
 
 
 def submit(
@@ -117,22 +133,31 @@ def submit(
 ) -> list[Path] | None:
     """Writes `submission_<set>.csv` for each board, beside the hypotheses that it is made of.
 
+    A clip's text is written once, as for scoring, and stands in each of its rows.
+
     Returns:
         The files; None in the processes that only helped.
 
     Raises:
         InputError: As `evaluate`, or a row's testset_id is missing or of another form.
     """
-    every = replace(selection, limit=None).rows(recipe)
-    ids = {name: submission_ids(rows, f"the {name} test set") for name, rows in every.items()}  # before the work
-    found, about, _ = _written(recipe, Measured(which, quantise, folder, device_llm), selection, every)
+    whole = replace(selection, limit=None)
+    lines = whole.lines(recipe)
+    ids = {name: submission_ids(rows, f"the {name} test set") for name, rows in lines.items()}  # before the work
+    every = whole.clips(lines)
+    what = Measured(which, quantise, folder, device_llm)
+    with scored_alone(place := results_folder(recipe, selection) / what.name):
+        found, *_ = _written(recipe, what, selection, every)
     if found is None:
         return None
     files = []
     for name, written in found.items():
         _report_unreadable(name, written)
-        files.append(results_folder(recipe, selection) / about["model"] / f"submission_{name}.csv")
-        write_submission(files[-1], ids[name][: selection.limit], written.texts)
+        files.append(place / f"submission_{name}.csv")
+        texts = {clip_of(row, kind_of(name)): text for row, text in zip(written.rows, written.texts, strict=True)}
+        listed = {row_id: clip_of(row, kind_of(name)) for row_id, row in zip(ids[name], lines[name], strict=True)}
+        told = {row_id: texts[clip] for row_id, clip in listed.items() if clip in texts}
+        write_submission(files[-1], list(told), list(told.values()))
     return files
 
 
@@ -227,9 +252,6 @@ def _written(
     else:
         source = InTorch(*load_for_scoring(recipe, what.which, about["folder"], what.quantise), recipe.generation)
     rank, world = launched_rank(), launched_world()
-    if world > 1:  # they hand nothing to one another, and the slowest may take as long as it wants
-        torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))
-        leave_group_at_exit()
     path = results_folder(recipe, selection) / what.name / "hypotheses.jsonl"
     ids = {name: [row.id for row in rows] for name, rows in every.items()}
     with HypothesisWriter(path, about["identity"], ids, rank, world, torch.distributed.barrier) as writer:

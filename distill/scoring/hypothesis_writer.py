@@ -16,8 +16,8 @@ class HypothesisWriter:
     """A context in which hypotheses are appended; `texts` has all of them afterwards, in the first process.
 
     On entering, lines of another model or another way of writing are dropped, and those of clips that a set that is
-    written now has no more. The first process writes into the file
-    itself, each other one into a file beside it, which the first takes over at the end, or when it enters next time.
+    written now has no more. The first process writes into the file itself, each other one into a file beside it, which
+    the first takes over at the end, or when it enters next time. One command writes at a time: see `scored_alone`.
 
     Args:
         path: hypotheses.jsonl.

@@ -79,9 +79,22 @@ def test_every_arm_with_every_value_and_seed_begins_where_it_says(grid):
     assert (recipe.name, recipe.seed, recipe.train.kd.beta) == ("grid/ce_beta-0.25_4", 4, 0.25)
     assert recipe.student.weights == str(recipe.run_dir.parent / "start_4" / "model")
     assert recipe.train.save_every == 5 and recipe.data.limit == 4
-    odd = settings(grid | {"axes": {"student.llm_layers": [[0, 1], 3]}})
-    assert [*odd.combinations()][:2] == ["ce_llm_layers-0", "ce_llm_layers-3"]
     assert runs[-1].recipe(settings(grid)).student.weights is None
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ([0.5, 2, "skew_kl", True], ["0.5", "2", "skew_kl", "True"]),
+        ([1e-5, 1e-4, -1], ["1e-05", "0.0001", "-1"]),
+        ([[0, 2, 5], 0, 3], ["value0", "0", "3"]),
+        ([3, [0], [False], "value3", "value1", 1e20], ["3", "value1", "value2", "value3", "value4", "value5"]),
+    ],
+)
+def test_a_value_of_an_axis_is_named_by_itself_or_by_its_place_and_by_no_other(grid, values, names):
+    arms = settings(grid | {"axes": {"student.llm_layers": values}}).combinations()
+    assert list(arms) == [f"{arm}_llm_layers-{name}" for arm in ("ce", "kd") for name in names]
+    assert [of["student.llm_layers"] for of in arms.values()] == 2 * values
 
 
 def test_a_grid_is_run_told_and_not_run_again(grid, tmp_path):
@@ -199,6 +212,13 @@ def test_an_interrupt_stops_the_grid_and_keeps_what_is_done(grid, tmp_path):
     [
         ({"arms": {}, "axes": {}}, "neither arms nor axes"),
         ({"axes": {"seed": []}}, "an axis has no values"),
+        ({"axes": {"train.kd.beta": [0.5, "0.5"]}}, "two runs are named ce_beta-0.5_3: "),
+        (
+            {"arms": {"kd": {}, "kd_beta-1": {}}, "axes": {"a.beta": [1, "1_beta-1"], "b.beta": [1]}},
+            "two runs are named kd_beta-1_beta-1_beta-1_3",
+        ),
+        ({"seeds": [3, 4, 3], "axes": {}}, "two runs are named start_3: "),
+        ({"arms": {"start": {}, "kd": {}}, "axes": {}}, "two runs are named start_3: "),
         ({"start": None}, "the grid has no start"),
         ({"arms": {"a/b": {}}}, "becomes a folder's"),
         ({"arm": {}}, "did you mean 'arms'"),

@@ -11,8 +11,10 @@ from PIL import Image
 
 from data.look.gathering import Entry, gather, joined, words_of
 from data.look.html import Html, page, paragraph, table
+from data.look.page import look_page
 from data.look.plots import amounts, histograms
 from data.sound.checks import SoundCheck
+from scripts.eda import entries_of
 from tests.conftest import SAMPLE_RATE, sound
 
 
@@ -90,6 +92,43 @@ def test_the_command(command, annotations):
     assert lengths == [1, 2, 2, 3, 10]  # the longest is cut; the sound that is gone is not drawn
 
 
+@pytest.mark.parametrize(
+    ("times", "seconds"),
+    [
+        ({"start": 1}, 2.0),
+        ({"end": 2}, 2.0),
+        ({"start": 1, "end": 2.5}, 1.5),
+        ({"start": 1, "end": 9}, 2.0),
+        ({"start": 1, "duration": 3}, 2.0),
+        ({"duration": 9}, 3.0),
+        ({"start": 4}, 0.0),
+        ({"start": 2, "end": 1}, 0.0),
+    ],
+)
+def test_a_clip_is_as_long_as_its_stretch_of_the_file(annotations, times, seconds):
+    row = {"path": "noise/c.flac", "text": "a dog barks", "task": "audiocaption"} | times
+    (annotations / "one.json").write_text(json.dumps({"annotation": [row]}))
+    (entry,) = entries_of(annotations / "one.json", annotations)
+    look = gather([entry], {entry.sound: SoundCheck(duration_s=3.0, rate=SAMPLE_RATE, channels=1)}, 1)
+    (group,) = look.groups.values()
+    assert list(group.durations_s) == [seconds]
+    heard = re.findall(r'mpeg;base64,([^"]+)"', look_page("a look", look, {}))
+    lengths = [len(soundfile.read(io.BytesIO(base64.b64decode(part)))[0]) / SAMPLE_RATE for part in heard]
+    assert lengths == pytest.approx([seconds] if seconds else [], abs=0.1)
+
+
+def test_of_a_sound_that_cannot_be_read_the_row_says_how_long_it_is(annotations):
+    lengths = {"a": {"end": 2, "start": 0.5}, "b": {"duration": 4}, "c": {"start": 1}}
+    rows = [{"path": f"{name}.wav", "text": "", "task": name} | times for name, times in lengths.items()]
+    (annotations / "gone.json").write_text(json.dumps({"annotation": rows}))
+    look = gather(entries_of(annotations / "gone.json", annotations), {}, 1)
+    assert {task: list(group.durations_s) for (_, task), group in look.groups.items()} == {
+        "a": [1.5],
+        "b": [4],
+        "c": [0],
+    }
+
+
 def test_nothing_to_look_at(command, annotations):
     (annotations / "none.json").write_text('{"annotation": []}')
     status, _, err = command("scripts/eda.py", annotations / "none.json", "--out", annotations / "out")
@@ -156,7 +195,7 @@ def test_rows_whatever_is_wrong_with_them(command, annotations):
     reader.feed((annotations / "out" / "index.html").read_text(encoding="utf-8"))
     assert "script" not in reader.tags and "\\ud800 lone" in reader.cells and "nan" not in reader.cells
     at = reader.cells.index("asr")
-    assert reader.cells[at - 1 : at + 7] == ["talk", "asr", "8", "0.00", "1.31", "1.50", "1.50", "1"]
+    assert reader.cells[at - 1 : at + 7] == ["talk", "asr", "8", "0.00", "1.50", "1.50", "1.50", "0"]
 
 
 @pytest.mark.parametrize("below", ["", "out"])

@@ -265,6 +265,15 @@ def test_the_arms_of_a_grid_are_told_over_seeds_and_paired(tmp_path):
     assert "| teacher | 20.0 |" in page and "| grid/kd_1 | 40.0 (2.00 x) |" in page
 
 
+def test_a_held_out_set_may_have_dots_in_its_name(tmp_path):
+    put_grid(tmp_path / "grid", {"ce": [0.4, 0.5], "kd": [0.3, 0.4]})
+    for path in (tmp_path / "grid").glob("*/validation.jsonl"):
+        path.write_text(path.read_text(encoding="utf-8").replace("valid_asr", "valid.v1.2"), encoding="utf-8")
+    write_report([tmp_path / "grid"])
+    page = (tmp_path / "grid" / "report.md").read_text(encoding="utf-8")
+    assert "| kd | cross-entropy, valid.v1.2 | 0.020 | 0.020 |" in page
+
+
 def test_a_run_that_failed_is_told_and_its_arm_has_no_mean(tmp_path):
     put_grid(tmp_path / "grid", {"ce": [0.4, 0.5], "kd": [0.3, None]})
     write_report([tmp_path / "grid"])

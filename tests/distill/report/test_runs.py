@@ -9,7 +9,7 @@ import pytest
 import scripts.report
 from data.errors import InputError
 from data.paths import REPOSITORY
-from distill.report import write_report
+from distill.report import print_table, write_report
 from distill.report.leaderboard import entries
 from distill.report.runs import read_run, read_runs
 from tests.distill.report.conftest import TEACHER, put, put_grid, put_log, student
@@ -107,16 +107,53 @@ def test_a_run_told_twice_is_shown_once(several, tmp_path):
     for folders in ([own, several], [several, own]):
         runs = {run.name: run for run in write_report(folders, tmp_path / "out")}
         assert set(runs) == {"kd_mini", "kd_other"} and runs["kd_mini"].models["teacher"]["ttft_s"] == 7
-    write_report([own])
-    forget_measured(own)
-    quantised = tmp_path / "quantised"
-    quantised.mkdir()
-    told = json.loads((own / "report.json").read_text())
-    more = {"runs": {"kd_mini": told | {"student_int8": student() | {"model": "student_int8"}}}}
-    (quantised / "report.json").write_text(json.dumps(more))
-    for folders in ([own, quantised], [quantised, own, several]):
-        runs = {run.name: run for run in write_report(folders, tmp_path / "out")}
-        assert "student_int8" in runs["kd_mini"].models
+
+
+def tell(page: Path, runs: dict[str, dict]) -> Path:
+    """Leaves a page of several runs, or of one; gives its folder."""
+    page.mkdir(parents=True, exist_ok=True)
+    (page / "report.json").write_text(json.dumps(runs.get(page.name, {"runs": runs})))
+    return page
+
+
+def told(wer: float, at: str = "", models: tuple[str, ...] = ("student",), name: str = "kd_mini") -> dict:
+    blocks = {model: student() | {"model": model, "recipe": name, "asr": {"wer": wer}} for model in models}
+    return {model: block | ({"measured": {"at": at}} if at else {}) for model, block in blocks.items()}
+
+
+NOT_SHOWN = "other figures of {} are not shown: those of the page {}; report its folder alone for them"
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_of_pages_that_tell_of_a_run_the_one_of_its_name_counts_then_the_latest(tmp_path, turn, capsys):
+    own = tell(tmp_path / "kd_mini", {"kd_mini": told(0.3)})
+    others = {
+        "quantised": told(0.5, models=("teacher", "student", "student_int8")),
+        "new": told(0.4, at="2026-12-02T00:00:00+00:00"),
+        "old": told(0.6, at="2026-12-01T00:00:00+00:00", models=("student", "student_int8")),
+        "same": told(0.3),
+    }
+    pages_of = [tell(tmp_path / page, {"kd_mini": models}) for page, models in others.items()]
+    for folders, wer, hidden in (
+        ([own, *pages_of], 0.3, {"quantised", "new", "old"}),
+        (pages_of, 0.4, {"quantised", "old", "same"}),
+        ([pages_of[0], pages_of[3]], 0.5, {"same"}),
+        ([own, pages_of[3]], 0.3, set()),
+    ):
+        (run,) = write_report(folders[::turn], tmp_path / "out")
+        assert run.models["student"]["asr"]["wer"] == wer and set(run.others) == hidden
+        print_table([run])
+        screen, page = " ".join(capsys.readouterr().out.split()), pages(tmp_path / "out")[0].replace("\\_", "_")
+        for other in others:
+            line = NOT_SHOWN.format("kd_mini", other)
+            assert (other in hidden) == (line in screen) == (f"Note: {line}." in page)
+
+
+def test_a_run_of_a_grid_is_shown_as_the_page_of_its_grid_has_it(tmp_path):
+    grid = tell(tmp_path / "grid", {"grid/ce_0": told(0.3, name="grid/ce_0")})
+    other = tell(tmp_path / "page", {"grid/ce_0": told(0.4, at="2026-12-02T00:00:00+00:00", name="grid/ce_0")})
+    (run,) = write_report([other, grid], tmp_path / "out")
+    assert run.models["student"]["asr"]["wer"] == 0.3 and run.others == ("page",)
 
 
 def test_two_runs_of_one_name_are_told_apart_by_nobody(folder, tmp_path):
@@ -170,7 +207,10 @@ def test_a_fresh_clone_reports_what_was_published_and_leaves_it_as_it_is(clone, 
     report(monkeypatch)
     assert contents(clone / "published") == before
     runs = pages(clone)[1]["runs"]
-    assert {"kd_mini", "kd_mini_long", "ablation/even_2"} <= set(runs) and "student_int4" in runs["kd_mini"]
+    assert {"kd_mini", "kd_mini_long", "ablation/even_2"} <= set(runs)
+    own = json.loads((clone / "published" / "kd_mini" / "report.json").read_text())
+    assert runs["kd_mini"]["student"] == own["student"] and runs["kd_mini"]["teacher"] == own["teacher"]
+    assert f"Note: {NOT_SHOWN.format('kd_mini', 'kd_mini_quantised')}" in pages(clone)[0].replace("\\_", "_")
     assert f"written: {clone}/report.html" in capsys.readouterr().out
     put(clone / "kd_mini", TEACHER)
     for _ in range(2):  # the page itself is no run

@@ -13,12 +13,14 @@ import distill.scoring.sources
 import distill.scoring.speeds
 import distill.scoring.writing
 from data.errors import InputError
+from distill.models.card import describe
 from distill.recipe.reading import read_recipe
 from distill.recipe.rows import read_held_out
 from distill.recipe.test_sets import Selection
 from distill.scoring.evaluation import evaluate, submit
 from distill.scoring.hypothesis_file import hypotheses_for
 from distill.scoring.hypothesis_writer import HypothesisWriter
+from distill.scoring.submission import check_submission
 from student.shrink import shrink
 from teacher.hypotheses import Hypothesis
 
@@ -191,6 +193,29 @@ def test_another_model_that_cannot_be_measured_stops_nothing(recipe, tiny_teache
     assert measured[1] == ["student"] and "the teacher is gone\nmeasuring the student alone" in capsys.readouterr().out
 
 
+def test_scores_stand_where_the_measurement_fails(command, tiny_recipe, tiny_teacher, monkeypatch):
+    recipe = read_recipe(tiny_recipe)
+    save_student(recipe, tiny_teacher)
+    folder, place = recipe.run_dir / "model", recipe.results_dir / "student" / "metrics.json"
+    describe(recipe, folder)
+    seen = []
+
+    def fails(*_):
+        seen.append((json.loads(place.read_text())["asr"]["wer"], json.loads((folder / "card.json").read_text())))
+        raise seen_as
+
+    monkeypatch.setattr(distill.scoring.speeds, "measure", fails)
+    for seen_as in (InputError("measuring the student failed: killed"), OSError(12, "Cannot allocate memory")):
+        status, out, err = command("scripts/evaluate.py", "--config", tiny_recipe, "--model", "student")
+        assert status == 0 and f"{recipe.results_dir}/report.html" in out
+        (line,) = [line for line in err.splitlines() if line.startswith("warning: ")]
+        assert str(seen_as) in line and "evaluation.measured_runs=0" in line
+        metrics = json.loads(place.read_text())
+        wer, card = seen[-1]
+        assert wer == metrics["asr"]["wer"] == card["scores"]["asr"]["wer"] and "ttft_s" not in metrics
+    assert len(seen) == 2
+
+
 def test_a_quantised_model_has_a_row_of_its_own(recipe, tiny_teacher, generated, measured, monkeypatch):
     save_student(recipe, tiny_teacher)
     full = evaluate(recipe, "student")
@@ -278,6 +303,37 @@ def test_another_text_of_a_row_is_written_for_anew_with_its_batch(recipe, genera
     generated.clear()
     evaluate(recipe, "teacher")
     assert sorted(generated) == [f"test_asr_{i}" for i in range(4)] and len(lines(recipe)) == 4
+
+
+@pytest.mark.parametrize("texts", [True, False])
+def test_a_clip_of_several_rows_is_written_for_once_and_submitted_for_each(
+    tiny_recipe, measured, own_data, generated, monkeypatch, texts
+):
+    monkeypatch.setattr(distill.scoring.evaluation, "score_captions", lambda *_: SimpleNamespace(summary=dict))
+    rows = [
+        {"path": f"sounds/test_aac_{clip}.wav", "task": "audiocaption", "id": f"row {clip} {reference}"}
+        | {"testset_id": f"test{10 * reference + clip:04}"}
+        | ({"text": f"a dog barks {reference} times"} if texts else {})
+        for reference in range(3)
+        for clip in range(2)
+    ]
+    (own_data / "captions.json").write_text(json.dumps({"annotation": rows}))
+    recipe = read_recipe(tiny_recipe, [f"data.test.aac={own_data}/captions.json"])
+    (path,) = submit(recipe, "teacher", None, Selection(("aac",), answers=False))
+    assert sorted(generated) == ["row 0 0", "row 1 0"]
+    written = {line["id"]: line["hypothesis"] for line in lines(recipe)}
+    submitted = [line.split(",", 1) for line in path.read_text().splitlines()[1:]]
+    assert [name for name, _ in submitted] == ["test0000", "test0001", "test0010", "test0011", "test0020", "test0021"]
+    assert check_submission(path, read_held_out(recipe, f"{own_data}/captions.json", texts=False)) == 6
+    for name, text in submitted:
+        assert text == (" ".join(written[f"row {name[-1]} 0"].split()) or ".")
+    generated.clear()
+    (path,) = submit(recipe, "teacher", None, Selection(("aac",), limit=1, answers=False))
+    assert [line[:8] for line in path.read_text().splitlines()[1:]] == ["test0000", "test0010", "test0020"]
+    if texts:  # scoring takes them as they are, and a submission those of scoring
+        evaluate(recipe, "teacher", selection=Selection(("aac",)))
+        submit(recipe, "teacher", None, Selection(("aac",), answers=False))
+    assert generated == [] and {line["id"]: line["hypothesis"] for line in lines(recipe)} == written
 
 
 def test_a_submission_needs_no_answers_and_names_every_row(recipe, own_data):
