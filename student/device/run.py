@@ -34,8 +34,10 @@ INSTALL = 'pip install numpy "onnxruntime>=1.22" "llama-cpp-python>=0.3.36,<0.4"
 RATE, FFT, HOP, WINDOW_S = 16_000, 400, 160, 30
 SILENT = 1e-3
 """Amplitude (-60 dB of full scale) that nothing in silence exceeds."""
-LEAST_S, LOUDEST, RATES = 0.025, 10.0, (1_000, 768_000)
-"""Seconds, amplitude (1 is full scale) and samples a second that a sound has."""
+LEAST_S, LOUDEST, RATES, MOST_CHANNELS = 0.025, 10.0, (1_000, 768_000), 64
+"""Seconds, amplitude (1 is full scale), samples a second and channels that a sound has."""
+BLOCK_S, BLOCK_VALUES = 10, 1 << 22
+"""What is read of a file at once, at most: seconds, and frames x channels."""
 MOST_BEAMS = 127
 """llama.cpp has 256 rows: one for the prompt, two for each beam."""
 QUESTION = "{}"
@@ -109,10 +111,13 @@ def read_sound(path: str, mix: bool) -> Iterator[np.ndarray]:
         how = os.O_RDONLY | getattr(os, "O_BINARY", 0)
         source = io.BytesIO(sys.stdin.buffer.read()) if path == "-" else os.fdopen(os.open(path, how), "rb")
         with source, soundfile.SoundFile(source) as file:
-            rate = file.samplerate
+            rate, channels = file.samplerate, file.channels
             if not RATES[0] <= rate <= RATES[1]:
                 raise InputError(f"{path}: {rate:,} samples a second; a sound has {RATES[0]:,} to {RATES[1]:,}")
-            yield from resampled(mono(file.blocks(10 * rate, dtype="float32", always_2d=True), mix, rate, path), rate)
+            if channels > MOST_CHANNELS:
+                raise InputError(f"{path}: {channels} channels; a sound has at most {MOST_CHANNELS}")
+            frames = min(BLOCK_S * rate, BLOCK_VALUES // channels)
+            yield from resampled(mono(file.blocks(frames, dtype="float32", always_2d=True), mix, rate, path), rate)
     except (soundfile.LibsndfileError, OSError) as error:
         raise InputError(f"{path}: no sound that can be read here ({error})") from None
 
