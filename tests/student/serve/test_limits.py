@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.student.serve.conftest import running, transcript, until, wav
+from tests.student.serve.fake import Fake
 
 PATH = "/v1/audio/transcriptions"
 
@@ -46,6 +47,21 @@ def test_what_waits_is_written_together(fake, pool):
         until(lambda: counted(server, f'salmonn_requests_total{{route="{PATH}",status="200"}} 5.0'))
         until(lambda: counted(server, f'salmonn_request_seconds_count{{route="{PATH}"}} 5.0'))
         assert counted(server, 'salmonn_first_token_seconds_count{model="fake"} 5.0')
+
+
+@pytest.mark.parametrize(("margin_s", "sizes"), [(None, [1, 2, 2]), (0.5, [1, 4])])
+def test_a_batch_is_as_large_as_what_is_heard_allows(loud, pool, margin_s, sizes):
+    """Of a model without a margin each stretch is filled up to 30 s."""
+    fake = Fake(max_seconds=60.0, margin_s=margin_s)
+    fake.go.clear()
+    with running({"fake": fake}) as server:
+        first = pool.submit(transcript, server, wav(1))
+        until(lambda: fake.batches)
+        others = [pool.submit(transcript, server, wav(seconds)) for seconds in (2, 2.5, 1.5, 3)]
+        until(lambda: counted(server, 'salmonn_waiting_stretches{model="fake"} 4.0'))
+        fake.go.set()
+        assert {future.result().status_code for future in (first, *others)} == {200}
+        assert [len(batch) for batch in fake.batches] == sizes
 
 
 def test_a_short_sound_does_not_wait_for_a_long_one(fake, pool):
