@@ -155,6 +155,56 @@ def test_pages_of_other_hosts_are_not_heard(fake):
         assert before.status_code == 405 and not [name for name in before.headers if name.startswith("access-control")]
 
 
+CHAT = "/v1/chat/completions"
+
+
+@pytest.mark.parametrize(
+    ("headers", "admitted"),
+    [
+        ({}, True),  # curl, and OpenAI's client
+        ({"origin": "http://{own}"}, True),  # the page in a browser that does not say which site it asks for
+        ({"origin": "http://{own}", "sec-fetch-site": "same-origin"}, True),
+        ({"origin": "https://sound.example", "host": "sound.example"}, True),  # behind a proxy with TLS
+        ({"origin": "https://sound.example", "host": "SOUND.example:443"}, True),
+        ({"origin": "https://sound.example", "sec-fetch-site": "same-origin"}, True),  # one that changes the host
+        ({"origin": "http://evil.example"}, False),
+        ({"origin": "http://evil.example", "sec-fetch-site": "cross-site"}, False),
+        ({"sec-fetch-site": "cross-site"}, False),
+        ({"origin": "http://{own}", "sec-fetch-site": "cross-site"}, False),
+        ({"origin": "null"}, False),  # a file, or a frame in a sandbox
+        ({"origin": "null", "host": ""}, False),
+        ({"origin": "http://127.0.0.1:1", "sec-fetch-site": "same-site"}, False),  # another server of this machine
+        ({"origin": "http://127.0.0.1:1"}, False),
+        ({"origin": "http://127.0.0.1"}, False),
+        ({"origin": "http://{own}.evil.example"}, False),
+        ({"origin": ""}, False),
+        ({"origin": "x" * 5_000 + "\x80"}, False),
+    ],
+)
+@pytest.mark.parametrize("api_key", [None, "secret"])
+def test_pages_of_other_origins_give_no_work(fake, headers, admitted, api_key):
+    with running({"fake": fake}, api_key=api_key) as server:
+        own = server.url.removeprefix("http://")
+        headers = {name: value.replace("{own}", own).encode("latin-1") for name, value in headers.items()}
+        if headers.get("host", b"").lower().startswith(b"sound") and not api_key:
+            pytest.skip("without a key it answers to localhost alone")
+        headers |= {"authorization": f"Bearer {api_key}"} if api_key else {}  # the right one changes nothing
+        answer = transcript(server, wav(1), headers=headers)
+        # JSON that is sent as text asks no leave of the server either.
+        chat = httpx.post(server.url + CHAT, content=b"{}", headers=headers | {"content-type": "text/plain"})
+        if admitted:
+            assert answer.status_code == 200 and chat.status_code == 400
+        else:
+            for refused in (answer, chat):
+                error = error_of(refused)
+                assert refused.status_code == 403 and error["code"] == "wrong_origin"
+                assert "\n" not in error["message"] and len(error["message"]) < 300
+            assert not fake.batches and not server.service.places.taken
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+        # What only tells is told to whom asks: without leave no page can read it.
+        assert httpx.get(f"{server.url}/health", headers=headers).status_code == 200
+
+
 def test_no_file_has_a_name_that_was_sent(fake, tmp_path, monkeypatch):
     folder = tmp_path / "temporary"
     folder.mkdir()
