@@ -367,7 +367,6 @@ class DeviceLM:
         """
         before, after = self.prompt(task, question)
         use, segments, end = self.settings["tasks"][task], [], 0.0
-        self.require_room(before, after, use["max_new_tokens"])
         for start, wave in stretches(read_sound(sound, self.settings["mix"]), use["longest_s"], task == "transcribe"):
             end = start + len(wave) / RATE
             text, flags = self.write(wave, before, after, self.cap(use, len(wave) / RATE))
@@ -384,7 +383,7 @@ class DeviceLM:
         """The ids before the audio tokens and after them.
 
         Raises:
-            InputError: As `result`.
+            InputError: The model has not learnt the task, or the question is too long, missing, or not asked for.
         """
         use = self.settings["tasks"].get(task)
         if use is None:
@@ -392,12 +391,15 @@ class DeviceLM:
         if (QUESTION in use["instruction"]) != bool(question.strip()):
             raise InputError("--question: goes with --task ask, which needs one, such as --question 'what is heard?'")
         if QUESTION not in use["instruction"]:
-            return use["before"], use["after"]
-        try:
-            question.encode()
-        except UnicodeEncodeError:
-            raise InputError("--question: not in UTF-8; write it in that") from None
-        return self.around(use["instruction"].replace(QUESTION, question.strip()))
+            before, after = use["before"], use["after"]
+        else:
+            try:
+                question.encode()
+            except UnicodeEncodeError:
+                raise InputError("--question: not in UTF-8; write it in that") from None
+            before, after = self.around(use["instruction"].replace(QUESTION, question.strip()))
+        self.require_room(before, after, use["max_new_tokens"])
+        return before, after
 
     def around(self, told: str) -> tuple[list[int], list[int]]:
         """As `prompt`, of any instruction."""
@@ -528,6 +530,31 @@ class DeviceLM:
             logits = self.llm.read([ids[-1] for ids in texts], place + len(texts[0]) - 1, rows)
 
 
+def write_all(model: DeviceLM, arguments: argparse.Namespace) -> int:
+    """Writes the texts of all sounds; one that cannot be heard is told in a line, and the others go on.
+
+    Returns:
+        The exit status: 2 where a sound could not be heard.
+
+    Raises:
+        InputError: What is asked is wrong for any sound.
+    """
+    model.prompt(arguments.task, arguments.question)
+    status, several = 0, len(arguments.files) > 1
+    for name in arguments.files:
+        try:
+            result = model.result(name, arguments.task, arguments.question)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            status = 2
+            continue
+        if arguments.format == "json":
+            print(json.dumps({"file": name} | result, ensure_ascii=False), flush=True)
+        else:
+            print(f"{name}\t{' '.join(result['text'].split())}" if several else result["text"], flush=True)
+    return status
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -542,13 +569,7 @@ def main() -> None:
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be in no encoding
     try:
         with DeviceLM(arguments.model, arguments.threads, arguments.beams) as model:
-            for name in arguments.files:
-                result = model.result(name, arguments.task, arguments.question)
-                if arguments.format == "json":
-                    print(json.dumps({"file": name} | result, ensure_ascii=False), flush=True)
-                else:
-                    shown = " ".join(result["text"].split()) if len(arguments.files) > 1 else result["text"]
-                    print(f"{name}\t{shown}" if len(arguments.files) > 1 else shown, flush=True)
+            sys.exit(write_all(model, arguments))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

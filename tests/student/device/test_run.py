@@ -250,6 +250,48 @@ def test_a_question_has_room_or_is_refused_before_the_sound_is_read(device):
         device.ask("none.wav", "what\udcff")
 
 
+@pytest.fixture
+def command(device, tmp_path, monkeypatch):
+    """The command on this model: exit status, output and errors."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.wav", "c.wav"):
+        soundfile.write(tmp_path / name, np.full(run.RATE, 0.5), run.RATE)
+    (tmp_path / "bad.wav").write_text("no sound")
+    device.write = lambda wave, before, after, cap: ("a text", [])
+    device.close = lambda: None
+    monkeypatch.setattr(run, "DeviceLM", lambda *of: device)
+
+    def called(capsys, *words):
+        monkeypatch.setattr("sys.argv", ["run.py", "--task", "ask", *words])
+        monkeypatch.setattr("sys.stdout.reconfigure", lambda **of: None, raising=False)
+        try:
+            run.main()
+            status = 0
+        except SystemExit as end:
+            status = end.code
+        written = capsys.readouterr()
+        return status, written.out.splitlines(), written.err.splitlines()
+
+    return called
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_sound_that_cannot_be_heard_is_told_and_the_others_are_written(command, capsys, form):
+    given = ["bad.wav", "a.wav", "none.wav", "c.wav"]
+    status, out, err = command(capsys, "--question", "who?", "--format", form, *given)
+    assert status == 2
+    assert [line.split(":")[:2] for line in err] == [["error", " bad.wav"], ["error", " none.wav"]]
+    names = [json.loads(line)["file"] if form == "json" else line.partition("\t")[0] for line in out]
+    assert names == ["a.wav", "c.wav"]
+    assert command(capsys, "--question", "who?", "a.wav") == (0, ["a text"], [])
+
+
+def test_what_is_wrong_with_the_question_is_told_once(command, capsys):
+    for question, said in (("", "goes with --task ask"), ("a" * 400, "too long")):
+        status, out, err = command(capsys, "--question", question, "a.wav", "c.wav", "bad.wav")
+        assert (status, out) == (2, []) and len(err) == 1 and said in err[0]
+
+
 def test_another_llama_cpp_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "llama_cpp", SimpleNamespace(llama_context_default_params=SimpleNamespace))
     with pytest.raises(run.InputError, match=r"llama_cpp: of another version; pip install .*llama-cpp-python>="):
