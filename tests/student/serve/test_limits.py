@@ -221,6 +221,31 @@ def test_no_file_has_a_name_that_was_sent(fake, tmp_path, monkeypatch):
     assert sorted(tmp_path.rglob("*")) == [folder]
 
 
+@pytest.mark.parametrize("content", [b"", b"no sound", wav(1), wav(40)], ids=len)  # 40 s are over a text's bound
+def test_a_sound_that_is_sent_as_a_text_is_told_how(fake, content):
+    part = b'--x\r\ncontent-disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+    body = part % (b"model", b"fake") + part % (b"file", content) + b"--x--\r\n"
+    kind = {"content-type": "multipart/form-data; boundary=x"}
+    with running({"fake": fake}) as server:
+        refused = httpx.post(server.url + PATH, content=body, headers=kind)
+        other = httpx.post(server.url + PATH, data={"model": "fake", "file": "a.wav"})
+    for answer in (refused, other):
+        error = error_of(answer)
+        assert answer.status_code == 400 and error["param"] == "file"
+        assert "send it as a file, with a file name" in error["message"]
+
+
+def test_whether_it_is_there_can_be_asked_by_head(fake):
+    with running({"fake": fake}, api_key="secret") as server:
+        for path in ("/", "/page/style.css", "/health"):
+            head, whole = httpx.head(server.url + path), httpx.get(server.url + path)
+            assert head.status_code == whole.status_code == 200 and not head.content
+            assert head.headers["content-length"] == str(len(whole.content))
+        assert httpx.head(f"{server.url}/v1/models").status_code == 401
+        server.service.places.closed = True
+        assert httpx.head(f"{server.url}/health").status_code == 503
+
+
 def test_a_fault_of_the_model_is_told_without_its_words(fake, pool):
     fake.fails = lambda stretch: stretch.seconds == 2
     fake.go.clear()
