@@ -28,9 +28,9 @@ _AUDIO = "<SpeechHere>"
 MAX_TEXT_TOKENS = 300
 
 
-def heard_seconds(rows: Sequence[Row], margin_s: float | None) -> np.ndarray:
-    """Seconds that an encoder hears of each row's clip; without a margin of its own always 30."""
-    return np.minimum(np.maximum(durations_of(rows), 1.0) + (WINDOW_S if margin_s is None else margin_s), WINDOW_S)
+def heard_seconds(lengths_s: Sequence[float] | np.ndarray, margin_s: float | None) -> np.ndarray:
+    """Seconds that an encoder hears of clips of these lengths; without a margin of its own always 30."""
+    return np.minimum(np.maximum(lengths_s, 1.0) + (WINDOW_S if margin_s is None else margin_s), WINDOW_S)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class SalmonnProcessor:
 
     def seconds(self, rows: Sequence[Row]) -> np.ndarray:
         """Seconds that the encoder hears of each row's clip: at least 1, the margin with it, at most 30."""
-        return heard_seconds(rows, self.config.margin_s)
+        return heard_seconds(durations_of(rows), self.config.margin_s)
 
     def decoded(self, rows: Sequence[Row], max_seconds: float) -> Iterator[tuple[list[int], list[np.ndarray]]]:
         """Batches of rows of like length, the longest first: their indices, and their clips' samples.

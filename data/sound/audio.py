@@ -96,10 +96,14 @@ def load_audio(sound: Sound | str, *, start_s: float = 0.0, end_s: float = 0.0, 
 
 def _decoded(sound: Sound, start_s: float, seconds: float | None, mono: Mono) -> tuple[np.ndarray, int]:
     """One channel of a stretch, at most 30 s long, and its rate."""
-    parts = list(blocks(sound, start_s=start_s, seconds=min(seconds or MAX_SECONDS, MAX_SECONDS)))
+    parts, rate, others = [], 0, False
+    for part, own_rate in blocks(sound, start_s=start_s, seconds=min(seconds or MAX_SECONDS, MAX_SECONDS)):
+        parts.append(np.ascontiguousarray(to_mono(part, mono)))  # a copy: the others' memory is freed
+        with np.errstate(invalid="ignore"):  # NaN is told below
+            rate, others = own_rate, others or bool(part.any())
     if not parts:
         raise InputError(f"{sound}: holds no samples; fetch or record it again, or drop its row")
-    samples, rate = np.concatenate([to_mono(part, mono) for part, _ in parts]), parts[0][1]
+    samples = np.concatenate(parts)
     if len(samples) < LEAST_S * rate:
         raise InputError(
             f"{sound}: {1000 * len(samples) / rate:.3g} ms of sound, less than one frame of {1000 * LEAST_S:g} ms; "
@@ -108,7 +112,7 @@ def _decoded(sound: Sound, start_s: float, seconds: float | None, mono: Mono) ->
     if not np.isfinite(samples).all():
         raise InputError(f"{sound}: holds NaN or infinite samples; write it again from its source, or drop its row")
     if not samples.any():
-        if mono == "first" and any(part.any() for part, _ in parts):
+        if mono == "first" and others:
             raise InputError(
                 f"{sound}: silent on the first channel alone; hear all with data.mono=mix, or drop its row"
             )

@@ -19,12 +19,23 @@ from data.sound.foreign import foreign_blocks, foreign_header
 from data.sound.joined import FORMATS, signed_parts
 from data.sound.lengths import behind_id3, is_mp3
 from data.sound.ogg import ogg_parts
-from data.sound.source import Part, Probe, Sound, SoundBytes, Window, joined_unlike, rewound, truncated, unreadable
+from data.sound.source import (
+    Part,
+    Probe,
+    Sound,
+    SoundBytes,
+    Window,
+    block_frames,
+    joined_unlike,
+    require_plausible,
+    rewound,
+    truncated,
+    unreadable,
+)
 from data.sound.wav import wav_parts
 
 __all__ = ["Sound", "SoundBytes", "SoundInfo", "blocks", "sound_info"]
 
-_BLOCK_S = 30
 _LOUDEST = 10.0
 """Full scale is 1; floats that go on to tens or thousands are integers that were not divided."""
 _CHECKED = ("WAV", "WAVEX", "RF64", "FLAC", "OGG")
@@ -59,7 +70,8 @@ def sound_info(sound: Sound) -> SoundInfo:
     """Reads a file's header; where it cannot be believed, counts the samples that `blocks` gives.
 
     Raises:
-        InputError: It is not a sound file, or one that ends before its header says.
+        InputError: It is not a sound file, or one that ends before its header says or has a rate or channels beyond
+            those of sounds.
     """
     try:
         with ExitStack() as stack:
@@ -70,7 +82,7 @@ def sound_info(sound: Sound) -> SoundInfo:
 
 
 def blocks(sound: Sound, *, start_s: float = 0.0, seconds: float | None = None) -> Iterator[tuple[np.ndarray, int]]:
-    """Decodes a stretch of a file, at most 30 s at a time.
+    """Decodes a stretch of a file, at most 30 s at a time, and of many channels less.
 
     Args:
         sound: The file.
@@ -81,7 +93,8 @@ def blocks(sound: Sound, *, start_s: float = 0.0, seconds: float | None = None) 
         float32 samples, shape [frames, channels], and the file's own rate, Hz.
 
     Raises:
-        InputError: It cannot be decoded, ends before its header says, or is far louder than sounds can be.
+        InputError: It cannot be decoded, ends before its header says, has a rate or channels beyond those of sounds, or
+            is far louder than they can be.
     """
     for samples, rate in _blocks(sound, start_s, seconds):
         if max(samples.max(), -samples.min()) > _LOUDEST and np.isfinite(samples).all():
@@ -116,7 +129,7 @@ def _stretch(sound: Sound, file: soundfile.SoundFile, first: int, end: int) -> I
         if first and first < end:
             file.seek(first)
         while first < end:
-            wanted = min(end - first, _BLOCK_S * file.samplerate)
+            wanted = min(end - first, block_frames(file.samplerate, file.channels))
             samples = file.read(wanted, dtype="float32", always_2d=True)
             if len(samples) < wanted:
                 raise truncated(sound)
@@ -144,6 +157,7 @@ def _opened(sound: Sound, stack: ExitStack) -> list[soundfile.SoundFile]:
         raise unreadable(sound, error) from None
     if len({(file.samplerate, file.channels) for file in files}) > 1:
         raise joined_unlike(sound)
+    require_plausible(sound, files[0].samplerate, files[0].channels)
     if files[0].format == "MP3":
         raise _Foreign
     if files[0].format not in (*_CHECKED, *FORMATS):

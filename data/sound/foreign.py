@@ -10,7 +10,17 @@ from contextlib import contextmanager
 import numpy as np
 
 from data.sound.lengths import behind_id3, mp3_begin, mp3_counted, require_one_m4a
-from data.sound.source import Part, Probe, Sound, Window, joined_unlike, rewound, truncated, unreadable
+from data.sound.source import (
+    Part,
+    Probe,
+    Sound,
+    Window,
+    joined_unlike,
+    require_plausible,
+    rewound,
+    truncated,
+    unreadable,
+)
 
 _MARGIN_S = 1.0
 """What is decoded before a stretch: a frame of mp3 or AAC sounds as it does only behind those before it."""
@@ -37,6 +47,7 @@ def _container(sound: Sound) -> Iterator:
             codec = container.streams.audio[0].codec_context
             if not (codec and codec.sample_rate and codec.channels):
                 raise unreadable(sound, "its header names no codec, rate or channels that there are")
+            require_plausible(sound, codec.sample_rate, codec.channels)
             yield container
     except (av.error.FFmpegError, IndexError, TypeError) as error:
         raise unreadable(sound, error) from None

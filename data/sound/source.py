@@ -27,6 +27,12 @@ class SoundBytes(io.BytesIO):
 
 
 Sound = Path | SoundBytes
+RATES = (1_000, 768_000)
+"""Samples a second that a sound has."""
+MOST_CHANNELS = 64
+BLOCK_S, BLOCK_VALUES = 30, 1 << 23
+"""A block is at most so long, and has at most so many values (frames x channels): 34 MB of float32. Up to 192 kHz of
+one channel, 96 kHz of two and 44.1 kHz of six, 30 s are less."""
 _HEAD = 4096
 _BLOCK = 1 << 20
 
@@ -139,3 +145,24 @@ def truncated(sound: "Sound | Probe") -> InputError:
 def joined_unlike(sound: "Sound | Probe", what: str = "other rates or channels") -> InputError:
     """What is said of sounds that cannot be heard as one."""
     return InputError(f"{sound}: files of {what} joined to one; write them apart, or as one sound")
+
+
+def require_plausible(sound: object, rate: int, channels: int) -> None:
+    """Refuses what no sound is: a header may state any rate and number of channels, and a few bytes fill them.
+
+    Raises:
+        InputError: The rate or the number of channels is none of a sound.
+    """
+    if not RATES[0] <= rate <= RATES[1]:
+        raise InputError(
+            f"{sound}: {rate:,} samples a second; a sound has {RATES[0]:,} to {RATES[1]:,}: write it again at its rate"
+        )
+    if channels > MOST_CHANNELS:
+        raise InputError(
+            f"{sound}: {channels:,} channels; a sound has at most {MOST_CHANNELS}: write those heard alone"
+        )
+
+
+def block_frames(rate: int, channels: int) -> int:
+    """Frames of a block, so that its memory is bounded whatever rate and channels are."""
+    return max(min(BLOCK_S * rate, BLOCK_VALUES // channels), 1)

@@ -11,8 +11,7 @@ from data.rows.faults import LEAST_S
 from data.rows.row import Mono
 from data.sound.audio import SAMPLE_RATE, to_mono
 from data.sound.decode import Sound, blocks, sound_info
-
-_BLOCK_S = 30
+from data.sound.source import MOST_CHANNELS, block_frames, require_plausible
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,17 +29,21 @@ class Samples:
     name: str = "samples"
 
     def __post_init__(self) -> None:
-        kind = self.samples.dtype
-        if self.samples.ndim not in (1, 2) or not (kind.kind == "f" or kind in (np.int16, np.int32)):
+        kind, shaped = self.samples.dtype, self.samples.ndim in (1, 2) and 1 <= self.channels <= MOST_CHANNELS
+        if not shaped or not (kind.kind == "f" or kind in (np.int16, np.int32)):
             raise InputError(
                 f"{self.name}: {kind} of shape {self.samples.shape}; give floats, or integers of 16 or 32 bits, "
-                "[frames] or [frames, channels]"
+                f"[frames] or [frames, channels], of at most {MOST_CHANNELS}"
             )
-        if self.rate <= 0:
-            raise InputError(f"{self.name}: {self.rate} samples a second; give the rate of the samples, such as 16000")
+        require_plausible(self.name, self.rate, self.channels)
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def channels(self) -> int:
+        """How many."""
+        return self.samples.shape[1] if self.samples.ndim == 2 else 1
 
     @property
     def seconds(self) -> float:
@@ -58,7 +61,7 @@ def seconds_of(sound: Sound | Samples) -> float:
 
 
 def mono_blocks(sound: Sound | Samples, mono: Mono = "first") -> Iterator[np.ndarray]:
-    """Decodes a sound, at most about 30 s at a time.
+    """Decodes a sound, at most about 30 s at a time, and of many channels less.
 
     What comes is, joined, what `load_audio` gives of a sound of 1 to 30 s. One that is silent is none that is faulty.
 
@@ -100,6 +103,7 @@ def _decoded(sound: Sound | Samples) -> Iterator[tuple[np.ndarray, int]]:
         return
     samples = sound.samples if sound.samples.ndim == 2 else sound.samples[:, None]
     scale = 1 if samples.dtype.kind == "f" else -float(np.iinfo(samples.dtype).min)
-    for first in range(0, len(samples), _BLOCK_S * sound.rate):
-        part = samples[first : first + _BLOCK_S * sound.rate]
+    frames = block_frames(sound.rate, sound.channels)
+    for first in range(0, len(samples), frames):
+        part = samples[first : first + frames]
         yield (part if scale == 1 else part / np.float32(scale)), sound.rate

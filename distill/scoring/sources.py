@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from data.errors import InputError
+from data.rows.manifest import durations_of
 from data.rows.row import Row
 from data.sound.audio import SAMPLE_RATE, load_clips
 from distill.models.loading import parameter_counts, part_bytes
@@ -94,7 +95,7 @@ class OnDevice:
 
     def seconds(self, rows: Sequence[Row]) -> np.ndarray:
         """See `Source`."""
-        return heard_seconds(rows, self.lm.settings["audio"]["margin_s"])
+        return heard_seconds(durations_of(rows), self.lm.settings["audio"]["margin_s"])
 
     def write(self, pairs: Sequence[tuple[Row, str]]) -> list[Hypothesis]:
         """See `Source`."""

@@ -34,8 +34,10 @@ INSTALL = 'pip install numpy "onnxruntime>=1.22" "llama-cpp-python>=0.3.36,<0.4"
 RATE, FFT, HOP, WINDOW_S = 16_000, 400, 160, 30
 SILENT = 1e-3
 """Amplitude (-60 dB of full scale) that nothing in silence exceeds."""
-LEAST_S, LOUDEST, RATES = 0.025, 10.0, (1_000, 768_000)
-"""Seconds, amplitude (1 is full scale) and samples a second that a sound has."""
+LEAST_S, LOUDEST, RATES, MOST_CHANNELS = 0.025, 10.0, (1_000, 768_000), 64
+"""Seconds, amplitude (1 is full scale), samples a second and channels that a sound has."""
+BLOCK_S, BLOCK_VALUES = 10, 1 << 22
+"""What is read of a file at once, at most: seconds, and frames x channels."""
 MOST_BEAMS = 127
 """llama.cpp has 256 rows: one for the prompt, two for each beam."""
 QUESTION = "{}"
@@ -109,10 +111,13 @@ def read_sound(path: str, mix: bool) -> Iterator[np.ndarray]:
         how = os.O_RDONLY | getattr(os, "O_BINARY", 0)
         source = io.BytesIO(sys.stdin.buffer.read()) if path == "-" else os.fdopen(os.open(path, how), "rb")
         with source, soundfile.SoundFile(source) as file:
-            rate = file.samplerate
+            rate, channels = file.samplerate, file.channels
             if not RATES[0] <= rate <= RATES[1]:
                 raise InputError(f"{path}: {rate:,} samples a second; a sound has {RATES[0]:,} to {RATES[1]:,}")
-            yield from resampled(mono(file.blocks(10 * rate, dtype="float32", always_2d=True), mix, rate, path), rate)
+            if channels > MOST_CHANNELS:
+                raise InputError(f"{path}: {channels} channels; a sound has at most {MOST_CHANNELS}")
+            frames = min(BLOCK_S * rate, BLOCK_VALUES // channels)
+            yield from resampled(mono(file.blocks(frames, dtype="float32", always_2d=True), mix, rate, path), rate)
     except (soundfile.LibsndfileError, OSError) as error:
         raise InputError(f"{path}: no sound that can be read here ({error})") from None
 
@@ -362,7 +367,6 @@ class DeviceLM:
         """
         before, after = self.prompt(task, question)
         use, segments, end = self.settings["tasks"][task], [], 0.0
-        self.require_room(before, after, use["max_new_tokens"])
         for start, wave in stretches(read_sound(sound, self.settings["mix"]), use["longest_s"], task == "transcribe"):
             end = start + len(wave) / RATE
             text, flags = self.write(wave, before, after, self.cap(use, len(wave) / RATE))
@@ -379,7 +383,7 @@ class DeviceLM:
         """The ids before the audio tokens and after them.
 
         Raises:
-            InputError: As `result`.
+            InputError: The model has not learnt the task, or the question is too long, missing, or not asked for.
         """
         use = self.settings["tasks"].get(task)
         if use is None:
@@ -387,12 +391,15 @@ class DeviceLM:
         if (QUESTION in use["instruction"]) != bool(question.strip()):
             raise InputError("--question: goes with --task ask, which needs one, such as --question 'what is heard?'")
         if QUESTION not in use["instruction"]:
-            return use["before"], use["after"]
-        try:
-            question.encode()
-        except UnicodeEncodeError:
-            raise InputError("--question: not in UTF-8; write it in that") from None
-        return self.around(use["instruction"].replace(QUESTION, question.strip()))
+            before, after = use["before"], use["after"]
+        else:
+            try:
+                question.encode()
+            except UnicodeEncodeError:
+                raise InputError("--question: not in UTF-8; write it in that") from None
+            before, after = self.around(use["instruction"].replace(QUESTION, question.strip()))
+        self.require_room(before, after, use["max_new_tokens"])
+        return before, after
 
     def around(self, told: str) -> tuple[list[int], list[int]]:
         """As `prompt`, of any instruction."""
@@ -523,6 +530,31 @@ class DeviceLM:
             logits = self.llm.read([ids[-1] for ids in texts], place + len(texts[0]) - 1, rows)
 
 
+def write_all(model: DeviceLM, arguments: argparse.Namespace) -> int:
+    """Writes the texts of all sounds; one that cannot be heard is told in a line, and the others go on.
+
+    Returns:
+        The exit status: 2 where a sound could not be heard.
+
+    Raises:
+        InputError: What is asked is wrong for any sound.
+    """
+    model.prompt(arguments.task, arguments.question)
+    status, several = 0, len(arguments.files) > 1
+    for name in arguments.files:
+        try:
+            result = model.result(name, arguments.task, arguments.question)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            status = 2
+            continue
+        if arguments.format == "json":
+            print(json.dumps({"file": name} | result, ensure_ascii=False), flush=True)
+        else:
+            print(f"{name}\t{' '.join(result['text'].split())}" if several else result["text"], flush=True)
+    return status
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -537,13 +569,7 @@ def main() -> None:
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be in no encoding
     try:
         with DeviceLM(arguments.model, arguments.threads, arguments.beams) as model:
-            for name in arguments.files:
-                result = model.result(name, arguments.task, arguments.question)
-                if arguments.format == "json":
-                    print(json.dumps({"file": name} | result, ensure_ascii=False), flush=True)
-                else:
-                    shown = " ".join(result["text"].split()) if len(arguments.files) > 1 else result["text"]
-                    print(f"{name}\t{shown}" if len(arguments.files) > 1 else shown, flush=True)
+            sys.exit(write_all(model, arguments))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -39,7 +39,7 @@ def app_of(service: Service) -> FastAPI:
         service.model(name)
         return json_response(_model(service, name))
 
-    @app.get("/health")
+    @app.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> Response:
         service.places.require_open()
         return json_response({"status": "ok"})

@@ -16,11 +16,12 @@ from student.serve.rows import EndsGone, Rows
 from student.use.audio_lm import AudioLM
 from student.use.streaming import TextStreamer
 from student.use.stretches import Stretch
+from teacher.processor import heard_seconds
 
 _AHEAD = 8
 """Stretches of one sound that are made before they are needed."""
 _ALIKE = 2
-"""A stretch is padded to at most so many times its length: the others of its batch are not longer."""
+"""A stretch waits for none that is over so many times as long, as they all end with the longest text."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -157,7 +158,8 @@ class Batcher:
     def _fits(self, batch: list[_Part], stretch: Stretch) -> bool:
         lengths = [stretch.seconds, *(part.stretch.seconds for part in batch)]
         alike = max(lengths) <= _ALIKE * min(lengths)
-        return not batch or (alike and max(lengths) * len(lengths) <= self.model.usage.max_seconds)
+        longest = max(heard_seconds(lengths, self.model.processor.config.margin_s))
+        return not batch or (alike and longest * len(lengths) <= self.model.usage.max_seconds)
 
     def _write(self, batch: list[_Part]) -> None:
         """Writes a batch; where it fails, each of its stretches alone, so that one does not fail others."""

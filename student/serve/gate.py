@@ -1,4 +1,4 @@
-"""What stands before every route: the key, the bounds of bodies and of the queue, and what is counted.
+"""What stands before every route: the key, the origin, the bounds of bodies and of the queue, and what is counted.
 
 A body is not read before its request has a place, and never further than its bound. Behind it, `request.state.began` is
 when the request came, and what is put into `request.state.ends` is called when it is over, however it ended.
@@ -57,6 +57,7 @@ class Gate:
         try:
             self._admit(scope)
             if works:
+                _require_own_page(dict(scope["headers"]))
                 self._places.take()
             try:
                 await self._app(scope, body, answer)
@@ -104,6 +105,33 @@ class Gate:
         route = path if path in ROUTES else "other"
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.latency.labels(route).observe(seconds)
+
+
+def _require_own_page(headers: dict[bytes, bytes]) -> None:
+    """Refuses what a page of another origin sends: a browser sends forms and plain text without asking for leave.
+
+    A key does not change that. Where a browser says which site asks (`Sec-Fetch-Site`, which no page can set), it is
+    believed; else the page's origin is compared with the host that was asked. A program that is no browser sends
+    neither.
+
+    Raises:
+        ApiError: Another origin asks.
+    """
+    site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin")
+    if site is not None:
+        own = site in (b"same-origin", b"none")
+    else:
+        own = origin is None or _same_place(origin, headers.get(b"host", b""))
+    if not own:
+        shown = "another origin" if origin is None else f"origin {origin[:100].decode('latin-1')}"
+        raise ApiError(403, f"{shown}: ask from the server's own page, or from no page", code="wrong_origin")
+
+
+def _same_place(origin: bytes, host: bytes) -> bool:
+    """Whether an origin is that of a host; not its scheme, which a proxy with TLS changes."""
+    scheme, _, place = origin.lower().partition(b"://")
+    usual = {b"http": b":80", b"https": b":443"}.get(scheme)
+    return bool(usual and place) and place.removesuffix(usual) == host.lower().removesuffix(usual)
 
 
 def too_large(limit: int) -> ApiError:

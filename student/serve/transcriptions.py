@@ -87,21 +87,19 @@ async def _events(job: Job, pieces: AsyncIterator[Piece], segments: bool) -> Asy
 
 
 async def _read(request: Request) -> tuple[TranscriptionForm, bytes]:
-    """The form and the file's bytes; a large file lies in a temporary file without a name meanwhile.
+    """The form and the file's bytes.
 
     Raises:
         ApiError: Something is missing, doubled, or not known.
     """
-    async with request.form(max_files=1, max_fields=_FIELDS) as form:
-        fields: dict[str, list[str]] = {}
-        content = None
-        for name, value in form.multi_items():
-            if not isinstance(value, str):  # a file
-                if name != "file":
-                    raise ApiError(400, f"{name}: not a file; the sound is file", param=name, code="unknown_parameter")
-                content = await value.read()
-            elif value:
-                fields.setdefault(name.removesuffix("[]"), []).append(value)
+    try:
+        fields, content = await _parts(request)
+    except Exception as error:  # what reads forms bounds their texts, and nothing else of one is as large as a sound
+        if "maximum size" in str(getattr(error, "detail", "")):
+            raise _no_file("over 1 MB of text") from None
+        raise
+    if content is None and "file" in fields:
+        raise _no_file("a text")
     given = {}
     for name, values in fields.items():
         if name not in _LISTS and len(values) > 1:
@@ -114,3 +112,22 @@ async def _read(request: Request) -> tuple[TranscriptionForm, bytes]:
     if content is None:
         raise ApiError(400, "file: missing; send the sound in a multipart form", param="file", code="missing_parameter")
     return read, content
+
+
+async def _parts(request: Request) -> tuple[dict[str, list[str]], bytes | None]:
+    """The fields' texts and the file's bytes; a large file lies in a temporary file without a name meanwhile."""
+    fields: dict[str, list[str]] = {}
+    content = None
+    async with request.form(max_files=1, max_fields=_FIELDS) as form:
+        for name, value in form.multi_items():
+            if not isinstance(value, str):  # a file
+                if name != "file":
+                    raise ApiError(400, f"{name}: not a file; the sound is file", param=name, code="unknown_parameter")
+                content = await value.read()
+            elif value or name == "file":
+                fields.setdefault(name.removesuffix("[]"), []).append(value)
+    return fields, content
+
+
+def _no_file(what: str) -> ApiError:
+    return ApiError(400, f"file: {what}; send it as a file, with a file name", param="file", code="invalid_value")

@@ -23,7 +23,7 @@ from student.use.usage import CARD, TaskUse, Usage, read_usage, write_usage
 from student.use.writer import Writer
 from teacher.device import DTYPES, cpu_has_bf16, pick_device
 from teacher.model import SalmonnForConditionalGeneration, merge_lora
-from teacher.processor import SalmonnProcessor
+from teacher.processor import SalmonnProcessor, heard_seconds
 from teacher.weights import load_pretrained, locate
 
 _AHEAD = 4
@@ -161,8 +161,9 @@ class AudioLM:
         waiting: list[tuple[_Begun, int, Stretch]] = []
 
         def write() -> None:
+            waiting.sort(key=lambda entry: -entry[2].seconds)  # of like length too where each is filled up to 30 s
             lengths, read = [stretch.seconds for *_, stretch in waiting], clock.told()
-            for batch in batches_by_length(lengths, self.usage.max_seconds):
+            for batch in batches_by_length(self._heard(lengths), self.usage.max_seconds):
                 for i, segment in zip(batch, self.writer.segments([(waiting[i][2], use) for i in batch]), strict=True):
                     waiting[i][0].segments[waiting[i][1]] = segment
                 heard(read * sum(lengths[i] for i in batch) / sum(lengths))
@@ -175,7 +176,7 @@ class AudioLM:
                 for stretch in self._stretches(given, task, one):
                     waiting.append((one, len(one.segments), stretch))
                     one.segments.append(None)
-                    if sum(of.seconds for *_, of in waiting) >= _AHEAD * self.usage.max_seconds:
+                    if sum(self._heard([of.seconds for *_, of in waiting])) >= _AHEAD * self.usage.max_seconds:
                         write()
             except InputError as error:
                 one.fault = error
@@ -187,6 +188,10 @@ class AudioLM:
         write()
         heard(clock.told())
         yield from _finished(begun, task)
+
+    def _heard(self, lengths_s: list[float]) -> list[float]:
+        """Of stretches of these lengths the seconds that count in a batch."""
+        return heard_seconds(lengths_s, self.processor.config.margin_s).tolist()
 
     def stream(self, sound: Given, task: Task, question: str = "") -> Iterator[Piece]:
         """A sound's text as it is written, stretch after stretch; with beams, each stretch's at once.

@@ -56,9 +56,11 @@ class Outputs:
             if len(self.names) > 1 and self.form in ("srt", "vtt"):
                 raise InputError(f"--format {self.form}: of several sounds a file each; name a folder with --out DIR")
             return
-        places = [self.place(name) for name in self.names]
-        if twice := [name for name, place in zip(self.names, places, strict=True) if places.count(place) > 1]:
-            raise InputError(f"{twice[0]} and {twice[1]}: both would be {self.place(twice[0])}; write them apart")
+        firsts: dict[Path, str] = {}
+        for name in self.names:
+            if (place := self.place(name)) in firsts:
+                raise InputError(f"{firsts[place]} and {name}: both would be {place}; write them apart")
+            firsts[place] = name
 
     def place(self, name: str) -> Path:
         """The file of a sound's text."""

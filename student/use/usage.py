@@ -53,7 +53,9 @@ class Usage(Settings):
     format: Literal[1] = 1
     tasks: dict[Task, TaskUse] = Field(description="by name; a model that has not learnt a task does not have it")
     num_beams: int = Field(1, ge=1, description="beams; 1 is greedy")
-    max_seconds: float = Field(120.0, gt=0, description="padded seconds of sound of a batch")
+    max_seconds: float = Field(
+        120.0, gt=0, description="padded seconds of sound of a batch; a model that hears 30 s counts 30"
+    )
     mono: Mono = Field("first", description="what is heard of several channels: the first, or their mean (mix)")
 
     def asked(self, task: Task, question: str = "") -> TaskUse:

@@ -31,7 +31,7 @@ def routes() -> APIRouter:
     """A route for each file."""
     router = APIRouter()
     for path in FILES:
-        router.add_api_route(path, _answer(path), methods=["GET"])
+        router.add_api_route(path, _answer(path), methods=["GET", "HEAD"])
     return router
 
 

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,8 @@ import soxr
 from packaging.requirements import Requirement
 
 from data.paths import REPOSITORY
+from data.rows.faults import LEAST_S
+from data.sound import source
 from data.sound.features import log_mel, mel_filters
 from student.device import run
 from student.use import guards
@@ -113,6 +116,28 @@ def test_a_rate_that_no_sound_has_is_refused(tmp_path, rate):
     (tmp_path / "a.wav").write_bytes(made)
     with pytest.raises(run.InputError, match=f"{rate:,} samples a second"):
         list(run.read_sound(str(tmp_path / "a.wav"), False))
+
+
+def test_more_channels_than_a_sound_has_are_refused(tmp_path):
+    soundfile.write(tmp_path / "a.ogg", np.zeros((run.RATE, 255)), run.RATE)
+    with pytest.raises(run.InputError, match=r"a\.ogg: 255 channels; a sound has at most 64"):
+        list(run.read_sound(str(tmp_path / "a.ogg"), False))
+
+
+def test_many_channels_are_read_in_shorter_blocks(tmp_path):
+    """Ten seconds of 48 kHz in 64 channels are 123 MB."""
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, (48_000, 1)).repeat(64, 1)
+    soundfile.write(tmp_path / "a.wav", np.tile(samples, (10, 1)), 48_000, subtype="PCM_U8")
+    tracemalloc.start()
+    try:
+        heard = sum(len(block) for block in run.read_sound(str(tmp_path / "a.wav"), False))
+        assert heard == 10 * run.RATE and tracemalloc.get_traced_memory()[1] < 4 * 4 * run.BLOCK_VALUES
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_bounds_of_a_sound_are_those_of_pytorchs_side():
+    assert (run.RATES, run.MOST_CHANNELS, run.LEAST_S) == (source.RATES, source.MOST_CHANNELS, LEAST_S)
 
 
 AUDIO = {"margin_s": 0.1, "window_frames": 17, "window_stride": 17, "reference_padding": False}
@@ -223,6 +248,48 @@ def test_a_question_has_room_or_is_refused_before_the_sound_is_read(device):
         device.ask("none.wav", "a" * (400 - 5 - longest))
     with pytest.raises(run.InputError, match="--question: not in UTF-8"):
         device.ask("none.wav", "what\udcff")
+
+
+@pytest.fixture
+def command(device, tmp_path, monkeypatch):
+    """The command on this model: exit status, output and errors."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.wav", "c.wav"):
+        soundfile.write(tmp_path / name, np.full(run.RATE, 0.5), run.RATE)
+    (tmp_path / "bad.wav").write_text("no sound")
+    device.write = lambda wave, before, after, cap: ("a text", [])
+    device.close = lambda: None
+    monkeypatch.setattr(run, "DeviceLM", lambda *of: device)
+
+    def called(capsys, *words):
+        monkeypatch.setattr("sys.argv", ["run.py", "--task", "ask", *words])
+        monkeypatch.setattr("sys.stdout.reconfigure", lambda **of: None, raising=False)
+        try:
+            run.main()
+            status = 0
+        except SystemExit as end:
+            status = end.code
+        written = capsys.readouterr()
+        return status, written.out.splitlines(), written.err.splitlines()
+
+    return called
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_sound_that_cannot_be_heard_is_told_and_the_others_are_written(command, capsys, form):
+    given = ["bad.wav", "a.wav", "none.wav", "c.wav"]
+    status, out, err = command(capsys, "--question", "who?", "--format", form, *given)
+    assert status == 2
+    assert [line.split(":")[:2] for line in err] == [["error", " bad.wav"], ["error", " none.wav"]]
+    names = [json.loads(line)["file"] if form == "json" else line.partition("\t")[0] for line in out]
+    assert names == ["a.wav", "c.wav"]
+    assert command(capsys, "--question", "who?", "a.wav") == (0, ["a text"], [])
+
+
+def test_what_is_wrong_with_the_question_is_told_once(command, capsys):
+    for question, said in (("", "goes with --task ask"), ("a" * 400, "too long")):
+        status, out, err = command(capsys, "--question", question, "a.wav", "c.wav", "bad.wav")
+        assert (status, out) == (2, []) and len(err) == 1 and said in err[0]
 
 
 def test_another_llama_cpp_is_refused(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from student.use.usage import TaskUse, Usage
 class Fake:
     """As much of an `AudioLM` as the server uses."""
 
-    def __init__(self, max_seconds=30.0):
+    def __init__(self, max_seconds=30.0, margin_s=0.0):
         tasks = {
             "transcribe": TaskUse(instruction="transcribe"),
             "caption": TaskUse(instruction="describe"),
@@ -20,7 +20,7 @@ class Fake:
         }
         # With beams nothing is streamed, as no ids are written here.
         self.usage = Usage(tasks=tasks, max_seconds=max_seconds, num_beams=2)
-        self.processor = SimpleNamespace(config=SimpleNamespace(eos_token_id=1))
+        self.processor = SimpleNamespace(config=SimpleNamespace(eos_token_id=1, margin_s=margin_s))
         self.writer, self.folder, self.model = self, None, torch.nn.Linear(1, 1)
         self.go, self.lock = Event(), Lock()
         self.go.set()

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.student.serve.conftest import running, transcript, until, wav
+from tests.student.serve.fake import Fake
 
 PATH = "/v1/audio/transcriptions"
 
@@ -46,6 +47,21 @@ def test_what_waits_is_written_together(fake, pool):
         until(lambda: counted(server, f'salmonn_requests_total{{route="{PATH}",status="200"}} 5.0'))
         until(lambda: counted(server, f'salmonn_request_seconds_count{{route="{PATH}"}} 5.0'))
         assert counted(server, 'salmonn_first_token_seconds_count{model="fake"} 5.0')
+
+
+@pytest.mark.parametrize(("margin_s", "sizes"), [(None, [1, 2, 2]), (0.5, [1, 4])])
+def test_a_batch_is_as_large_as_what_is_heard_allows(loud, pool, margin_s, sizes):
+    """Of a model without a margin each stretch is filled up to 30 s."""
+    fake = Fake(max_seconds=60.0, margin_s=margin_s)
+    fake.go.clear()
+    with running({"fake": fake}) as server:
+        first = pool.submit(transcript, server, wav(1))
+        until(lambda: fake.batches)
+        others = [pool.submit(transcript, server, wav(seconds)) for seconds in (2, 2.5, 1.5, 3)]
+        until(lambda: counted(server, 'salmonn_waiting_stretches{model="fake"} 4.0'))
+        fake.go.set()
+        assert {future.result().status_code for future in (first, *others)} == {200}
+        assert [len(batch) for batch in fake.batches] == sizes
 
 
 def test_a_short_sound_does_not_wait_for_a_long_one(fake, pool):
@@ -139,6 +155,56 @@ def test_pages_of_other_hosts_are_not_heard(fake):
         assert before.status_code == 405 and not [name for name in before.headers if name.startswith("access-control")]
 
 
+CHAT = "/v1/chat/completions"
+
+
+@pytest.mark.parametrize(
+    ("headers", "admitted"),
+    [
+        ({}, True),  # curl, and OpenAI's client
+        ({"origin": "http://{own}"}, True),  # the page in a browser that does not say which site it asks for
+        ({"origin": "http://{own}", "sec-fetch-site": "same-origin"}, True),
+        ({"origin": "https://sound.example", "host": "sound.example"}, True),  # behind a proxy with TLS
+        ({"origin": "https://sound.example", "host": "SOUND.example:443"}, True),
+        ({"origin": "https://sound.example", "sec-fetch-site": "same-origin"}, True),  # one that changes the host
+        ({"origin": "http://evil.example"}, False),
+        ({"origin": "http://evil.example", "sec-fetch-site": "cross-site"}, False),
+        ({"sec-fetch-site": "cross-site"}, False),
+        ({"origin": "http://{own}", "sec-fetch-site": "cross-site"}, False),
+        ({"origin": "null"}, False),  # a file, or a frame in a sandbox
+        ({"origin": "null", "host": ""}, False),
+        ({"origin": "http://127.0.0.1:1", "sec-fetch-site": "same-site"}, False),  # another server of this machine
+        ({"origin": "http://127.0.0.1:1"}, False),
+        ({"origin": "http://127.0.0.1"}, False),
+        ({"origin": "http://{own}.evil.example"}, False),
+        ({"origin": ""}, False),
+        ({"origin": "x" * 5_000 + "\x80"}, False),
+    ],
+)
+@pytest.mark.parametrize("api_key", [None, "secret"])
+def test_pages_of_other_origins_give_no_work(fake, headers, admitted, api_key):
+    with running({"fake": fake}, api_key=api_key) as server:
+        own = server.url.removeprefix("http://")
+        headers = {name: value.replace("{own}", own).encode("latin-1") for name, value in headers.items()}
+        if headers.get("host", b"").lower().startswith(b"sound") and not api_key:
+            pytest.skip("without a key it answers to localhost alone")
+        headers |= {"authorization": f"Bearer {api_key}"} if api_key else {}  # the right one changes nothing
+        answer = transcript(server, wav(1), headers=headers)
+        # JSON that is sent as text asks no leave of the server either.
+        chat = httpx.post(server.url + CHAT, content=b"{}", headers=headers | {"content-type": "text/plain"})
+        if admitted:
+            assert answer.status_code == 200 and chat.status_code == 400
+        else:
+            for refused in (answer, chat):
+                error = error_of(refused)
+                assert refused.status_code == 403 and error["code"] == "wrong_origin"
+                assert "\n" not in error["message"] and len(error["message"]) < 300
+            assert not fake.batches and not server.service.places.taken
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+        # What only tells is told to whom asks: without leave no page can read it.
+        assert httpx.get(f"{server.url}/health", headers=headers).status_code == 200
+
+
 def test_no_file_has_a_name_that_was_sent(fake, tmp_path, monkeypatch):
     folder = tmp_path / "temporary"
     folder.mkdir()
@@ -153,6 +219,31 @@ def test_no_file_has_a_name_that_was_sent(fake, tmp_path, monkeypatch):
         fake.go.set()
         assert future.result().status_code == 200
     assert sorted(tmp_path.rglob("*")) == [folder]
+
+
+@pytest.mark.parametrize("content", [b"", b"no sound", wav(1), wav(40)], ids=len)  # 40 s are over a text's bound
+def test_a_sound_that_is_sent_as_a_text_is_told_how(fake, content):
+    part = b'--x\r\ncontent-disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+    body = part % (b"model", b"fake") + part % (b"file", content) + b"--x--\r\n"
+    kind = {"content-type": "multipart/form-data; boundary=x"}
+    with running({"fake": fake}) as server:
+        refused = httpx.post(server.url + PATH, content=body, headers=kind)
+        other = httpx.post(server.url + PATH, data={"model": "fake", "file": "a.wav"})
+    for answer in (refused, other):
+        error = error_of(answer)
+        assert answer.status_code == 400 and error["param"] == "file"
+        assert "send it as a file, with a file name" in error["message"]
+
+
+def test_whether_it_is_there_can_be_asked_by_head(fake):
+    with running({"fake": fake}, api_key="secret") as server:
+        for path in ("/", "/page/style.css", "/health"):
+            head, whole = httpx.head(server.url + path), httpx.get(server.url + path)
+            assert head.status_code == whole.status_code == 200 and not head.content
+            assert head.headers["content-length"] == str(len(whole.content))
+        assert httpx.head(f"{server.url}/v1/models").status_code == 401
+        server.service.places.closed = True
+        assert httpx.head(f"{server.url}/health").status_code == 503
 
 
 def test_a_fault_of_the_model_is_told_without_its_words(fake, pool):

@@ -371,3 +371,23 @@ CONTRASTS = """() => {
         .filter(([, ratio]) => ratio < 4.5);
 }"""
 """Texts that stand out less than WCAG's AA asks for."""
+
+
+def test_a_page_of_another_origin_gives_the_server_no_work(browser, fake):
+    """It can send a form and plain text without the server's leave; only its answer is hidden from it."""
+    send = """async ([url, content]) => {
+      const form = new FormData();
+      form.append("model", "fake");
+      form.append("file", new Blob([Uint8Array.from(content)]), "a.wav");
+      const sent = [["/v1/audio/transcriptions", form], ["/v1/chat/completions", "{}"]];
+      for (const [path, body] of sent) await fetch(url + path, { method: "POST", mode: "no-cors", body });
+    }"""
+    with running({"fake": fake}) as server, running({"fake": fake}) as other:
+        page = browser.new_page()
+        page.goto(f"{other.url}/health")
+        page.evaluate(send, [server.url, list(wav(1))])
+        page.close()
+        told = httpx.get(f"{server.url}/metrics").text.splitlines()
+        for path in ("/v1/audio/transcriptions", "/v1/chat/completions"):
+            assert f'salmonn_requests_total{{route="{path}",status="403"}} 1.0' in told
+    assert not fake.batches

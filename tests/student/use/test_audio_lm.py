@@ -14,7 +14,7 @@ from data.errors import InputError
 from data.sound.audio import load_audio
 from student import AudioLM
 from student.use.guards import circling
-from student.use.results import Result
+from student.use.results import Result, Segment
 from student.use.sounds import as_sound
 from student.use.usage import read_usage, usage_of
 from teacher.hypotheses import GenerationSettings, generate_texts
@@ -123,6 +123,25 @@ def test_a_sound_that_cannot_be_heard_is_told_in_its_place(tiny_lm, files, tmp_p
     assert sum(seconds) >= sum(of.seconds for of in found if isinstance(of, Result)) - 1e-6
     with pytest.raises(InputError, match=r"bad\.wav"):
         tiny_lm.transcribe(given)
+
+
+@pytest.mark.parametrize(("margin_s", "largest"), [(None, 2), (0.1, 4)])
+def test_a_batch_is_as_large_as_what_is_heard_allows(tiny_lm, files, monkeypatch, margin_s, largest):
+    """Of a model without a margin each stretch is filled up to 30 s."""
+    monkeypatch.setattr(tiny_lm.processor.config, "margin_s", margin_s)
+    lm = AudioLM(tiny_lm.model, tiny_lm.processor, tiny_lm.usage.model_copy(update={"max_seconds": 60.0}))
+    batches = []
+
+    def segments(asked):
+        batches.append([stretch.seconds for stretch, _ in asked])
+        return [Segment(of.start_s, of.end_s, "text") for of, _ in asked]
+
+    monkeypatch.setattr(lm.writer, "segments", segments)
+    results = list(lm.results([files["short"], files["word"], files["short"], files["long"]], "transcribe"))
+    assert [len(of.segments) for of in results] == [1, 1, 1, 9]
+    padded = [len(batch) * min(max(batch) + (30 if margin_s is None else margin_s), 30) for batch in batches]
+    assert max(padded) <= 60 and max(map(len, batches)) >= largest and sum(map(len, batches)) == 12
+    assert all(batch == sorted(batch, reverse=True) for batch in batches)
 
 
 def test_captions_and_answers_are_of_windows(tiny_lm, files):
