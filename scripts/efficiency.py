@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="a student's model folder instead of the run's own")
     parser.add_argument("--quantise", default="none", help="LLM in none, int8, int4, bnb_int8, bnb_nf4; commas between")
     parser.add_argument("--runtime", default="torch", help="torch, device (scripts/export.py), or both; commas between")
-    parser.add_argument("--llm", help="how the packages' LLM is stored: q8_0, q4_k_m, f16; commas between (q8_0)")
+    parser.add_argument("--llm", help="how the packages' LLM is stored: q8_0, q4_0, q4_k_m, f16; commas between (q8_0)")
     parser.add_argument("--mode", choices=("default", "reference"), default="default")
     parser.add_argument("--seconds", help="lengths of the clips (2,5,10,30)")
     parser.add_argument("--batch", help="batch sizes; all but the first at 10 s only (1,8)")

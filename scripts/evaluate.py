@@ -1,7 +1,7 @@
 """Scores the teacher or the student of a recipe on its held-out sets, and renews the recipe's report.
 
 python scripts/evaluate.py --model student [--config C] [--task SETS] [--split test|valid] [--limit N] [--json]
-python scripts/evaluate.py --model student --runtime device [--llm q8_0|q4_k_m|f16]     # as a package without PyTorch
+python scripts/evaluate.py --model student --runtime device [--llm q8_0|q4_0|q4_k_m|f16]  # a package without PyTorch
 python scripts/evaluate.py --model student --mode submission        # the challenge's CSVs instead of scores
 deepspeed scripts/evaluate.py --model student                       # on several devices
 """

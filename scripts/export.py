@@ -1,6 +1,6 @@
 """Writes a trained model, teacher or student, as a package that runs without PyTorch and without this repository.
 
-python scripts/export.py --model runs/kd_mini/model --out package [--llm q8_0|q4_k_m|f16] [--audio q8|f32]
+python scripts/export.py --model runs/kd_mini/model --out package [--llm q8_0|q4_0|q4_k_m|f16] [--audio q8|f32]
 python package/run.py speech.wav            # needs numpy, onnxruntime, llama-cpp-python and soundfile
 
 python scripts/export.py --runtime llama.cpp --model runs/kd_mini_stack_30s/model --out package
