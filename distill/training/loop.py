@@ -11,17 +11,7 @@ from distill.recipe.recipe import Recipe
 from distill.recipe.splits import validation_texts
 from distill.recipe.stages import StageSettings
 from distill.training.building import build_examples, build_objective
-from distill.training.checkpoints import (
-    begin,
-    best_step,
-    drop_old,
-    load_best,
-    require_same_run,
-    resume,
-    run_identity,
-    save,
-    was_validated,
-)
+from distill.training.checkpoints import best_step, drop_old, load_best, resume, save, was_validated
 from distill.training.elastic import accumulation_of, processes_of_run
 from distill.training.engine import gathered, join_ranks, start_engine
 from distill.training.export import save_model
@@ -32,6 +22,7 @@ from distill.training.on_policy import OnPolicy
 from distill.training.peers import PeerWatch
 from distill.training.rows import training_rows, validation_rows
 from distill.training.run_log import Pace, RunLog
+from distill.training.same_run import begin, require_same_run, run_identity
 from distill.training.spreads import measured_spreads, relative
 from distill.training.step import OptimizerStep, sum_over_ranks
 from distill.training.stopping import StopRequest

@@ -8,7 +8,8 @@ import torch
 
 from data.errors import InputError
 from distill.recipe.reading import read_recipe
-from distill.training.checkpoints import best_step, newest_whole, require_same_run, was_validated
+from distill.training.checkpoints import best_step, newest_whole, was_validated
+from distill.training.same_run import require_same_run
 
 
 @pytest.fixture
