@@ -31,6 +31,12 @@ def checkpoints(run_dir: Path) -> list[Path]:
     return [found[step] for step in sorted(filter(str.isdecimal, found), key=int) if found[step].is_dir()]
 
 
+def has_begun(run_dir: Path) -> bool:
+    """Whether a checkpoint was ever written whole, be it damaged since; a kill in the first save leaves none."""
+    latest = run_dir / "checkpoints" / "latest"  # of what is sealed alone, see `save`
+    return latest.is_file() or any((folder / SEAL).is_file() for folder in checkpoints(run_dir))
+
+
 def save(engine: DeepSpeedEngine, run_dir: Path, state: dict[str, Any], keep: int, best: int | None = None) -> None:
     """Writes a checkpoint, then drops all but the newest `keep` and the `best`; all ranks take part.
 
@@ -46,13 +52,18 @@ def save(engine: DeepSpeedEngine, run_dir: Path, state: dict[str, Any], keep: in
         shutil.rmtree(folder / f"step_{step}", ignore_errors=True)
     dist.barrier()
     try:
-        engine.save_checkpoint(folder, f"step_{step}", client_state=state, exclude_frozen_parameters=True)
+        # DeepSpeed would name it as the latest while other ranks may still be writing.
+        engine.save_checkpoint(
+            folder, f"step_{step}", client_state=state, save_latest=False, exclude_frozen_parameters=True
+        )
     except BaseException:
         shutil.rmtree(folder / f"step_{step}", ignore_errors=True)  # it would only fill the disk further
         raise
     dist.barrier()  # all ranks' files are there
     if dist.get_rank() == 0:
         _seal(folder / f"step_{step}")
+        with written_whole(folder / "latest") as path:
+            path.write_text(f"step_{step}")
         drop_old(run_dir, keep, best)
     dist.barrier()
 
@@ -117,8 +128,7 @@ def load_best(engine: DeepSpeedEngine, recipe: Recipe, metric: str) -> int:
 def resume(engine: DeepSpeedEngine, recipe: Recipe) -> dict[str, Any]:
     """Loads the newest whole checkpoint and gives its state (step 0 without one); drops what the logs hold past it."""
     run_dir = recipe.run_dir
-    begun = run_dir / "checkpoints" / "latest"
-    tag = _of_first_rank(lambda: newest_whole(run_dir).name if begun.is_file() else None)
+    tag = _of_first_rank(lambda: newest_whole(run_dir).name if has_begun(run_dir) else None)
     if tag is None:
         return {"step": 0}
     state = _load(engine, recipe, run_dir / "checkpoints" / tag)

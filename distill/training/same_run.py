@@ -16,7 +16,7 @@ from data.rows.shards import layout_hash
 from data.strict_json import loads
 from distill.recipe.identity import COMPUTED_AGAIN, NOT_OF_A_RUN, counting
 from distill.recipe.recipe import Recipe
-from distill.training.checkpoints import LOGS
+from distill.training.checkpoints import LOGS, checkpoints, has_begun
 from teacher.build import weights_hash
 from teacher.weights import folder_hash, locate
 
@@ -52,7 +52,7 @@ def require_same_run(run_dir: Path, identity: dict[str, str]) -> None:
         InputError: Names what differs.
     """
     path = run_dir / "identity.json"
-    if not (run_dir / "checkpoints" / "latest").is_file():
+    if not has_begun(run_dir):
         return
     try:
         begun = loads(path.read_text()) if path.is_file() else {}
@@ -78,8 +78,9 @@ def require_same_run(run_dir: Path, identity: dict[str, str]) -> None:
 
 def begin(run_dir: Path, recipe: Recipe, identity: dict[str, str]) -> None:
     """Writes down what this run is; a run that starts anew leaves nothing of an earlier one to be taken for its own."""
-    if not (run_dir / "checkpoints" / "latest").is_file():
-        shutil.rmtree(run_dir / "model", ignore_errors=True)
+    if not has_begun(run_dir):
+        for folder in (run_dir / "model", *checkpoints(run_dir)):  # these of a first save that was cut off
+            shutil.rmtree(folder, ignore_errors=True)
         for name in LOGS:
             (run_dir / name).unlink(missing_ok=True)
     for name, text in (("recipe.json", recipe.model_dump_json(indent=2)), ("identity.json", json.dumps(identity))):

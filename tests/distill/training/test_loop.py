@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from data.cache.reader import CacheReader
+from data.errors import InputError
 from data.rows.manifest_reader import read_manifest
 from data.rows.manifest_writer import write_manifest
 from data.rows.shard_writer import write_shards
@@ -421,6 +422,23 @@ def test_a_full_disk_costs_no_earlier_checkpoint(train, command, tiny_recipe, mo
     assert {path.name for path in (run / "checkpoints").glob("step_*")} == {"step_2", "step_4"}
     again, out = train("tiny")
     assert "going on from step 4" in out and losses(again) == losses(whole)
+
+
+def test_a_run_that_was_killed_in_its_first_save_begins_anew(train, command, tiny_recipe, monkeypatch, tmp_path):
+    whole, _ = train("whole")
+
+    def killed(folder):
+        assert [*folder.glob("*.pt")]
+        raise InputError("killed")  # what a kill does not run: nothing that follows in this process
+
+    with monkeypatch.context() as patch:
+        patch.setattr("distill.training.checkpoints._seal", killed)
+        status, _, err = command("distill/train.py", "--config", tiny_recipe)
+    assert status == 2 and "killed" in err
+    assert [path.name for path in (tmp_path / "runs/tiny/checkpoints").glob("step_*")] == ["step_2"]
+    again, out = train("tiny")
+    assert "going on" not in out and losses(again) == losses(whole)
+    assert (tmp_path / "runs/tiny/checkpoints/latest").read_text() == "step_6"
 
 
 def test_shards_are_trained_on_as_files_are(train, own_data, tmp_path, command, tiny_recipe):
