@@ -69,6 +69,15 @@ def main() -> None:
     if trainer.stopped:
         trainer.close()
         sys.exit(INTERRUPTED)
+    if trainer.finished:
+        trainer.close()
+        if trainer.rank == 0:
+            print(
+                f"finished before: {recipe.run_dir}/model stays as it is, as its checkpoints are gone; "
+                "to train anew remove that folder",
+                flush=True,
+            )
+        return
     folder, step = trainer.save_model()
     trainer.close()
     if trainer.rank == 0:

@@ -22,7 +22,7 @@ from distill.training.on_policy import OnPolicy
 from distill.training.peers import PeerWatch
 from distill.training.rows import training_rows, validation_rows
 from distill.training.run_log import Pace, RunLog
-from distill.training.same_run import begin, require_same_run, run_identity
+from distill.training.same_run import begin, is_finished, require_same_run, run_identity
 from distill.training.spreads import measured_spreads, relative
 from distill.training.step import OptimizerStep, sum_over_ranks
 from distill.training.stopping import StopRequest
@@ -39,9 +39,9 @@ _GIVE_BACK_EVERY = 20
 class Trainer:
     """Trains `student` by `recipe` under DeepSpeed.
 
-    The flow: 1. go on from the newest checkpoint; 2. where a stage begins, load the teacher that it asks, or let it go;
-    3. step (`step.py`) and log; 4. now and then validate and save; 5. write the model. Nothing but the engine carries
-    state from one step to the next.
+    The flow: 1. end where an earlier start has left the model and no checkpoint, else go on from the newest one;
+    2. where a stage begins, load the teacher that it asks, or let it go; 3. step (`step.py`) and log; 4. now and then
+    validate and save; 5. write the model. Nothing but the engine carries state from one step to the next.
 
     Args:
         recipe: The run.
@@ -80,6 +80,8 @@ class Trainer:
         self.metric = recipe.train.best_by or default_metric([row for rows in self.valid.values() for row in rows])
         self.step = 0
         self.stopped, self._stop = False, StopRequest()
+        self.finished = False
+        """An earlier start has written the model, and nothing is left to write it from."""
 
     def train(self) -> None:
         """Runs from the newest checkpoint, or from the start, to the last stage's end; `stopped` tells a signal did.
@@ -91,6 +93,10 @@ class Trainer:
             self._train()
 
     def _train(self) -> None:
+        require_same_run(self.recipe.run_dir, self.identity)
+        self.finished = self._any(self.rank == 0 and is_finished(self.recipe.run_dir))
+        if self.finished:
+            return
         self._resume()
         settings, total = self.recipe.train, self.recipe.total_steps
         if settings.keep_encoded and self.step < total:
@@ -227,8 +233,6 @@ class Trainer:
 
     def _resume(self) -> None:
         run_dir = self.recipe.run_dir
-        require_same_run(run_dir, self.identity)
-        dist.barrier()
         if self.rank == 0:
             begin(run_dir, self.recipe, self.identity)
         dist.barrier()

@@ -20,6 +20,9 @@ from distill.training.checkpoints import LOGS, checkpoints, has_begun
 from teacher.build import weights_hash
 from teacher.weights import folder_hash, locate
 
+_EXPORTED = "exported"
+"""Which step's model is written. From checkpoints another one can be; without them it is a part of what was asked."""
+
 
 def run_identity(recipe: Recipe, rows: Sequence[Row], begun: int, cache: CacheIdentity | None = None) -> dict[str, str]:
     """What must be equal for a checkpoint to be continued, as named hashes; and the processes that the run began with.
@@ -42,7 +45,13 @@ def run_identity(recipe: Recipe, rows: Sequence[Row], begun: int, cache: CacheId
         "rows": fingerprint_of(rows),
         "cache": cache.sha256() if cache else "",
         "processes": str(begun),
+        _EXPORTED: f"best by {recipe.train.best_by}" if recipe.train.export == "best" else "last",
     }
+
+
+def is_finished(run_dir: Path) -> bool:
+    """Whether a run has left its model here and no checkpoint: nothing is left to do, nor to go on from."""
+    return not has_begun(run_dir) and (run_dir / "model" / "config.json").is_file()
 
 
 def require_same_run(run_dir: Path, identity: dict[str, str]) -> None:
@@ -52,26 +61,30 @@ def require_same_run(run_dir: Path, identity: dict[str, str]) -> None:
         InputError: Names what differs.
     """
     path = run_dir / "identity.json"
-    if not has_begun(run_dir):
+    finished = is_finished(run_dir)
+    if not (has_begun(run_dir) or finished):
         return
+    what = "model is" if finished else "checkpoints are"
     try:
         begun = loads(path.read_text()) if path.is_file() else {}
     except (OSError, ValueError):
         begun = None
     if not isinstance(begun, dict):
         raise InputError(
-            f"{path}: damaged, so what its checkpoints are of is not known; give this run another name with "
+            f"{path}: damaged, so what its {what} of is not known; give this run another name with "
             "--set name=..., or remove that folder"
         )
+    if not finished or _EXPORTED not in begun:  # earlier runs have not written it down
+        begun[_EXPORTED] = identity.get(_EXPORTED)
     differs = [name for name, value in identity.items() if begun.get(name) != value]
-    if differs == ["processes"]:
+    if differs == ["processes"] and not finished:
         raise InputError(
             f"{run_dir}: it began with {begun.get('processes')} processes; start as many, or "
             "--set train.elastic=true, with which others share their batches"
         )
     if differs:
         raise InputError(
-            f"{run_dir}: its checkpoints are of another run (other {', '.join(differs)}); "
+            f"{run_dir}: its {what} of another run (other {', '.join(differs)}); "
             "give this one another name with --set name=..., or remove that folder"
         )
 
@@ -79,7 +92,7 @@ def require_same_run(run_dir: Path, identity: dict[str, str]) -> None:
 def begin(run_dir: Path, recipe: Recipe, identity: dict[str, str]) -> None:
     """Writes down what this run is; a run that starts anew leaves nothing of an earlier one to be taken for its own."""
     if not has_begun(run_dir):
-        for folder in (run_dir / "model", *checkpoints(run_dir)):  # these of a first save that was cut off
+        for folder in checkpoints(run_dir):  # of a first save that was cut off
             shutil.rmtree(folder, ignore_errors=True)
         for name in LOGS:
             (run_dir / name).unlink(missing_ok=True)

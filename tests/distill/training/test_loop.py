@@ -441,6 +441,27 @@ def test_a_run_that_was_killed_in_its_first_save_begins_anew(train, command, tin
     assert (tmp_path / "runs/tiny/checkpoints/latest").read_text() == "step_6"
 
 
+def test_a_finished_run_without_checkpoints_keeps_its_model(train, command, tiny_recipe, tmp_path):
+    train("tiny")
+    run = tmp_path / "runs" / "tiny"
+    shutil.rmtree(run / "checkpoints")
+
+    def there():
+        files = [path for path in run.rglob("*") if path.is_file() and "tensorboard" not in path.parts]
+        return {path.relative_to(run): path.read_bytes() for path in files}
+
+    before = there()
+    _, out = train("tiny", "train.save_every=1")
+    assert f"finished before: {run}/model stays as it is" in out and "trained model" not in out and there() == before
+    for change, told in (("seed=1", "recipe"), ("train.export=best", "exported")):
+        status, _, err = command("distill/train.py", "--config", tiny_recipe, "--set", change)
+        assert status == 2 and f"runs/tiny: its model is of another run (other {told}); give this one another" in err
+        assert there() == before
+    shutil.rmtree(run / "model")  # to train anew
+    again, out = train("tiny", "seed=1")
+    assert len(again) == 6 and f"trained model: {run}/model" in out
+
+
 def test_shards_are_trained_on_as_files_are(train, own_data, tmp_path, command, tiny_recipe):
     files, out = train("files")
     assert "distil: " in out and "% of the sound is padding" in out
