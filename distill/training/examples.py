@@ -179,6 +179,16 @@ class Examples:
             self.left_out.add(row.id, str(error))
             return None
 
+    def hear_again(self, left_out: Sequence[str]) -> None:
+        """Leaves out, of rows that an earlier start has left out, those that still cannot be read: they count on.
+
+        Raises:
+            InputError: Too many cannot.
+        """
+        if left_out and self.recipe.data.faults.unreadable == "drop":
+            for row in self.rows.where(self.rows.among("id", left_out)):
+                self._load(row)
+
     def _features(self, rows: list[Row], weights: LossWeights, mel_frames_B: Tensor) -> TeacherFeatures:
         """The cached features that are matched, as far as the student hears, in the cache's float16."""
         with self._lock:

@@ -123,14 +123,16 @@ class Trainer:
                 with self._stop.where_nobody_reads():
                     self.log.step(record, pace(record["stage"], record["seconds"], self.step))
             # A signal may have reached one rank only: they stop together, and before a validation that takes long.
-            self.stopped = self._any(bool(self._stop))
+            self.stopped, unread = self._each(bool(self._stop), self.examples.left_out.new > 0)
+            if unread:
+                self.examples.left_out.share()
             better = False
             if self._is_due() and not self.stopped:
                 better = self._validate(pace)
             due = self.step % settings.save_every == 0 or self.step == total or self._loads_next()
             if due or self.stopped or better:
                 best = best_step(self.recipe, self.metric)
-                state = {"step": self.step, "spreads": self.spreads}
+                state = {"step": self.step, "spreads": self.spreads, "left_out": self.examples.left_out.of_all}
                 save(self.engine, self.recipe.run_dir, state, settings.keep_checkpoints, best)
         self.teacher.hold(None)
         if self.stopped and self.rank == 0:
@@ -181,7 +183,12 @@ class Trainer:
 
     def _any(self, here: bool) -> bool:
         """Whether something holds on any rank."""
-        return sum_over_ranks([{"here": float(here)}], self.engine.device)["here"] > 0
+        return self._each(here)[0]
+
+    def _each(self, *here: bool) -> list[bool]:
+        """Whether each of these holds on any rank."""
+        found = sum_over_ranks([{str(number): float(of) for number, of in enumerate(here)}], self.engine.device)
+        return [number > 0 for number in found.values()]
 
     def _validate(self, pace: Pace) -> bool:
         """Looks at every validation set; whether this step is the best so far.
@@ -240,5 +247,6 @@ class Trainer:
         if self.rank == 0:  # what a kill just after a save left
             drop_old(run_dir, self.recipe.train.keep_checkpoints, best_step(self.recipe, self.metric))
         self.step, self.spreads = state["step"], state.get("spreads", {})
+        self.examples.hear_again(state.get("left_out", ()))
         if (matching := self.engine.module.matching) is not None:
             matching.spreads = self.spreads

@@ -441,6 +441,31 @@ def test_a_run_that_was_killed_in_its_first_save_begins_anew(train, command, tin
     assert (tmp_path / "runs/tiny/checkpoints/latest").read_text() == "step_6"
 
 
+def test_a_clip_that_is_left_out_counts_on_at_the_next_start(
+    train, command, tiny_recipe, own_data, stopping_at, tmp_path
+):
+    path = own_data / "sounds" / "train_2.flac"
+    soundfile.write(path, *soundfile.read(path.with_suffix(".wav")))
+    content = json.loads((own_data / "train.json").read_text())
+    (entry,) = [entry for entry in content["annotation"] if entry["path"].endswith("train_2.wav")]
+    entry["path"] = str(path)
+    (own_data / "train.json").write_text(json.dumps(content))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-200])  # its header is whole
+    stage = {"name": "a", "steps": 4, "losses": {"ce": 1}, "lr": {"llm": 1e-3}}
+    changes = [f"train.stages={json.dumps([stage])}", "train.keep_encoded=true", "cache=null", "name=run"]
+    changes.append("data.faults.unreadable=drop")
+    with stopping_at(1):
+        _, out = train("run", *changes, ends=130)
+    assert out.count("1 clips left out that cannot be read") == 1
+    states = tmp_path / "runs/run/checkpoints/step_2/mp_rank_00_model_states.pt"
+    assert torch.load(states, weights_only=False)["left_out"] == [entry["id"]]
+    changes.append("data.faults.max_dropped=0")
+    _ = train("run", *changes, ends=2)
+    path.write_bytes(whole)
+    assert len(train("run", *changes)[0]) == 4
+
+
 def test_a_finished_run_without_checkpoints_keeps_its_model(train, command, tiny_recipe, tmp_path):
     train("tiny")
     run = tmp_path / "runs" / "tiny"
