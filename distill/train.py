@@ -19,6 +19,7 @@ from distill.recipe.meeting import meeting
 from distill.recipe.reading import recipe_of, recipe_parser
 from distill.recipe.rows import read_rows
 from distill.training.checking import check
+from distill.training.checkpoints import has_begun
 from distill.training.loop import Trainer
 from teacher.build import build_teacher
 from teacher.cache import cache_identity
@@ -57,7 +58,7 @@ def main() -> None:
             cache = CacheReader(resolve(recipe.cache.folder), cache_identity(*settings, rows, processor))
         student = student_of(recipe, teacher, processor)
         teacher_processor, processor = processor, processor_of(recipe, student, processor)
-        if launched_rank() == 0 and not (recipe.run_dir / "checkpoints" / "latest").is_file():
+        if launched_rank() == 0 and not has_begun(recipe.run_dir):
             wording = instruction(recipe.data.prompts, next(iter(recipe.data.prompts)))
             print(
                 beside({"teacher": (teacher, teacher_processor), "student": (student, processor)}, wording), flush=True
@@ -68,6 +69,15 @@ def main() -> None:
     if trainer.stopped:
         trainer.close()
         sys.exit(INTERRUPTED)
+    if trainer.finished:
+        trainer.close()
+        if trainer.rank == 0:
+            print(
+                f"finished before: {recipe.run_dir}/model stays as it is, as its checkpoints are gone; "
+                "to train anew remove that folder",
+                flush=True,
+            )
+        return
     folder, step = trainer.save_model()
     trainer.close()
     if trainer.rank == 0:

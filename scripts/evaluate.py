@@ -33,7 +33,7 @@ from teacher.build import hashed_files
 from teacher.device import DTYPES, pick_device, prepare_process
 from teacher.quantise import require_quantisation
 from teacher.settings import Quantisation
-from teacher.weights import weight_files
+from teacher.weights import model_files
 
 
 def parsed():
@@ -123,7 +123,7 @@ def main() -> None:
         files = selection.files(recipe)
         require_inputs(recipe, files, teacher=builds_teacher)
         model = arguments.checkpoint or recipe.run_dir / "model"
-        weights = hashed_files(recipe.teacher) if builds_teacher else weight_files(model)
+        weights = hashed_files(recipe.teacher) if builds_teacher else model_files(model)
         together.agree(recipe, files, weights, written_together(recipe))
     if arguments.quantise:
         require_quantisation(arguments.quantise, pick_device(), DTYPES[recipe.teacher.dtype])

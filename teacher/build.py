@@ -40,6 +40,7 @@ from teacher.weights import (
     load_pretrained,
     load_trained_part,
     locate,
+    model_files,
     read_by_libraries,
     shaped_as,
     weight_files,
@@ -286,7 +287,7 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def weights_hash(settings: ModelSettings) -> str:
-    """A hash over the teacher's weight files and every setting that changes what it computes."""
+    """A hash over the teacher's files and every setting that changes what it computes."""
     # Sizes that the files state themselves; without files they are all there is.
     left_out = {"encoder", "beats", "llm", "weights", "sources"} | (set() if settings.random_weights else {"shapes"})
     tree = settings.model_dump(exclude=left_out)
@@ -294,8 +295,8 @@ def weights_hash(settings: ModelSettings) -> str:
 
 
 def hashed_files(settings: ModelSettings) -> list[Path]:
-    """The teacher's weight files."""
+    """The teacher's weight files, and the configurations of its encoder and LLM."""
     if settings.random_weights:
         return []
-    files = [path for name in (settings.encoder, settings.llm) for path in weight_files(locate(name))]
+    files = [path for name in (settings.encoder, settings.llm) for path in model_files(locate(name))]
     return files + [resolve(name) for name in (settings.beats, settings.weights) if name]

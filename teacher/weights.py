@@ -43,6 +43,11 @@ def weight_files(folder: Path) -> list[Path]:
     return []
 
 
+def model_files(folder: Path) -> list[Path]:
+    """The files that say what a model folder computes: its weights, and the configuration that they are put into."""
+    return [*weight_files(folder), *(path for path in [folder / "config.json"] if path.is_file())]
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """A weight file's tensors: of safetensors, or of a PyTorch file that is a plain state dictionary.
 

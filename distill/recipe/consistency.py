@@ -16,10 +16,10 @@ def require_consistent(recipe: Recipe) -> None:
         raise ValueError("data.valid: two files of one name; they are told apart by it in the logs")
     for stage in recipe.train.stages:
         _require_stage(recipe, stage)
-    for key in ("base", "weights"):
-        start = getattr(recipe.student, key, None)
+    for section, key in (("student", "base"), ("student", "weights"), ("teacher", "weights")):
+        start = getattr(getattr(recipe, section), key, None)
         if start and resolve(start).is_relative_to(recipe.run_dir / "model"):
-            raise ValueError(f"student.{key}: {start} is of this run, which would write over it; name it otherwise")
+            raise ValueError(f"{section}.{key}: {start} is of this run, which would write over it; name it otherwise")
     if recipe.deepspeed.get("zero_optimization", {}).get("elastic_checkpoint"):
         raise ValueError("deepspeed.zero_optimization.elastic_checkpoint: such a run cannot go on (seen); leave it out")
     if recipe.train.compile:

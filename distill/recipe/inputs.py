@@ -8,7 +8,7 @@ from distill.recipe.recipe import Recipe
 from student.earlier import base_config
 from student.llm import missing_llm
 from teacher.build import hashed_files, missing_error, missing_parts
-from teacher.weights import locate, weight_files
+from teacher.weights import locate, model_files
 
 
 def require_inputs(recipe: Recipe, annotations: Iterable[str], *, teacher: bool = True, student: bool = False) -> None:
@@ -41,12 +41,12 @@ def require_inputs(recipe: Recipe, annotations: Iterable[str], *, teacher: bool 
 
 
 def weights_of(recipe: Recipe) -> list[Path]:
-    """The weight files that a run starts from, whose hashes say which run it is."""
+    """The files of the models that a run starts from, whose hashes say which run it is."""
     of = recipe.student
     folders = [resolve(start) for start in (of.weights, of.base) if start] if of else []
     if of and of.llm and not recipe.teacher.random_weights:
         folders.append(locate(of.llm))
-    return hashed_files(recipe.teacher) + [path for folder in folders for path in weight_files(folder)]
+    return hashed_files(recipe.teacher) + [path for folder in folders for path in model_files(folder)]
 
 
 def written_together(recipe: Recipe) -> list[Path]:

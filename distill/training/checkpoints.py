@@ -1,8 +1,8 @@
-"""What a run folder holds between starts: its identity, its checkpoints, its logs up to the step it goes on from."""
+"""What a run folder holds between starts: its checkpoints, and its logs up to the step that it goes on from."""
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -11,21 +11,12 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
 
-from data.cache.row import CacheIdentity
 from data.errors import InputError
-from data.hashing import hash_of
-from data.known_hashes import known_sha256
-from data.paths import resolve, written_whole
-from data.rows.manifest import fingerprint_of
-from data.rows.row import Row
-from data.rows.shards import layout_hash
+from data.paths import written_whole
 from data.strict_json import has, loads
-from distill.recipe.identity import COMPUTED_AGAIN, NOT_OF_A_RUN, counting
 from distill.recipe.recipe import Recipe
 from distill.training.elastic import load_dealt, processes_of
 from distill.training.torch_files import as_written
-from teacher.build import weights_hash
-from teacher.weights import folder_hash, locate
 
 SEAL = "sizes.json"
 Found = TypeVar("Found")
@@ -34,76 +25,16 @@ _MOST = 1e9
 LOGS = ("steps.jsonl", "validation.jsonl", "texts.jsonl")
 
 
-def run_identity(recipe: Recipe, rows: Sequence[Row], begun: int, cache: CacheIdentity | None = None) -> dict[str, str]:
-    """What must be equal for a checkpoint to be continued, as named hashes; and the processes that the run began with.
-
-    Frozen weights are not in a checkpoint, so the teacher is part of it.
-    """
-    of = recipe.student
-    starts, llm = ([of.weights, of.base], of.llm) if of else ([], None)
-    if recipe.teacher.random_weights:
-        llm = None
-    parts = [folder_hash(resolve(start)) for start in starts if start] + ([folder_hash(locate(llm))] if llm else [])
-    if llm and recipe.train.kd.vocabulary == "universal":
-        parts.append(hash_of([known_sha256(path) for path in sorted(locate(llm).glob("tokenizer*"))]))
-    # Shards of another layout would be batched otherwise.
-    layout = {"shards": layout_hash(rows)} if recipe.data.source == "shards" else {}
-    return layout | {
-        "recipe": hash_of(counting(recipe, (*NOT_OF_A_RUN, COMPUTED_AGAIN))),
-        "teacher": weights_hash(recipe.teacher),
-        "start": "".join(parts),
-        "rows": fingerprint_of(rows),
-        "cache": cache.sha256() if cache else "",
-        "processes": str(begun),
-    }
-
-
-def require_same_run(run_dir: Path, identity: dict[str, str]) -> None:
-    """Refuses to go on from, or to write into, what something else of the same name has begun.
-
-    Raises:
-        InputError: Names what differs.
-    """
-    path = run_dir / "identity.json"
-    if not (run_dir / "checkpoints" / "latest").is_file():
-        return
-    try:
-        begun = loads(path.read_text()) if path.is_file() else {}
-    except (OSError, ValueError):
-        begun = None
-    if not isinstance(begun, dict):
-        raise InputError(
-            f"{path}: damaged, so what its checkpoints are of is not known; give this run another name with "
-            "--set name=..., or remove that folder"
-        )
-    differs = [name for name, value in identity.items() if begun.get(name) != value]
-    if differs == ["processes"]:
-        raise InputError(
-            f"{run_dir}: it began with {begun.get('processes')} processes; start as many, or "
-            "--set train.elastic=true, with which others share their batches"
-        )
-    if differs:
-        raise InputError(
-            f"{run_dir}: its checkpoints are of another run (other {', '.join(differs)}); "
-            "give this one another name with --set name=..., or remove that folder"
-        )
-
-
-def begin(run_dir: Path, recipe: Recipe, identity: dict[str, str]) -> None:
-    """Writes down what this run is; a run that starts anew leaves nothing of an earlier one to be taken for its own."""
-    if not (run_dir / "checkpoints" / "latest").is_file():
-        shutil.rmtree(run_dir / "model", ignore_errors=True)
-        for name in LOGS:
-            (run_dir / name).unlink(missing_ok=True)
-    for name, text in (("recipe.json", recipe.model_dump_json(indent=2)), ("identity.json", json.dumps(identity))):
-        with written_whole(run_dir / name) as path:
-            path.write_text(text + "\n")
-
-
 def checkpoints(run_dir: Path) -> list[Path]:
     """Checkpoint folders, the oldest first."""
     found = {path.name.removeprefix("step_"): path for path in (run_dir / "checkpoints").glob("step_*")}
     return [found[step] for step in sorted(filter(str.isdecimal, found), key=int) if found[step].is_dir()]
+
+
+def has_begun(run_dir: Path) -> bool:
+    """Whether a checkpoint was ever written whole, be it damaged since; a kill in the first save leaves none."""
+    latest = run_dir / "checkpoints" / "latest"  # of what is sealed alone, see `save`
+    return latest.is_file() or any((folder / SEAL).is_file() for folder in checkpoints(run_dir))
 
 
 def save(engine: DeepSpeedEngine, run_dir: Path, state: dict[str, Any], keep: int, best: int | None = None) -> None:
@@ -121,13 +52,18 @@ def save(engine: DeepSpeedEngine, run_dir: Path, state: dict[str, Any], keep: in
         shutil.rmtree(folder / f"step_{step}", ignore_errors=True)
     dist.barrier()
     try:
-        engine.save_checkpoint(folder, f"step_{step}", client_state=state, exclude_frozen_parameters=True)
+        # DeepSpeed would name it as the latest while other ranks may still be writing.
+        engine.save_checkpoint(
+            folder, f"step_{step}", client_state=state, save_latest=False, exclude_frozen_parameters=True
+        )
     except BaseException:
         shutil.rmtree(folder / f"step_{step}", ignore_errors=True)  # it would only fill the disk further
         raise
     dist.barrier()  # all ranks' files are there
     if dist.get_rank() == 0:
         _seal(folder / f"step_{step}")
+        with written_whole(folder / "latest") as path:
+            path.write_text(f"step_{step}")
         drop_old(run_dir, keep, best)
     dist.barrier()
 
@@ -192,8 +128,7 @@ def load_best(engine: DeepSpeedEngine, recipe: Recipe, metric: str) -> int:
 def resume(engine: DeepSpeedEngine, recipe: Recipe) -> dict[str, Any]:
     """Loads the newest whole checkpoint and gives its state (step 0 without one); drops what the logs hold past it."""
     run_dir = recipe.run_dir
-    begun = run_dir / "checkpoints" / "latest"
-    tag = _of_first_rank(lambda: newest_whole(run_dir).name if begun.is_file() else None)
+    tag = _of_first_rank(lambda: newest_whole(run_dir).name if has_begun(run_dir) else None)
     if tag is None:
         return {"step": 0}
     state = _load(engine, recipe, run_dir / "checkpoints" / tag)

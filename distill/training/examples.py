@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.batches import batches_by_length
 from data.cache.reader import CacheReader
 from data.cache.row import CachedRow
 from data.cache.targets import TARGETS, Target
@@ -61,22 +62,30 @@ class Examples:
         self.recipe, self.processor, self.rows, self.cache = recipe, processor, rows, cache
         self.texts = TrainingTexts(recipe, rows, cache, quiet=quiet)
         self._lock = Lock()
-        self._kept: list[AudioStates] | None = None
+        self._kept: list[AudioStates | None] | None = None
         self.left_out = LeftOut(recipe.data.faults.max_dropped * len(rows))
 
     @torch.no_grad()
     def keep_encoded(self, model: SalmonnForConditionalGeneration, *, max_seconds: float, quiet: bool = False) -> None:
-        """Computes the frozen encoder's states of all rows once, in bf16 (1.0 kB a frame at width 512)."""
+        """Computes the frozen encoder's states of all rows once, in bf16 (1.0 kB a frame at width 512).
+
+        A clip that cannot be read has none.
+
+        Raises:
+            InputError: See `_load`.
+        """
         kept: dict[int, AudioStates] = {}
         model.eval()
         seconds = self.processor.seconds(self.rows)
         progress = Progress("encoder states", len(self.rows), seconds=seconds.sum(), quiet=quiet)
-        for indices, waves in self.processor.decoded(self.rows, max_seconds):
-            features = self.processor.features(waves)
-            states = model.encode(features.to(model.device)).to("cpu", torch.bfloat16)
-            kept |= zip(indices, states.split(), strict=True)
+        for indices in batches_by_length(seconds, max_seconds):
+            clips = {i: wave for i in indices if (wave := self._load(self.rows[i])) is not None}
+            if clips:
+                features = self.processor.features(list(clips.values()))
+                states = model.encode(features.to(model.device)).to("cpu", torch.bfloat16)
+                kept |= zip(clips, states.split(), strict=True)
             progress.add(len(indices), seconds[indices].sum())
-        self._kept = [kept[i] for i in range(len(self.rows))]
+        self._kept = [kept.get(i) for i in range(len(self.rows))]
 
     def __call__(
         self, indices: list[int], weights: LossWeights, targets: Sequence[Target] = TARGETS, own_texts: bool = False
@@ -92,9 +101,8 @@ class Examples:
         """
         teacher_batch = None
         chosen_N, with_text = self.texts.chosen(targets), weights.texts and not own_texts
-        if self._kept is None:
-            # A stage that matches features alone asks for no text.
-            indices, waves = self._heard(indices, chosen_N != NONE if with_text else None)
+        # A stage that matches features alone asks for no text.
+        indices, heard = self._heard(indices, chosen_N != NONE if with_text else None)
         rows = [self.rows[i] for i in indices]
         with_signal = weights.kd > 0 and not own_texts and self.recipe.train.teacher == "cache"
         from_teacher = chosen_N[indices] == HYPOTHESIS
@@ -114,13 +122,13 @@ class Examples:
         ]
         states = None
         if self._kept is not None:
-            states = AudioStates.collate([self._kept[i] for i in indices])
+            states = AudioStates.collate(heard)
             features = Features(torch.empty(0), 2 * states.frames_B)
         else:
-            features = self.processor.features(waves)
+            features = self.processor.features(heard)
             asked = (weights.features and not self.recipe.matches_from_cache) or (weights.kd and not with_signal)
             if asked and self.teacher_processor is not None:
-                teacher_features = self.teacher_processor.features(waves)
+                teacher_features = self.teacher_processor.features(heard)
                 teacher_batch = self.teacher_processor.lay_out(teacher_features, instructions, texts)
         batch = self.processor.lay_out(features, instructions, texts)
         signal = self._signal(cached, which, texts) if with_signal else None
@@ -134,23 +142,28 @@ class Examples:
         ids = tuple(row.id for row in rows)
         return Example(batch, signal, states, teacher_batch, known, columns_B, ids, tuple(instructions))
 
-    def _heard(self, indices: list[int], with_text: np.ndarray | None) -> tuple[list[int], list[np.ndarray]]:
-        """Of these rows those whose clips can be read, and the clips.
+    def _heard(
+        self, indices: list[int], with_text: np.ndarray | None
+    ) -> tuple[list[int], list[np.ndarray] | list[AudioStates]]:
+        """Of these rows those whose clips can be read, and the clips, or the encoder's states where these are kept.
 
         Where none of them can, the next row of the task stands in: a micro-batch of nothing has no loss. It has a text
         where one is asked for (a mask of the rows that do).
         """
-        heard = [(i, wave) for i in indices if (wave := self._load(self.rows[i])) is not None]
+        heard = [(i, found) for i in indices if (found := self._found(i)) is not None]
         last, task = indices[-1], self.rows[indices[-1]].task
         others = ((last + ahead) % len(self.rows) for ahead in range(1, len(self.rows)))
         while not heard:
             if (at := next(others, None)) is None:
                 raise InputError(f"no clip of task '{task}' with a text of the stage can be read; mend some")
             fits = self.rows[at].task == task and (with_text is None or with_text[at])
-            if fits and (wave := self._load(self.rows[at])) is not None:
-                heard.append((at, wave))
-        numbers, waves = zip(*heard, strict=True)
-        return list(numbers), list(waves)
+            if fits and (found := self._found(at)) is not None:
+                heard.append((at, found))
+        numbers, found = zip(*heard, strict=True)
+        return list(numbers), list(found)
+
+    def _found(self, index: int) -> np.ndarray | AudioStates | None:
+        return self._load(self.rows[index]) if self._kept is None else self._kept[index]
 
     def _load(self, row: Row) -> np.ndarray | None:
         """A row's clip; None for one that cannot be read and is left out, which is told.
@@ -165,6 +178,16 @@ class Examples:
                 raise InputError(f"{error} (left out with data.faults.unreadable=drop)") from error
             self.left_out.add(row.id, str(error))
             return None
+
+    def hear_again(self, left_out: Sequence[str]) -> None:
+        """Leaves out, of rows that an earlier start has left out, those that still cannot be read: they count on.
+
+        Raises:
+            InputError: Too many cannot.
+        """
+        if left_out and self.recipe.data.faults.unreadable == "drop":
+            for row in self.rows.where(self.rows.among("id", left_out)):
+                self._load(row)
 
     def _features(self, rows: list[Row], weights: LossWeights, mel_frames_B: Tensor) -> TeacherFeatures:
         """The cached features that are matched, as far as the student hears, in the cache's float16."""

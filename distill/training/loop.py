@@ -11,17 +11,7 @@ from distill.recipe.recipe import Recipe
 from distill.recipe.splits import validation_texts
 from distill.recipe.stages import StageSettings
 from distill.training.building import build_examples, build_objective
-from distill.training.checkpoints import (
-    begin,
-    best_step,
-    drop_old,
-    load_best,
-    require_same_run,
-    resume,
-    run_identity,
-    save,
-    was_validated,
-)
+from distill.training.checkpoints import best_step, drop_old, load_best, resume, save, was_validated
 from distill.training.elastic import accumulation_of, processes_of_run
 from distill.training.engine import gathered, join_ranks, start_engine
 from distill.training.export import save_model
@@ -32,6 +22,7 @@ from distill.training.on_policy import OnPolicy
 from distill.training.peers import PeerWatch
 from distill.training.rows import training_rows, validation_rows
 from distill.training.run_log import Pace, RunLog
+from distill.training.same_run import begin, is_finished, require_same_run, run_identity
 from distill.training.spreads import measured_spreads, relative
 from distill.training.step import OptimizerStep, sum_over_ranks
 from distill.training.stopping import StopRequest
@@ -48,9 +39,9 @@ _GIVE_BACK_EVERY = 20
 class Trainer:
     """Trains `student` by `recipe` under DeepSpeed.
 
-    The flow: 1. go on from the newest checkpoint; 2. where a stage begins, load the teacher that it asks, or let it go;
-    3. step (`step.py`) and log; 4. now and then validate and save; 5. write the model. Nothing but the engine carries
-    state from one step to the next.
+    The flow: 1. end where an earlier start has left the model and no checkpoint, else go on from the newest one;
+    2. where a stage begins, load the teacher that it asks, or let it go; 3. step (`step.py`) and log; 4. now and then
+    validate and save; 5. write the model. Nothing but the engine carries state from one step to the next.
 
     Args:
         recipe: The run.
@@ -89,6 +80,8 @@ class Trainer:
         self.metric = recipe.train.best_by or default_metric([row for rows in self.valid.values() for row in rows])
         self.step = 0
         self.stopped, self._stop = False, StopRequest()
+        self.finished = False
+        """An earlier start has written the model, and nothing is left to write it from."""
 
     def train(self) -> None:
         """Runs from the newest checkpoint, or from the start, to the last stage's end; `stopped` tells a signal did.
@@ -100,6 +93,10 @@ class Trainer:
             self._train()
 
     def _train(self) -> None:
+        require_same_run(self.recipe.run_dir, self.identity)
+        self.finished = self._any(self.rank == 0 and is_finished(self.recipe.run_dir))
+        if self.finished:
+            return
         self._resume()
         settings, total = self.recipe.train, self.recipe.total_steps
         if settings.keep_encoded and self.step < total:
@@ -126,14 +123,16 @@ class Trainer:
                 with self._stop.where_nobody_reads():
                     self.log.step(record, pace(record["stage"], record["seconds"], self.step))
             # A signal may have reached one rank only: they stop together, and before a validation that takes long.
-            self.stopped = self._any(bool(self._stop))
+            self.stopped, unread = self._each(bool(self._stop), self.examples.left_out.new > 0)
+            if unread:
+                self.examples.left_out.share()
             better = False
             if self._is_due() and not self.stopped:
                 better = self._validate(pace)
             due = self.step % settings.save_every == 0 or self.step == total or self._loads_next()
             if due or self.stopped or better:
                 best = best_step(self.recipe, self.metric)
-                state = {"step": self.step, "spreads": self.spreads}
+                state = {"step": self.step, "spreads": self.spreads, "left_out": self.examples.left_out.of_all}
                 save(self.engine, self.recipe.run_dir, state, settings.keep_checkpoints, best)
         self.teacher.hold(None)
         if self.stopped and self.rank == 0:
@@ -184,7 +183,12 @@ class Trainer:
 
     def _any(self, here: bool) -> bool:
         """Whether something holds on any rank."""
-        return sum_over_ranks([{"here": float(here)}], self.engine.device)["here"] > 0
+        return self._each(here)[0]
+
+    def _each(self, *here: bool) -> list[bool]:
+        """Whether each of these holds on any rank."""
+        found = sum_over_ranks([{str(number): float(of) for number, of in enumerate(here)}], self.engine.device)
+        return [number > 0 for number in found.values()]
 
     def _validate(self, pace: Pace) -> bool:
         """Looks at every validation set; whether this step is the best so far.
@@ -236,8 +240,6 @@ class Trainer:
 
     def _resume(self) -> None:
         run_dir = self.recipe.run_dir
-        require_same_run(run_dir, self.identity)
-        dist.barrier()
         if self.rank == 0:
             begin(run_dir, self.recipe, self.identity)
         dist.barrier()
@@ -245,5 +247,6 @@ class Trainer:
         if self.rank == 0:  # what a kill just after a save left
             drop_old(run_dir, self.recipe.train.keep_checkpoints, best_step(self.recipe, self.metric))
         self.step, self.spreads = state["step"], state.get("spreads", {})
+        self.examples.hear_again(state.get("left_out", ()))
         if (matching := self.engine.module.matching) is not None:
             matching.spreads = self.spreads

@@ -11,7 +11,7 @@ from hypothesis import given
 from distill.recipe.reading import read_recipe
 from distill.report.curves import curves_page, read_curves
 from distill.report.runs import read_validation
-from distill.training import checkpoints
+from distill.training import checkpoints, same_run
 from tests.fuzz.contract import ends_well, inputs
 from tests.fuzz.spoiling import spoilt_json, spoilt_lines
 
@@ -58,7 +58,7 @@ def test_sizes_of_checkpoints(run_dir, content):
 @given(content=spoilt_json(IDENTITY))
 def test_identities_of_runs(run_dir, content):
     (run_dir / "identity.json").write_bytes(content)
-    ends_well(lambda: checkpoints.require_same_run(run_dir, IDENTITY), run_dir)
+    ends_well(lambda: same_run.require_same_run(run_dir, IDENTITY), run_dir)
 
 
 @inputs()

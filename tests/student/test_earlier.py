@@ -8,7 +8,7 @@ from distill.bench.encoder import student_encoder
 from distill.models.students import processor_of, student_of, untrained_student
 from distill.recipe.inputs import require_inputs
 from distill.recipe.reading import read_recipe
-from distill.training.checkpoints import run_identity
+from distill.training.same_run import run_identity
 from student.neurons import stack_of
 from teacher.low_rank import ranks_of
 from teacher.model import SalmonnForConditionalGeneration, merge_lora

@@ -212,6 +212,18 @@ def test_any_recipe_is_built_at_its_shapes_without_a_download(tiny_recipe, waves
             build_teacher(read_recipe(tiny_recipe, [*overrides, f"teacher.shapes={bad}"]).teacher)
 
 
+@pytest.mark.parametrize(
+    ("part", "key"), [("llm", "rms_norm_eps"), ("llm", "rope_theta"), ("whisper", "activation_function")]
+)
+def test_another_configuration_of_the_same_weights_is_another_teacher(tiny_recipe, tiny_weights, tmp_path, part, key):
+    folder = shutil.copytree(tiny_weights / part, tmp_path / part)
+    settings = settings_of(tiny_recipe, f"teacher.{'llm' if part == 'llm' else 'encoder'}={folder}")
+    before = weights_hash(settings)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {key: "relu" if part == "whisper" else 0.5}))
+    assert weights_hash(settings) != before
+
+
 def test_each_part_has_its_precision(tiny_recipe, tiny_salmonn, waves):
     whole, processor = tiny_salmonn()
     parts = ("teacher.dtype=bf16", "teacher.precision.encoder=fp32", "teacher.precision.connector=fp32")

@@ -4,7 +4,7 @@ import pytest
 
 from data.errors import InputError
 from data.paths import cache_dir
-from distill.recipe.inputs import require_inputs
+from distill.recipe.inputs import require_inputs, weights_of
 from distill.recipe.reading import read_recipe
 from distill.training.optimizer import learning_rate
 
@@ -43,6 +43,15 @@ def test_what_is_there_is_not_named(recipe, tmp_path):
 
 def test_a_student_is_scored_without_its_teacher(recipe):
     require_inputs(recipe, [], teacher=False)
+
+
+@pytest.mark.parametrize(("key", "part"), [("llm", "llm"), ("base", "whisper"), ("weights", "whisper")])
+def test_configurations_are_compared_between_hosts_with_the_weights(tiny_recipe, tiny_weights, key, part):
+    compared = weights_of(read_recipe(tiny_recipe, [f"student.{key}={tiny_weights / part}"]))
+    for folder in ("llm", "whisper"):
+        own = [path.name for path in compared if path.parent == tiny_weights / folder]
+        # As the teacher's, and as where the student starts.
+        assert own == (2 if folder == part else 1) * ["model.safetensors", "config.json"]
 
 
 def test_advice_is_no_part_of_what_was_run(recipe):

@@ -204,9 +204,9 @@ def test_a_name_leads_nowhere_but_to_folders_of_its_own(tiny_recipe, name):
         read_recipe(tiny_recipe, [f"name={name}"])
 
 
-@pytest.mark.parametrize("key", ["base", "weights"])
+@pytest.mark.parametrize("key", ["student.base", "student.weights", "teacher.weights"])
 def test_a_run_does_not_start_from_a_model_that_it_writes_over(tiny_recipe, tmp_path, key):
-    start = f"student.{key}={tmp_path}/runs/tiny/model"
-    with pytest.raises(InputError, match=rf"student.{key}: .*tiny/model is of this run, which would write over it"):
+    start = f"{key}={tmp_path}/runs/tiny/model"
+    with pytest.raises(InputError, match=rf"{key}: .*tiny/model is of this run, which would write over it"):
         read_recipe(tiny_recipe, [start])
     assert read_recipe(tiny_recipe, [start, "name=second"]).name == "second"

@@ -8,7 +8,8 @@ import torch
 
 from data.errors import InputError
 from distill.recipe.reading import read_recipe
-from distill.training.checkpoints import best_step, newest_whole, require_same_run, was_validated
+from distill.training.checkpoints import best_step, has_begun, newest_whole, was_validated
+from distill.training.same_run import begin, require_same_run
 
 
 @pytest.fixture
@@ -122,6 +123,30 @@ def test_a_checkpoint_of_pytorchs_earlier_form_is_whole_where_it_is_read(tmp_pat
     path.write_bytes(b"?" + path.read_bytes()[1:])
     with pytest.raises(InputError, match="none of them is whole"):
         newest_whole(tmp_path)
+
+
+def test_what_a_kill_in_the_first_save_leaves_is_no_checkpoint(run):
+    recipe = run()
+    folder = recipe.run_dir / "checkpoints/step_3"
+    folder.mkdir(parents=True)
+    (folder / "a.pt").touch()
+    require_same_run(recipe.run_dir, {"recipe": "a"})  # nothing of it is gone on from, so it may be of any run
+    begin(recipe.run_dir, recipe, {"recipe": "a"})
+    assert not folder.exists()  # it would count among those that are kept
+
+
+@pytest.mark.parametrize("left", ["latest", "step_3/sizes.json"])
+def test_a_run_whose_checkpoints_were_damaged_is_not_begun_anew(run, left):
+    recipe = run()
+    folder = recipe.run_dir / "checkpoints/step_3"
+    folder.mkdir(parents=True)
+    (folder.parent / left).write_text("{")
+    with pytest.raises(InputError, match="its checkpoints are of another run"):
+        require_same_run(recipe.run_dir, {"recipe": "a"})
+    begin(recipe.run_dir, recipe, {"recipe": "a"})
+    assert has_begun(recipe.run_dir) and folder.is_dir()
+    with pytest.raises(InputError, match="none of them is whole; remove that folder to start anew"):
+        newest_whole(recipe.run_dir)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{", "[" * 10**5, "\udcff"])

@@ -214,6 +214,29 @@ def test_a_clip_that_cannot_be_read_any_more_is_left_out_where_the_recipe_says_s
         few([4, 5], weights)
 
 
+def test_with_kept_states_too_a_clip_that_cannot_be_read_is_left_out_where_the_recipe_says_so(
+    examples, tiny_teacher, own_data, capsys
+):
+    weights, drop = LossWeights(ce=1), "data.faults.unreadable=drop"
+    strict, kept, heard, few = examples(), examples(drop), examples(drop), examples(drop, "data.faults.max_dropped=0")
+    path = own_data / "sounds" / "train_2.wav"  # its header is whole
+    path.write_bytes(path.read_bytes()[:-3_000])
+
+    def keep(of):
+        of.keep_encoded(tiny_teacher[0], max_seconds=3, quiet=True)
+
+    with pytest.raises(InputError, match=r"train_2.wav.*\(left out with data.faults.unreadable=drop\)"):
+        keep(strict)
+    with pytest.raises(InputError, match=r"more clips than data.faults.max_dropped cannot be read"):
+        keep(few)
+    keep(kept)
+    assert capsys.readouterr().out.count("1 clips left out that cannot be read") == 2
+    for indices in ([1, 2, 3], [2]):
+        made = kept(indices, weights)
+        assert made.ids == heard(indices, weights).ids and "train_2" not in made.ids and len(made.ids) > 0
+        assert len(made.states.frames_B) == len(made.batch.labels_BT) == len(made.ids)
+
+
 def test_where_no_clip_of_a_task_can_be_read_it_is_said(examples, own_data):
     made = examples("data.faults.unreadable=drop", "data.faults.max_dropped=1")
     for row in made.rows:

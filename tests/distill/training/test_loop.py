@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from data.cache.reader import CacheReader
+from data.errors import InputError
 from data.rows.manifest_reader import read_manifest
 from data.rows.manifest_writer import write_manifest
 from data.rows.shard_writer import write_shards
@@ -421,6 +422,69 @@ def test_a_full_disk_costs_no_earlier_checkpoint(train, command, tiny_recipe, mo
     assert {path.name for path in (run / "checkpoints").glob("step_*")} == {"step_2", "step_4"}
     again, out = train("tiny")
     assert "going on from step 4" in out and losses(again) == losses(whole)
+
+
+def test_a_run_that_was_killed_in_its_first_save_begins_anew(train, command, tiny_recipe, monkeypatch, tmp_path):
+    whole, _ = train("whole")
+
+    def killed(folder):
+        assert [*folder.glob("*.pt")]
+        raise InputError("killed")  # what a kill does not run: nothing that follows in this process
+
+    with monkeypatch.context() as patch:
+        patch.setattr("distill.training.checkpoints._seal", killed)
+        status, _, err = command("distill/train.py", "--config", tiny_recipe)
+    assert status == 2 and "killed" in err
+    assert [path.name for path in (tmp_path / "runs/tiny/checkpoints").glob("step_*")] == ["step_2"]
+    again, out = train("tiny")
+    assert "going on" not in out and losses(again) == losses(whole)
+    assert (tmp_path / "runs/tiny/checkpoints/latest").read_text() == "step_6"
+
+
+def test_a_clip_that_is_left_out_counts_on_at_the_next_start(
+    train, command, tiny_recipe, own_data, stopping_at, tmp_path
+):
+    path = own_data / "sounds" / "train_2.flac"
+    soundfile.write(path, *soundfile.read(path.with_suffix(".wav")))
+    content = json.loads((own_data / "train.json").read_text())
+    (entry,) = [entry for entry in content["annotation"] if entry["path"].endswith("train_2.wav")]
+    entry["path"] = str(path)
+    (own_data / "train.json").write_text(json.dumps(content))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-200])  # its header is whole
+    stage = {"name": "a", "steps": 4, "losses": {"ce": 1}, "lr": {"llm": 1e-3}}
+    changes = [f"train.stages={json.dumps([stage])}", "train.keep_encoded=true", "cache=null", "name=run"]
+    changes.append("data.faults.unreadable=drop")
+    with stopping_at(1):
+        _, out = train("run", *changes, ends=130)
+    assert out.count("1 clips left out that cannot be read") == 1
+    states = tmp_path / "runs/run/checkpoints/step_2/mp_rank_00_model_states.pt"
+    assert torch.load(states, weights_only=False)["left_out"] == [entry["id"]]
+    changes.append("data.faults.max_dropped=0")
+    _ = train("run", *changes, ends=2)
+    path.write_bytes(whole)
+    assert len(train("run", *changes)[0]) == 4
+
+
+def test_a_finished_run_without_checkpoints_keeps_its_model(train, command, tiny_recipe, tmp_path):
+    train("tiny")
+    run = tmp_path / "runs" / "tiny"
+    shutil.rmtree(run / "checkpoints")
+
+    def there():
+        files = [path for path in run.rglob("*") if path.is_file() and "tensorboard" not in path.parts]
+        return {path.relative_to(run): path.read_bytes() for path in files}
+
+    before = there()
+    _, out = train("tiny", "train.save_every=1")
+    assert f"finished before: {run}/model stays as it is" in out and "trained model" not in out and there() == before
+    for change, told in (("seed=1", "recipe"), ("train.export=best", "exported")):
+        status, _, err = command("distill/train.py", "--config", tiny_recipe, "--set", change)
+        assert status == 2 and f"runs/tiny: its model is of another run (other {told}); give this one another" in err
+        assert there() == before
+    shutil.rmtree(run / "model")  # to train anew
+    again, out = train("tiny", "seed=1")
+    assert len(again) == 6 and f"trained model: {run}/model" in out
 
 
 def test_shards_are_trained_on_as_files_are(train, own_data, tmp_path, command, tiny_recipe):
