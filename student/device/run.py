@@ -324,6 +324,8 @@ class DeviceLM:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.enable_cpu_mem_arena = False  # which keeps what the longest clip took
+        # Its threads would go on to look for work while llama.cpp's want the processors.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         path = folder / "audio.onnx"
         try:
             self.hearing = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
