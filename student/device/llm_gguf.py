@@ -3,6 +3,7 @@
 Letters: H hidden width, K heads of queries or of keys, D width of a head.
 """
 
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,8 @@ from data.errors import InputError
 from data.paths import written_whole
 from student.device.quantiser import quantise
 from student.device.vocabulary import add_vocabulary, vocabulary_of
+
+logging.getLogger("gguf").setLevel(logging.WARNING)  # it tells of each file under its temporary name
 
 FILE = "llm.gguf"
 LLMFormat = Literal["q8_0", "q4_0", "q4_k_m", "f16"]
