@@ -38,8 +38,10 @@ def met(free_port, monkeypatch):
                     ended = what(rank)
                 except BaseException as error:
                     ended = [type(error).__name__, str(error)]
-                os.write(writing, json.dumps(ended).encode())
-                os._exit(0)
+                try:
+                    os.write(writing, json.dumps(ended).encode())
+                finally:  # nothing of a child goes on with the suite
+                    os._exit(0)
             os.close(writing)
             pipes.append(os.fdopen(reading))
         found = [json.load(pipe) for pipe in pipes]

@@ -1,6 +1,5 @@
 """One command at a time scores a model; the processes of one command do not keep each other out."""
 
-import os
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -8,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import InputError
 from data.paths import REPOSITORY
 from distill.recipe.reading import read_recipe
 from distill.scoring import evaluation
@@ -49,32 +47,38 @@ def test_another_model_of_the_run_is_scored_beside_it(tmp_path):
         pass
 
 
-def _ends(folder: Path, port: int) -> list[str]:
-    """How two processes of one command end: "", a status, or what they are refused with."""
-    pipes = []
-    for rank in range(2):
-        reading, writing = os.pipe()
-        if os.fork() == 0:
-            os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            end = "not ended"
-            try:
-                with scored_alone(folder):
-                    end = ""
-            except (InputError, SystemExit) as error:
-                end = str(error)
-            os.write(writing, end.encode())
-            os._exit(0)
-        os.close(writing)
-        pipes.append(os.fdopen(reading))
-    ends = [pipe.read() for pipe in pipes]
-    for pipe in pipes:
-        pipe.close()
-        os.wait()
-    return ends
+_JOINS = (
+    "import sys; from pathlib import Path; from data.errors import InputError\n"
+    "from distill.scoring.alone import scored_alone\n"
+    "try:\n"
+    "    with scored_alone(Path(sys.argv[1])): print('held')\n"
+    "except InputError as error: print(error)"
+)
 
 
-def test_all_processes_of_a_command_are_refused_and_none_by_its_own(tmp_path, free_port):
-    assert _ends(tmp_path, free_port) == ["", ""]
+def _ends(folder: Path, port: int, environment: dict[str, str]) -> list[tuple[str, int]]:
+    """What two processes of one command print, and their status."""
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
+    begun = [
+        subprocess.Popen(
+            [sys.executable, "-c", _JOINS, folder],
+            env=environment | place | {"RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=REPOSITORY,
+        )
+        for rank in range(2)
+    ]
+    try:
+        return [(process.communicate(timeout=300)[0].strip(), process.returncode) for process in begun]
+    finally:
+        for process in begun:
+            process.kill()
+            process.communicate()
+
+
+def test_all_processes_of_a_command_are_refused_and_none_by_its_own(tmp_path, free_port, environment):
+    assert _ends(tmp_path, free_port, environment) == [("held", 0)] * 2
     with another(tmp_path) as pid:
-        first, second = _ends(tmp_path, free_port + 1)
-    assert f"process {pid} on " in first and second == "2"  # one of them says it
+        (said, _), second = _ends(tmp_path, free_port, environment)
+    assert f"process {pid} on " in said and second == ("", 2)  # one of them says it
