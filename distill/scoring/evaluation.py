@@ -24,7 +24,7 @@ from distill.scoring.alone import scored_alone
 from distill.scoring.captions import score_captions
 from distill.scoring.hypothesis_writer import HypothesisWriter
 from distill.scoring.sources import InTorch, OnDevice, Source
-from distill.scoring.speeds import measure_or_warn
+from distill.scoring.speeds import measure_or_say
 from distill.scoring.submission import submission_ids, write_submission
 from distill.scoring.transcripts import alignment, score_asr
 from distill.scoring.writing import faults_of_files, require_readable, write_set
@@ -69,7 +69,7 @@ def evaluate(
     is limited or is shared (see `distill.scoring.writing`). A clip that cannot be heard counts as an empty text, and is
     told. Scores of a set that is not selected stay in metrics.json, if they are of the same model. Those of whole test
     sets are also told on the card in the model's folder. Memory and times follow once scores are written; where they
-    cannot be measured, a warning says why.
+    cannot be measured, an error says so.
 
     Args:
         recipe: The recipe.
@@ -110,7 +110,7 @@ def _evaluated(
     is_whole = what.name == what.which and selection.split == "test" and selection.limit is None
     card_folder = about["folder"] if is_whole else None
     _tell(metrics, place, card_folder)  # what was scored stays, whatever becomes of the measurement
-    if measured := measure_or_warn(recipe, place.parent, replace(what, folder=about["folder"])):
+    if measured := measure_or_say(recipe, place.parent, replace(what, folder=about["folder"])):
         _tell(metrics := metrics | measured, place, card_folder)
     return metrics
 

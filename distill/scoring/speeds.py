@@ -1,7 +1,6 @@
 """Memory and speed as the scores show them: of all models of a recipe that were scored, in one run."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,18 +15,19 @@ from teacher.build import missing_parts
 METRICS = ("ttft_s", "tpot_s", "peak_memory_bytes", "threads")
 
 
-def measure_or_warn(recipe: Recipe, results: Path, model: Measured) -> dict:
-    """As `measure_scored`; nothing, and a warning, where it fails: the scores are there all the same."""
+def measure_or_say(recipe: Recipe, results: Path, model: Measured) -> dict:
+    """As `measure_scored`.
+
+    Raises:
+        InputError: It fails; the line says that the scores are there all the same.
+    """
     try:
         return measure_scored(recipe, results, model)
     except (InputError, OSError) as error:
-        print(
-            f"warning: memory and speed were not measured, only the scores count: {error}; mend that and start again "
-            "(all texts are there), or leave it out with evaluation.measured_runs=0",
-            file=sys.stderr,
-            flush=True,
-        )
-        return {}
+        raise InputError(
+            f"memory and speed were not measured, only the scores count: {error}; mend that and start again (all texts "
+            "are there), or leave it out with --set evaluation.measured_runs=0"
+        ) from error
 
 
 def measure_scored(recipe: Recipe, results: Path, model: Measured) -> dict:
