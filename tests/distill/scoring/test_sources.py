@@ -52,7 +52,7 @@ def hypotheses(recipe, name):
 
 def test_a_package_is_scored_beside_the_model_that_it_is_of(exact, tiny_recipe, checkpoint, own_data, monkeypatch):
     recipe = read_recipe(tiny_recipe)
-    monkeypatch.setattr("distill.scoring.evaluation.measure_scored", lambda *of: {})
+    monkeypatch.setattr("distill.scoring.evaluation.measure_or_say", lambda *of: {})
     written, write = [], run.DeviceLM.write
     monkeypatch.setattr(run.DeviceLM, "write", lambda *of: written.append(of) or write(*of))
     whole = evaluate(recipe, "teacher", checkpoint)
