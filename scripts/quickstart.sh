@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The whole line on the mini recipe: set-up, teacher cache, distillation, scoring, table. Interrupted, it goes on.
 set -euo pipefail
+(($# == 0)) || { echo "error: quickstart.sh takes no arguments; it sets up, caches, distils and scores" >&2; exit 2; }
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh
 source .venv/bin/activate

@@ -1,4 +1,4 @@
-"""A run whose LLM computes with rounded weights. (ZeRO 3 changes torch's linear layers in this process for good.)"""
+"""A run whose LLM computes with rounded weights."""
 
 import pytest
 import torch
