@@ -30,15 +30,20 @@ def pool():
         yield pool
 
 
+def asked_at_once(fake, server, pool, *lengths_s):
+    """The answers about sounds of these lengths: the others come while the first is being written, and wait."""
+    first = pool.submit(transcript, server, wav(lengths_s[0]))
+    until(lambda: fake.batches)
+    others = [pool.submit(transcript, server, wav(seconds)) for seconds in lengths_s[1:]]
+    until(lambda: counted(server, f'salmonn_waiting_stretches{{model="fake"}} {len(others)}.0'))
+    fake.go.set()
+    return [future.result() for future in (first, *others)]
+
+
 def test_what_waits_is_written_together(fake, pool):
     fake.go.clear()
     with running({"fake": fake}) as server:
-        first = pool.submit(transcript, server, wav(1))
-        until(lambda: fake.batches)
-        others = [pool.submit(transcript, server, wav(seconds)) for seconds in (2, 2.5, 1.5, 9)]
-        until(lambda: counted(server, 'salmonn_waiting_stretches{model="fake"} 4.0'))
-        fake.go.set()
-        texts = [future.result().json()["text"] for future in (first, *others)]
+        texts = [answer.json()["text"] for answer in asked_at_once(fake, server, pool, 1, 2, 2.5, 1.5, 9)]
         assert texts == ["1 s", "2 s", "2.5 s", "1.5 s", "9 s"]
         # Those of like length: none is padded to more than twice its own.
         assert [len(batch) for batch in fake.batches] in ([1, 3, 1], [1, 1, 3])
@@ -55,12 +60,8 @@ def test_a_batch_is_as_large_as_what_is_heard_allows(loud, pool, margin_s, sizes
     fake = Fake(max_seconds=60.0, margin_s=margin_s)
     fake.go.clear()
     with running({"fake": fake}) as server:
-        first = pool.submit(transcript, server, wav(1))
-        until(lambda: fake.batches)
-        others = [pool.submit(transcript, server, wav(seconds)) for seconds in (2, 2.5, 1.5, 3)]
-        until(lambda: counted(server, 'salmonn_waiting_stretches{model="fake"} 4.0'))
-        fake.go.set()
-        assert {future.result().status_code for future in (first, *others)} == {200}
+        answers = asked_at_once(fake, server, pool, 1, 2, 2.5, 1.5, 3)
+        assert {answer.status_code for answer in answers} == {200}
         assert [len(batch) for batch in fake.batches] == sizes
 
 
